@@ -1,0 +1,137 @@
+package pg
+
+import (
+	"context"
+	"sync"
+)
+
+// Lane is one kept connection to a target. It opens the connection when first
+// needed and again after it broke. At most one connection attempt is ever
+// under way: callers wait for it up to their own deadline, and an attempt
+// that outlives its callers is not abandoned but used when it succeeds, so a
+// server whose catalogue is locked does not fill up with half-started
+// backends.
+type Lane struct {
+	target  *Target
+	purpose Purpose
+	turn    chan struct{} // holds one token; whoever has it may use conn
+
+	mu      sync.Mutex
+	conn    *Conn
+	attempt *attempt
+	closed  bool
+
+	stop    context.CancelCauseFunc
+	stopped context.Context //nolint:containedctx // the life of the lane, not of a call
+	running sync.WaitGroup
+}
+
+type attempt struct {
+	done chan struct{}
+	conn *Conn
+	err  error
+}
+
+// NewLane makes a lane to the target's own database. It does not connect yet.
+// Close ends it.
+func NewLane(target *Target, purpose Purpose) *Lane {
+	stopped, stop := context.WithCancelCause(context.Background())
+	lane := &Lane{target: target, purpose: purpose, turn: make(chan struct{}, 1), stopped: stopped, stop: stop}
+	lane.turn <- struct{}{}
+	return lane
+}
+
+// Do calls use with the lane's connection; calls follow one another. When a
+// connection that was kept from an earlier call turns out to be broken, use is
+// called once more with a new one. The error is the context's when its time
+// ran out first, a connection error (see FailureReason), or what use returned.
+func (l *Lane) Do(ctx context.Context, use func(ctx context.Context, conn *Conn) error) error {
+	select {
+	case <-l.turn:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { l.turn <- struct{}{} }()
+
+	conn, kept, err := l.connection(ctx)
+	if err != nil {
+		return err
+	}
+	err = use(ctx, conn)
+	if err == nil || !conn.IsClosed() {
+		return err
+	}
+	l.drop()
+	if !kept || ctx.Err() != nil {
+		return err
+	}
+	if conn, _, err = l.connection(ctx); err != nil {
+		return err
+	}
+	if err = use(ctx, conn); err != nil && conn.IsClosed() {
+		l.drop()
+	}
+	return err
+}
+
+// Close ends the connection and any attempt to make one.
+func (l *Lane) Close() {
+	l.stop(context.Canceled)
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.running.Wait()
+	l.drop()
+}
+
+// drop closes the kept connection, if any.
+func (l *Lane) drop() {
+	l.mu.Lock()
+	conn := l.conn
+	l.conn = nil
+	l.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+// connection returns the kept connection, or waits for a new one. kept says
+// that it has been used before.
+func (l *Lane) connection(ctx context.Context) (conn *Conn, kept bool, err error) {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil, false, context.Canceled
+	}
+	if l.conn != nil {
+		conn = l.conn
+		l.mu.Unlock()
+		return conn, true, nil
+	}
+	if l.attempt == nil {
+		l.attempt = &attempt{done: make(chan struct{})}
+		l.running.Add(1)
+		go l.connect(l.attempt)
+	}
+	current := l.attempt
+	l.mu.Unlock()
+
+	select {
+	case <-current.done:
+		return current.conn, false, current.err
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+}
+
+// connect carries one attempt to its end, however long its callers wait.
+func (l *Lane) connect(a *attempt) {
+	defer l.running.Done()
+	conn, err := l.target.Connect(l.stopped, "", l.purpose)
+	l.mu.Lock()
+	a.conn, a.err = conn, err
+	l.conn = conn
+	l.attempt = nil
+	l.mu.Unlock()
+	close(a.done)
+}

@@ -1,0 +1,196 @@
+package pg
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ApplicationName is what every session of the exporter starts its
+// application_name with. The log reader leaves out messages of such sessions,
+// because what goes wrong in them is reported by the check itself.
+const ApplicationName = "pg_integrity_exporter"
+
+const (
+	// dialTimeout bounds the TCP or Unix-domain connect of one attempt. What
+	// follows (TLS, authentication, start of the backend) is bounded by
+	// startupTimeout.
+	dialTimeout = 5 * time.Second
+	// startupTimeout bounds one whole attempt. It is long on purpose: a backend
+	// that hangs in start-up behind a locked catalogue stays in the server
+	// even when its client goes away, so giving up and trying again piles up
+	// backends. One attempt waits instead.
+	startupTimeout = 10 * time.Minute
+)
+
+// Target is one PostgreSQL server and the way to log in to it.
+type Target struct {
+	config *pgx.ConnConfig
+}
+
+// Environment looks up an environment variable, like os.LookupEnv.
+type Environment func(name string) (string, bool)
+
+// ResolveTarget finds the target in the order of the ecosystem: dsn when not
+// empty (a URL or a keyword/value string), DATA_SOURCE_NAME, DATA_SOURCE_URI
+// with DATA_SOURCE_USER and DATA_SOURCE_PASS (each also as a file named by
+// the variable with _FILE behind it), and last libpq's own PG* variables,
+// service file and password file. Errors never contain the password.
+func ResolveTarget(dsn string, env Environment) (*Target, error) {
+	source := "the given DSN"
+	if dsn == "" {
+		var err error
+		if dsn, source, err = dsnFromEnvironment(env); err != nil {
+			return nil, err
+		}
+	}
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w (expected postgresql://user@host:5432/database?sslmode=... or keyword=value pairs)", source, redactParseError(err, dsn))
+	}
+	return &Target{config: config}, nil
+}
+
+// redactParseError keeps a parse error from quoting the DSN: for a DSN too
+// broken to be split into its parts, the library cannot know where the
+// password is.
+func redactParseError(err error, dsn string) error {
+	var parse *pgconn.ParseConfigError
+	if !errors.As(err, &parse) {
+		return errors.New("it cannot be parsed")
+	}
+	text := err.Error()
+	if start := strings.Index(text, "`: "); start >= 0 {
+		text = text[start+len("`: "):]
+	}
+	if dsn != "" {
+		text = strings.ReplaceAll(text, dsn, "the DSN")
+	}
+	var urlError *url.Error
+	if errors.As(err, &urlError) || strings.Contains(text, "invalid userinfo") {
+		return errors.New("it is not a valid URL; characters such as @ / : # % in the user name or password must be percent-encoded")
+	}
+	return errors.New(text)
+}
+
+func dsnFromEnvironment(env Environment) (dsn, source string, err error) {
+	if dsn, ok := env("DATA_SOURCE_NAME"); ok && dsn != "" {
+		return dsn, "DATA_SOURCE_NAME", nil
+	}
+	uri, err := valueOrFile(env, "DATA_SOURCE_URI")
+	if err != nil || uri == "" {
+		return "", "the PG* environment variables", err
+	}
+	user, err := valueOrFile(env, "DATA_SOURCE_USER")
+	if err != nil {
+		return "", "", err
+	}
+	password, err := valueOrFile(env, "DATA_SOURCE_PASS")
+	if err != nil {
+		return "", "", err
+	}
+	userinfo := ""
+	switch {
+	case user != "" && password != "":
+		userinfo = url.UserPassword(user, password).String() + "@"
+	case user != "":
+		userinfo = url.User(user).String() + "@"
+	}
+	return "postgresql://" + userinfo + uri, "DATA_SOURCE_URI", nil
+}
+
+func valueOrFile(env Environment, name string) (string, error) {
+	if file, ok := env(name + "_FILE"); ok && file != "" {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return "", fmt.Errorf("reading the file named by %s_FILE: %w", name, err)
+		}
+		return strings.TrimSpace(string(content)), nil
+	}
+	value, _ := env(name)
+	return value, nil
+}
+
+// Name is the host and port of the target, or the path of its socket: what
+// `check --output=json` prints as "target". It holds no credentials.
+func (t *Target) Name() string {
+	if strings.HasPrefix(t.config.Host, "/") {
+		return t.config.Host + "/.s.PGSQL." + strconv.Itoa(int(t.config.Port))
+	}
+	return net.JoinHostPort(t.config.Host, strconv.Itoa(int(t.config.Port)))
+}
+
+// Database is the database that the target's own DSN names.
+func (t *Target) Database() string {
+	if t.config.Database == "" {
+		return t.config.User
+	}
+	return t.config.Database
+}
+
+// Purpose sets the session apart from the exporter's others: its
+// application_name and its limits.
+type Purpose struct {
+	// Name is appended to ApplicationName; empty for the scrape.
+	Name string
+	// StatementTimeout is the session's statement_timeout; 0 is none, which
+	// only a purpose that cancels its own statements may ask for.
+	StatementTimeout time.Duration
+	// LockTimeout is the session's lock_timeout. It is short everywhere: a
+	// session that waits for a lock makes others wait behind it.
+	LockTimeout time.Duration
+	// CancelOnServer sends a cancel request when a statement's context ends,
+	// and keeps the connection; otherwise the connection is dropped, which
+	// also works when the server does not answer any more.
+	CancelOnServer bool
+}
+
+// sessionConfig is the configuration for one new session in a database.
+func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig {
+	config := t.config.Copy()
+	if database != "" {
+		config.Database = database
+	}
+	name := ApplicationName
+	if purpose.Name != "" {
+		name += " " + purpose.Name
+	}
+	for key, value := range map[string]string{
+		"application_name":                    name,
+		"client_encoding":                     "UTF8",
+		"datestyle":                           "ISO",
+		"default_transaction_read_only":       "on",
+		"idle_in_transaction_session_timeout": "60s",
+		"lock_timeout":                        milliseconds(purpose.LockTimeout),
+		"max_parallel_workers_per_gather":     "0",
+		"search_path":                         "pg_catalog",
+		"statement_timeout":                   milliseconds(purpose.StatementTimeout),
+	} {
+		config.RuntimeParams[key] = value
+	}
+	// No server-side prepared statements: they break behind PgBouncer.
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	config.StatementCacheCapacity = 0
+	config.DescriptionCacheCapacity = 0
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
+	}}
+	config.DialFunc = dialer.DialContext
+	config.ConnectTimeout = startupTimeout
+	if purpose.CancelOnServer {
+		config.BuildContextWatcherHandler = cancelOnServer
+	}
+	return config
+}
+
+func milliseconds(d time.Duration) string {
+	return strconv.FormatInt(d.Milliseconds(), 10)
+}
