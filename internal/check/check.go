@@ -2,10 +2,8 @@ package check
 
 import (
 	"context"
-	"log/slog"
+	"sync"
 	"time"
-
-	"pg_integrity_exporter/internal/pg"
 )
 
 // Outcome says how a check ended in one database. The values are the closed
@@ -51,7 +49,7 @@ type Check struct {
 	// Locks are the locks it takes, for the documentation.
 	Locks string
 	// run looks at the database of the session and reports.
-	run func(ctx context.Context, s *Session) error
+	run func(ctx context.Context, s *session) error
 }
 
 // All lists the checks in the order in which they must run: what is safe to
@@ -70,9 +68,9 @@ type Scope struct {
 	Deep bool
 	// RateLimit is how many bytes per second the check may read; 0 is no limit.
 	RateLimit int64
-	// Damaged is shared by the checks of one sweep: relations found damaged, which
-	// later checks must not read deeply.
-	Damaged *Damaged
+	// Heaps is what is known of the tables of the database, shared by the checks
+	// of one sweep; nil is nothing.
+	Heaps *Heaps
 }
 
 // RelationName names a relation; Schema is never empty.
@@ -81,13 +79,16 @@ type RelationName struct {
 	Name   string
 }
 
+// String is the name as SQL has it when no quotes are needed.
+func (r RelationName) String() string { return r.Schema + "." + r.Name }
+
 // Result is how one check ended in one database, as the contract's JSON has
 // it, with the findings beside it.
 type Result struct {
 	Check    string  `json:"check"`
 	Database string  `json:"database,omitempty"`
 	Outcome  Outcome `json:"outcome"`
-	// Reason says why it failed or was skipped, and what to do.
+	// Reason says what could not be looked at, why, and what to do.
 	Reason string `json:"reason"`
 	// Objects is how many relations were looked at completely.
 	Objects int `json:"objects"`
@@ -98,21 +99,41 @@ type Result struct {
 
 	Started  time.Time `json:"-"`
 	Finished time.Time `json:"-"`
-	// TotalBytes is the size of everything in the check's scope; Bytes divided
-	// by it is the coverage.
+	// TotalBytes is about the size of everything in the check's scope; Bytes
+	// divided by it is the coverage.
 	TotalBytes int64     `json:"-"`
 	Findings   []Finding `json:"-"`
-	// Verified lists what was looked at completely and is well, so that older
-	// findings about it can be cleared. Whole says that it is everything.
+	// Verified lists what was looked at completely, so that older findings about
+	// it can be cleared. Whole says that it is the whole database.
 	Verified []RelationName `json:"-"`
 	Whole    bool           `json:"-"`
 }
 
-// Session is what a running check sees.
-type Session struct {
-	Conn   *pg.Conn
-	Scope  Scope
-	Logger *slog.Logger
+// Heaps is what is known of the tables of one database. A table that is
+// damaged must not be read deeply: that could crash the server.
+type Heaps struct {
+	mu   sync.Mutex
+	sane map[uint32]bool
+}
 
-	result *Result
+// NewHeaps knows nothing yet.
+func NewHeaps() *Heaps { return &Heaps{sane: make(map[uint32]bool)} }
+
+func (h *Heaps) note(oid uint32, sane bool) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sane[oid] = sane
+}
+
+func (h *Heaps) lookup(oid uint32) (sane, known bool) {
+	if h == nil {
+		return false, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sane, known = h.sane[oid]
+	return sane, known
 }

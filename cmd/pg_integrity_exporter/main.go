@@ -1,0 +1,111 @@
+// Command pg_integrity_exporter tells Prometheus, within seconds, that the data
+// of a PostgreSQL server is being damaged, what is damaged, and why.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/promslog"
+	"github.com/prometheus/common/promslog/flag"
+	"github.com/prometheus/common/version"
+
+	"pg_integrity_exporter/internal/pg"
+)
+
+const programName = "pg_integrity_exporter"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// globals are the flags of every command, and what every command needs.
+type globals struct {
+	dsn        string
+	configFile string
+	statePath  string
+
+	environment pg.Environment
+	logger      *slog.Logger
+	stdout      io.Writer
+	stderr      io.Writer
+}
+
+// command is what one subcommand does; it returns the exit code.
+type command func(ctx context.Context) int
+
+// exitUsage is the exit code for flags and arguments that make no sense.
+const exitUsage = 2
+
+// run parses the arguments and runs the command until ctx ends.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	terminated := -1
+	app := kingpin.New(programName, "Tells Prometheus that a PostgreSQL server's data is being damaged, what is damaged, and why.")
+	app.DefaultEnvars()
+	app.HelpFlag.Short('h')
+	app.UsageWriter(stdout)
+	app.ErrorWriter(stderr)
+	app.Terminate(func(code int) { terminated = code })
+	app.Version(version.Print(programName))
+
+	g := &globals{environment: os.LookupEnv, stdout: stdout, stderr: stderr}
+	app.Flag("dsn", "The server to watch: a postgresql:// URL or key=value pairs. Without it: the configuration file, DATA_SOURCE_NAME, DATA_SOURCE_URI/USER/PASS, or the PG* variables. Passwords belong in a passfile or DATA_SOURCE_PASS_FILE.").
+		PlaceHolder("DSN").StringVar(&g.dsn)
+	app.Flag("config.file", "Configuration file; every setting has a default.").PlaceHolder("FILE").StringVar(&g.configFile)
+	app.Flag("state.path", "Directory that keeps results, findings and log positions across restarts.").
+		Default(defaultStatePath(os.LookupEnv)).StringVar(&g.statePath)
+	logConfig := &promslog.Config{Writer: stderr}
+	flag.AddFlags(app, logConfig)
+
+	commands := map[string]command{}
+	for _, add := range []func(*kingpin.Application, *globals) (string, command){
+		addServe, addCheck, addConfigCheck, addMetrics,
+	} {
+		name, c := add(app, g)
+		commands[name] = c
+	}
+
+	selected, err := app.Parse(args)
+	if terminated >= 0 {
+		return terminated
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %v (try --help)\n", programName, err)
+		return exitUsage
+	}
+	g.logger = promslog.New(logConfig)
+	return commands[selected](ctx)
+}
+
+// fail says in one line why a command cannot do its work.
+func (g *globals) fail(err error) {
+	fmt.Fprintf(g.stderr, "%s: %v\n", programName, err)
+}
+
+// defaultStatePath is where the system keeps the state of a service
+// (systemd's STATE_DIRECTORY), or of a person's program.
+func defaultStatePath(environment pg.Environment) string {
+	if directory, ok := environment("STATE_DIRECTORY"); ok && directory != "" {
+		return directory
+	}
+	if os.Geteuid() == 0 {
+		return filepath.Join("/var/lib", programName)
+	}
+	if directory, ok := environment("XDG_STATE_HOME"); ok && directory != "" {
+		return filepath.Join(directory, programName)
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		return filepath.Join(home, ".local", "state", programName)
+	}
+	return filepath.Join(os.TempDir(), programName)
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/collectors/version"
+	toolkit "github.com/prometheus/exporter-toolkit/web"
+	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+
+	"pg_integrity_exporter/alerts"
+	"pg_integrity_exporter/collector"
+	"pg_integrity_exporter/internal/exporter"
+	"pg_integrity_exporter/internal/state"
+	"pg_integrity_exporter/internal/web"
+)
+
+// shutdownTimeout is how long scrapes under way may take when the exporter is
+// told to stop.
+const shutdownTimeout = 5 * time.Second
+
+// serveFlags are the flags of the command serve.
+type serveFlags struct {
+	*globals
+
+	toolkit       *toolkit.FlagConfig
+	telemetryPath string
+	maxRequests   int
+	timeout       time.Duration
+	timeoutOffset time.Duration
+	enabled       map[string]*bool
+}
+
+func addServe(app *kingpin.Application, g *globals) (string, command) {
+	f := &serveFlags{globals: g, enabled: make(map[string]*bool)}
+	cmd := app.Command("serve", "Watch a server and serve metrics (what happens without a command).").Default()
+	f.toolkit = kingpinflag.AddFlags(cmd, ":10187")
+	cmd.Flag("web.telemetry-path", "Path of the metrics.").Default("/metrics").StringVar(&f.telemetryPath)
+	cmd.Flag("web.max-requests", "Scrapes that may be under way at once.").Default("40").IntVar(&f.maxRequests)
+	cmd.Flag("scrape.timeout", "Time limit of a scrape that does not bring Prometheus' own in its header.").Default("10s").DurationVar(&f.timeout)
+	cmd.Flag("scrape.timeout-offset", "Time taken off Prometheus' limit for the way back.").Default("500ms").DurationVar(&f.timeoutOffset)
+	for _, c := range collector.All(collector.Sources{}) {
+		f.enabled[c.Name] = cmd.Flag("collector."+c.Name, c.Help).Default("true").Bool()
+	}
+	return cmd.FullCommand(), f.serve
+}
+
+func (f *serveFlags) serve(ctx context.Context) int {
+	if err := f.watch(ctx); err != nil {
+		f.fail(err)
+		return 1
+	}
+	return 0
+}
+
+// watch serves until ctx ends.
+func (f *serveFlags) watch(ctx context.Context) error {
+	store, err := f.openStore()
+	if err != nil {
+		return err
+	}
+	e, err := exporter.New(exporter.Options{
+		DSN: f.dsn, Environment: f.environment, ConfigFile: f.configFile,
+		Disabled: f.disabled(), Store: store, Logger: f.logger,
+	})
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	err = f.listen(ctx, e)
+	e.Stop()
+	return errors.Join(err, store.Close())
+}
+
+func (f *serveFlags) disabled() []string {
+	var names []string
+	for name, enabled := range f.enabled {
+		if !*enabled {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// openStore opens the state, or goes on in memory when the directory cannot be
+// used: watching matters more than remembering. Another exporter in the same
+// directory is a mistake that must be mended first.
+func (f *serveFlags) openStore() (*state.Store, error) {
+	store, err := state.Open(f.statePath, f.logger)
+	var inUse *state.InUseError
+	if errors.As(err, &inUse) {
+		return nil, err
+	}
+	if err != nil {
+		f.logger.Error("state is not kept: results, findings and log positions are forgotten when the exporter stops", "err", err)
+		return state.InMemory(f.logger), nil
+	}
+	return store, nil
+}
+
+func (f *serveFlags) listen(ctx context.Context, e *exporter.Exporter) error {
+	self := prometheus.NewRegistry()
+	self.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		version.NewCollector(programName),
+	)
+	runbooks, err := fs.Sub(alerts.FS, "runbooks")
+	if err != nil {
+		return fmt.Errorf("opening the embedded runbooks: %w", err)
+	}
+	reload := func() error {
+		err := e.Reload()
+		if err != nil {
+			f.logger.Error("configuration not reloaded, the old one stays in force", "err", err)
+		} else {
+			f.logger.Info("configuration reloaded")
+		}
+		return err
+	}
+	handler, err := web.Handler(web.Options{
+		TelemetryPath: f.telemetryPath, Scrape: e.Scrape, Self: self, Reload: reload, Runbooks: runbooks,
+		Timeout: f.timeout, TimeoutOffset: f.timeoutOffset, MaxRequests: f.maxRequests, Logger: f.logger,
+	})
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
+
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	served := make(chan error, 1)
+	go func() { served <- toolkit.ListenAndServe(server, f.toolkit, f.logger) }()
+	for {
+		select {
+		case <-hangup:
+			// The error is logged and is in pgintegrity_config_last_reload_successful.
+			_ = reload()
+		case err := <-served:
+			return explainListen(err)
+		case <-ctx.Done():
+			f.logger.Info("stopping")
+			stopping, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+			defer cancel()
+			if err := server.Shutdown(stopping); err != nil {
+				return errors.Join(fmt.Errorf("stopping the web server: %w", err), server.Close())
+			}
+			return nil
+		}
+	}
+}
+
+// explainListen adds what to do to the commonest failure.
+func explainListen(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: another program has this port; choose one with --web.listen-address", err)
+	}
+	return err
+}

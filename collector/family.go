@@ -1,0 +1,178 @@
+package collector
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	dto "github.com/prometheus/client_model/go"
+)
+
+// Namespace is the first part of every metric name.
+const Namespace = "pgintegrity_"
+
+// Type is the Prometheus type of a family.
+type Type int
+
+// The types of metric families that exist here.
+const (
+	Gauge Type = iota
+	Counter
+)
+
+// String is the type as the exposition format writes it.
+func (t Type) String() string {
+	if t == Counter {
+		return "counter"
+	}
+	return "gauge"
+}
+
+// Family is one metric family as data. Documentation, tests, rules and
+// dashboards are checked against it.
+type Family struct {
+	// Name is the full metric name.
+	Name string
+	// Help is the HELP text: one sentence with the unit where it is not obvious
+	// and with what 0 means.
+	Help string
+	// Type is the Prometheus type.
+	Type Type
+	// Labels are the label names, in the order in which values are given.
+	Labels []string
+	// Source is the view and column that the value comes from, with the first
+	// server version that has it when that is not 13.
+	Source string
+}
+
+// Sink takes the samples of one collector during one scrape.
+type Sink struct {
+	families []*Family
+	samples  map[*Family][]*dto.Metric
+	seen     map[string]struct{}
+	err      error
+}
+
+func newSink(families []*Family) *Sink {
+	return &Sink{
+		families: families,
+		samples:  make(map[*Family][]*dto.Metric, len(families)),
+		seen:     make(map[string]struct{}),
+	}
+}
+
+// Add takes one sample. A family that the collector did not declare, a wrong
+// number of label values or the same series twice make the whole collector
+// fail. Bytes that are not UTF-8 (names in a database of encoding SQL_ASCII)
+// are replaced.
+func (s *Sink) Add(family *Family, value float64, labelValues ...string) {
+	if s.err != nil {
+		return
+	}
+	if !slices.Contains(s.families, family) {
+		s.err = fmt.Errorf("metric %s is not declared by this collector", family.Name)
+		return
+	}
+	if len(labelValues) != len(family.Labels) {
+		s.err = fmt.Errorf("metric %s has %d labels, not %d", family.Name, len(family.Labels), len(labelValues))
+		return
+	}
+	metric := &dto.Metric{Label: make([]*dto.LabelPair, 0, len(labelValues))}
+	for i, name := range family.Labels {
+		labelValue := labelValues[i]
+		if !utf8.ValidString(labelValue) {
+			labelValue = strings.ToValidUTF8(labelValue, "\uFFFD")
+		}
+		if labelValue == "" {
+			continue // an empty label is no label
+		}
+		metric.Label = append(metric.Label, &dto.LabelPair{Name: &name, Value: &labelValue})
+	}
+	slices.SortFunc(metric.Label, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
+	key := seriesKey(family, metric)
+	if _, twice := s.seen[key]; twice {
+		s.err = fmt.Errorf("metric %s was collected twice with the same labels", family.Name)
+		return
+	}
+	s.seen[key] = struct{}{}
+	if family.Type == Counter {
+		metric.Counter = &dto.Counter{Value: &value}
+	} else {
+		metric.Gauge = &dto.Gauge{Value: &value}
+	}
+	s.samples[family] = append(s.samples[family], metric)
+}
+
+// AddBool takes one sample that is 1 for true and 0 for false.
+func (s *Sink) AddBool(family *Family, value bool, labelValues ...string) {
+	number := 0.0
+	if value {
+		number = 1
+	}
+	s.Add(family, number, labelValues...)
+}
+
+func seriesKey(family *Family, metric *dto.Metric) string {
+	var b strings.Builder
+	b.WriteString(family.Name)
+	for _, label := range metric.Label {
+		b.WriteByte(0)
+		b.WriteString(label.GetName())
+		b.WriteByte(1)
+		b.WriteString(label.GetValue())
+	}
+	return b.String()
+}
+
+// page collects the samples of many sinks into the families of one
+// exposition.
+type page struct {
+	families map[string]*dto.MetricFamily
+}
+
+func newPage() *page {
+	return &page{families: make(map[string]*dto.MetricFamily)}
+}
+
+func (p *page) add(sink *Sink) {
+	for _, family := range sink.families {
+		samples := sink.samples[family]
+		if len(samples) == 0 {
+			continue
+		}
+		mf, ok := p.families[family.Name]
+		if !ok {
+			kind := dto.MetricType_GAUGE
+			if family.Type == Counter {
+				kind = dto.MetricType_COUNTER
+			}
+			mf = &dto.MetricFamily{Name: &family.Name, Help: &family.Help, Type: &kind}
+			p.families[family.Name] = mf
+		}
+		mf.Metric = append(mf.Metric, samples...)
+	}
+}
+
+// sorted lists the families by name and their series by labels.
+func (p *page) sorted() []*dto.MetricFamily {
+	result := make([]*dto.MetricFamily, 0, len(p.families))
+	for _, family := range p.families {
+		slices.SortFunc(family.Metric, compareMetrics)
+		result = append(result, family)
+	}
+	slices.SortFunc(result, func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return result
+}
+
+func compareMetrics(a, b *dto.Metric) int {
+	for i := range min(len(a.Label), len(b.Label)) {
+		if c := strings.Compare(a.Label[i].GetName(), b.Label[i].GetName()); c != 0 {
+			return c
+		}
+		if c := strings.Compare(a.Label[i].GetValue(), b.Label[i].GetValue()); c != 0 {
+			return c
+		}
+	}
+	return len(a.Label) - len(b.Label)
+}

@@ -1,0 +1,241 @@
+package collector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	dto "github.com/prometheus/client_model/go"
+
+	"pg_integrity_exporter/internal/pg"
+)
+
+var (
+	scrapeUp = &Family{
+		Name: Namespace + "up", Type: Gauge,
+		Help:   "Whether the server answered this scrape (1) or not (0).",
+		Source: "the scrape's own session",
+	}
+	scrapeFailure = &Family{
+		Name: Namespace + "connection_failure", Type: Gauge, Labels: []string{"reason"},
+		Help:   "Why the server did not answer this scrape: 1 for the reason, 0 for the others.",
+		Source: "the scrape's own session",
+	}
+	scrapeSuccess = &Family{
+		Name: Namespace + "scrape_collector_success", Type: Gauge, Labels: []string{"collector"},
+		Help:   "Whether the collector collected all it had to (1) or failed (0); a collector that does not apply succeeds.",
+		Source: "the scrape itself",
+	}
+	scrapeApplicable = &Family{
+		Name: Namespace + "scrape_collector_applicable", Type: Gauge, Labels: []string{"collector"},
+		Help:   "Whether the collector applies to this server (1) or has nothing to say about it (0).",
+		Source: "the scrape itself",
+	}
+	scrapeDuration = &Family{
+		Name: Namespace + "scrape_collector_duration_seconds", Type: Gauge, Labels: []string{"collector"},
+		Help:   "How long the collector took in this scrape.",
+		Source: "the scrape itself",
+	}
+
+	scrapeFamilies = []*Family{scrapeUp, scrapeFailure, scrapeSuccess, scrapeApplicable, scrapeDuration}
+)
+
+// ScrapePurpose is the session of the scrape. Its limits keep one locked or
+// slow view from taking the time of the others.
+func ScrapePurpose() pg.Purpose {
+	return pg.Purpose{StatementTimeout: 2 * time.Second, LockTimeout: 200 * time.Millisecond}
+}
+
+// Set is the enabled collectors of one target.
+type Set struct {
+	lane       *pg.Lane
+	sources    Sources
+	collectors []Collector
+	logger     *slog.Logger
+
+	mu     sync.Mutex
+	errors map[string]string // last error of each collector, so that a repeated one is logged once
+}
+
+// NewSet makes a set of collectors that share one lane.
+func NewSet(lane *pg.Lane, sources Sources, collectors []Collector, logger *slog.Logger) *Set {
+	return &Set{lane: lane, sources: sources, collectors: collectors, logger: logger, errors: make(map[string]string)}
+}
+
+// report is how one collector fared in one scrape.
+type report struct {
+	sink       *Sink
+	err        error
+	applicable bool
+	duration   time.Duration
+}
+
+// Scrape collects everything once. It returns when ctx ends at the latest,
+// and always with the success and duration of every collector.
+func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
+	reports := make([]report, len(s.collectors))
+	var connectError error
+	if s.needsServer() {
+		connectError = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
+			return s.collectFromServer(ctx, conn, reports)
+		})
+	}
+	snapshot := s.sources.Snapshot()
+	for i, c := range s.collectors {
+		if c.Snapshot != nil {
+			started := time.Now()
+			sink := newSink(c.Families)
+			c.Snapshot(snapshot, sink)
+			reports[i] = report{sink: sink, err: sink.err, applicable: true, duration: time.Since(started)}
+		} else if reports[i].sink == nil && connectError != nil {
+			reports[i] = report{sink: newSink(c.Families), err: connectError, applicable: true}
+		}
+	}
+	return s.expose(reports, connectError)
+}
+
+func (s *Set) needsServer() bool {
+	return slices.ContainsFunc(s.collectors, func(c Collector) bool { return c.SQL != nil })
+}
+
+// collectFromServer sends all statements at once and reads the answers in
+// turn. It fails only when the session itself fails; what was collected
+// before that stays in reports.
+func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []report) error {
+	pipeline := conn.PgConn().StartPipeline(ctx)
+	for i, c := range s.collectors {
+		reports[i] = report{}
+		if c.SQL == nil {
+			continue
+		}
+		if c.NotApplicable != nil && c.NotApplicable(conn.Facts) != "" {
+			reports[i] = report{sink: newSink(c.Families)}
+			continue
+		}
+		pipeline.SendQueryParams(c.SQL(conn.Facts), nil, nil, nil, []int16{pgtype.BinaryFormatCode})
+		pipeline.SendPipelineSync()
+	}
+	if err := pipeline.Flush(); err != nil {
+		return errors.Join(fmt.Errorf("sending statements: %w", err), pipeline.Close())
+	}
+	started := time.Now()
+	for i, c := range s.collectors {
+		if c.SQL == nil || reports[i].sink != nil {
+			continue
+		}
+		sink := newSink(c.Families)
+		err := receive(conn, pipeline, c, sink)
+		if conn.PgConn().IsClosed() || ctx.Err() != nil {
+			return errors.Join(fmt.Errorf("collecting %s: %w", c.Name, err), pipeline.Close())
+		}
+		now := time.Now()
+		reports[i] = report{sink: sink, err: err, applicable: true, duration: now.Sub(started)}
+		started = now
+	}
+	return pipeline.Close()
+}
+
+// receive reads the answer of one collector up to its Sync.
+func receive(conn *pg.Conn, pipeline *pgconn.Pipeline, c Collector, sink *Sink) (err error) {
+	for {
+		results, resultErr := pipeline.GetResults()
+		if resultErr != nil {
+			err = errors.Join(err, resultErr)
+			if conn.PgConn().IsClosed() {
+				return err
+			}
+			continue // the error of the statement; its Sync follows
+		}
+		switch result := results.(type) {
+		case *pgconn.PipelineSync:
+			if err == nil {
+				err = sink.err
+			}
+			return err
+		case *pgconn.ResultReader:
+			err = errors.Join(err, scan(pgx.RowsFromResultReader(conn.TypeMap(), result), c, sink))
+		case nil:
+			return errors.Join(err, errors.New("the server sent fewer answers than statements"))
+		}
+	}
+}
+
+// scan runs the collector's Scan and turns a panic in it into an error, so
+// that one collector can never take the whole page with it.
+func scan(rows pgx.Rows, c Collector, sink *Sink) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("collector %s panicked: %v", c.Name, cause)
+		}
+		rows.Close()
+	}()
+	return c.Scan(rows, sink)
+}
+
+func (s *Set) expose(reports []report, connectError error) []*dto.MetricFamily {
+	out := newPage()
+	own := newSink(scrapeFamilies)
+	own.AddBool(scrapeUp, connectError == nil)
+	failure := pg.Failure("")
+	if connectError != nil {
+		failure = pg.FailureOf(connectError)
+	}
+	for _, reason := range pg.Failures() {
+		own.AddBool(scrapeFailure, reason == failure, string(reason))
+	}
+	for i, c := range s.collectors {
+		r := reports[i]
+		own.AddBool(scrapeSuccess, r.err == nil, c.Name)
+		own.AddBool(scrapeApplicable, r.applicable, c.Name)
+		own.Add(scrapeDuration, r.duration.Seconds(), c.Name)
+		s.log(c.Name, r.err)
+		if r.err == nil {
+			out.add(r.sink) // all or nothing: no half truths
+		}
+	}
+	out.add(own)
+	return out.sorted()
+}
+
+// log says once that a collector began to fail, and once that it works again.
+func (s *Set) log(name string, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	s.mu.Lock()
+	before := s.errors[name]
+	s.errors[name] = text
+	s.mu.Unlock()
+	switch {
+	case err == nil && before != "":
+		s.logger.Info("collector works again", "collector", name)
+	case err != nil && before != text:
+		s.logger.Error("collector failed", "collector", name, "err", err, "advice", advice(err))
+	}
+}
+
+// advice is what to do about a collector's error.
+func advice(err error) string {
+	switch pg.SQLState(err) {
+	case "42501":
+		return "GRANT pg_monitor TO the exporter's role"
+	case "55P03":
+		return "a lock on a system catalogue is held; find it in pg_locks"
+	case "57014":
+		return "the statement took longer than its limit; the server is overloaded"
+	}
+	return pg.FailureOf(err).Advice()
+}
+
+func sortFamilies(families []*Family) {
+	slices.SortFunc(families, func(a, b *Family) int { return strings.Compare(a.Name, b.Name) })
+}

@@ -1,0 +1,262 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// btreeCheck runs bt_index_check on every B-tree index: its order and links,
+// and, where the table is known to be sane, that every row of the table is in
+// it (heapallindexed) and that unique keys are unique (checkunique, 17+).
+func btreeCheck() Check {
+	return Check{
+		Name:     "btree",
+		Question: "Is every B-tree index in order, and does it hold every row of its table?",
+		Kinds:    []Kind{{ClassCorruption, SeverityCritical}, {ClassLeftover, SeverityWarning}},
+		Interval: 24 * time.Hour,
+		Needs:    "extension amcheck and EXECUTE on bt_index_check; EXECUTE on verify_heapam (14+) for heapallindexed",
+		Locks:    "ACCESS SHARE on one index and its table at a time",
+		run:      runBtree,
+	}
+}
+
+// index is a B-tree index and its table.
+type index struct {
+	OID   uint32
+	Name  RelationName
+	Pages int32
+	Valid bool
+	Table table
+}
+
+// indexesSQL lists the B-tree indexes. It takes ACCESS SHARE on catalogues only.
+// An index that is being built or rebuilt concurrently is not valid yet, and is
+// listed by pg_stat_progress_create_index.
+const indexesSQL = `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.relpages, 0), i.indisvalid AND i.indisready,
+	t.oid, tn.nspname::text, t.relname::text, greatest(t.relpages, 0)
+	FROM pg_index i
+	JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+	JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+	JOIN pg_am am ON am.oid = c.relam
+	WHERE am.amname = 'btree' AND c.relkind = 'i' AND i.indislive
+	AND c.relpersistence <> 't' AND (c.relpersistence = 'p' OR NOT pg_is_in_recovery())
+	AND (i.indisvalid AND i.indisready OR NOT EXISTS (
+		SELECT FROM pg_stat_progress_create_index p WHERE p.datname = current_database() AND p.relid = i.indrelid))
+	AND ($1::text[] IS NULL OR EXISTS (
+		SELECT FROM unnest($1::text[], $2::text[]) AS wanted(schemaname, relname)
+		WHERE (wanted.schemaname, wanted.relname) IN ((n.nspname, c.relname), (tn.nspname, t.relname))
+		OR t.oid IN (SELECT w.reltoastrelid FROM pg_class w JOIN pg_namespace wn ON wn.oid = w.relnamespace
+			WHERE wn.nspname = wanted.schemaname AND w.relname = wanted.relname)))
+	ORDER BY n.nspname, c.relname`
+
+func (s *session) indexes(ctx context.Context) ([]index, error) {
+	schemas, names := s.wanted()
+	rows, err := s.conn.Query(ctx, indexesSQL, schemas, names)
+	if err != nil {
+		return nil, fmt.Errorf("listing indexes: %w", err)
+	}
+	indexes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (i index, err error) {
+		err = row.Scan(&i.OID, &i.Name.Schema, &i.Name.Name, &i.Pages, &i.Valid,
+			&i.Table.OID, &i.Table.Name.Schema, &i.Table.Name.Name, &i.Table.Pages)
+		return i, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing indexes: %w", err)
+	}
+	return indexes, nil
+}
+
+func runBtree(ctx context.Context, s *session) error {
+	check, ok, err := s.amcheck(ctx, "bt_index_check")
+	if err != nil || !ok {
+		return err
+	}
+	var verify function
+	if s.conn.Facts.VersionNum >= 140000 {
+		if verify, _, err = s.amcheck(ctx, "verify_heapam"); err != nil {
+			return err
+		}
+		s.skipped = "" // without it the light check is done
+	}
+	if s.scope.Heaps == nil {
+		s.scope.Heaps = NewHeaps()
+	}
+	indexes, err := s.indexes(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range indexes {
+		s.result.TotalBytes += int64(i.Pages) * int64(s.conn.Facts.BlockSize)
+	}
+	var invalid []index
+	err = s.each(ctx, len(indexes), func(n int) error {
+		if !indexes[n].Valid {
+			invalid = append(invalid, indexes[n])
+			return nil
+		}
+		return s.btree(ctx, indexes[n], check, verify)
+	}, func(n int) string { return indexes[n].Name.String() })
+	if err != nil {
+		return err
+	}
+	return s.leftovers(ctx, invalid)
+}
+
+// btree looks at one index.
+func (s *session) btree(ctx context.Context, i index, f, verify function) error {
+	allIndexed, err := s.sane(ctx, i.Table, verify)
+	if err != nil {
+		return err
+	}
+	started := time.Now()
+	if first := s.indexCheck(ctx, i, f, allIndexed); first != nil {
+		if err := s.confirmIndex(ctx, i, f, allIndexed, first); err != nil {
+			return err
+		}
+	}
+	pages := int64(i.Pages)
+	if allIndexed {
+		pages += int64(i.Table.Pages)
+	}
+	s.throttle(ctx, started, pages*int64(s.conn.Facts.BlockSize))
+	s.looked(i.Name)
+	return nil
+}
+
+// indexCheck calls bt_index_check. ACCESS SHARE on the index and its table;
+// EXECUTE on the function, no right on the table. What the function reads of
+// the table it reads without a snapshot of its own, so the oldest transaction is
+// held back for the time of the call.
+func (s *session) indexCheck(ctx context.Context, i index, f function, allIndexed bool) error {
+	sql := "SELECT " + f.call() + "($1::oid::regclass, $2)"
+	arguments := []any{i.OID, allIndexed}
+	switch f.Arguments {
+	case 1:
+		sql, arguments = "SELECT "+f.call()+"($1::oid::regclass)", arguments[:1]
+	case 3:
+		sql = "SELECT " + f.call() + "($1::oid::regclass, $2, $2)"
+	}
+	_, err := s.conn.Exec(ctx, sql, arguments...)
+	return err
+}
+
+// sane says whether the columns of a table may be read: a table whose tuples
+// are damaged can crash whoever reads them. It looks at the table when nobody
+// has in this sweep. On 13, which has no verify_heapam, nothing is known.
+func (s *session) sane(ctx context.Context, t table, verify function) (bool, error) {
+	if sane, known := s.scope.Heaps.lookup(t.OID); known {
+		return sane, nil
+	}
+	if verify.Name == "" {
+		return false, nil
+	}
+	blocks, err := s.blocks(ctx, t)
+	if err != nil {
+		return false, err
+	}
+	for start := uint32(0); start < blocks; start += rangeBlocks {
+		started := time.Now()
+		end := min(start+rangeBlocks, blocks) - 1
+		tuples, err := s.verify(ctx, t, verify, &start, &end)
+		if sqlstate(err) == "22023" {
+			break // the table became shorter
+		}
+		if err != nil && judge(err) == inconclusive {
+			return false, err
+		}
+		if err != nil || len(tuples) > 0 {
+			s.scope.Heaps.note(t.OID, false)
+			return false, nil
+		}
+		s.throttle(ctx, started, 0)
+	}
+	s.scope.Heaps.note(t.OID, true)
+	return true, nil
+}
+
+// confirmIndex reports an error of bt_index_check that comes a second time. An
+// error about the table's file is the table's damage and not the index's.
+func (s *session) confirmIndex(ctx context.Context, i index, f function, allIndexed bool, first error) error {
+	if gone(first) || judge(first) == inconclusive {
+		return first
+	}
+	pause(ctx, confirmAfter)
+	second := s.indexCheck(ctx, i, f, allIndexed)
+	if second == nil || gone(second) {
+		return second
+	}
+	if judge(second) == inconclusive || sqlstate(second) != sqlstate(first) {
+		return second
+	}
+	ofTable, err := s.namesFile(ctx, i.Table.OID, second)
+	if err != nil {
+		return err
+	}
+	if ofTable {
+		if sane, known := s.scope.Heaps.lookup(i.Table.OID); !known || sane {
+			s.foundInHeap(i.Table, blockIn(text(second)), sqlstate(second), text(second), sqlstate(second))
+		}
+		return errors.New("not compared with its table, which is damaged")
+	}
+	s.found(Finding{
+		Class: ClassCorruption, Severity: SeverityCritical, Schema: i.Name.Schema, Relation: i.Name.Name,
+		Block: blockIn(text(second)), SQLState: sqlstate(second), Message: text(second),
+		Impact: fmt.Sprintf("Statements that use this index of %s can miss rows, return wrong ones or fail, and a unique index can let duplicates in; the table itself may be intact.", i.Table.Name),
+		Action: fmt.Sprintf("Check the table %s for damage first (check --relation=%s). If it is sane, keep a copy of the index's file and rebuild it with REINDEX INDEX CONCURRENTLY; look for duplicates before that if the index is unique.", i.Table.Name, i.Table.Name),
+	}, kindOf(text(second)))
+	return nil
+}
+
+// namesFile says whether an error is about a file of a relation or its TOAST
+// table.
+func (s *session) namesFile(ctx context.Context, oid uint32, err error) (bool, error) {
+	path := dataFile.FindString(text(err))
+	if path == "" {
+		return false, nil
+	}
+	var matches bool
+	query := "SELECT coalesce($2 IN (pg_relation_filepath(oid), pg_relation_filepath(nullif(reltoastrelid, 0))), false) FROM pg_class WHERE oid = $1"
+	if err := s.conn.QueryRow(ctx, query, oid, path).Scan(&matches); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return false, err
+	}
+	return matches, nil
+}
+
+// leftovers reports indexes that are not valid and that nobody is building,
+// when that is still so at the end of the run.
+func (s *session) leftovers(ctx context.Context, invalid []index) error {
+	if len(invalid) == 0 {
+		return nil
+	}
+	pause(ctx, confirmAfter)
+	now, err := s.indexes(ctx)
+	if err != nil {
+		return err
+	}
+	still := make(map[uint32]bool)
+	for _, i := range now {
+		still[i.OID] = !i.Valid
+	}
+	for _, i := range invalid {
+		if !still[i.OID] {
+			continue
+		}
+		rebuild := "DROP INDEX CONCURRENTLY it and create it again"
+		if strings.Contains(i.Name.Name, "_ccnew") || strings.Contains(i.Name.Name, "_ccold") {
+			rebuild = "DROP INDEX CONCURRENTLY it; the REINDEX CONCURRENTLY that left it can be run again"
+		}
+		s.found(Finding{
+			Class: ClassLeftover, Severity: SeverityWarning, Schema: i.Name.Schema, Relation: i.Name.Name,
+			Message: fmt.Sprintf("the index is not valid and nobody is building it (pg_index.indisvalid, indisready), table %s", i.Table.Name),
+			Impact:  "No statement uses the index, but every write to the table may still pay for it; a unique index that is not valid does not protect the table.",
+			Action:  "Find out which CREATE INDEX CONCURRENTLY or REINDEX CONCURRENTLY was interrupted, then " + rebuild + ".",
+		}, "invalid")
+		s.looked(i.Name)
+	}
+	return nil
+}

@@ -1,0 +1,22 @@
+package check
+
+import (
+	"fmt"
+
+	"pg_integrity_exporter/internal/pglog"
+)
+
+// LogFinding is the finding of an event of the log about a relation; the zero
+// RelationName is one that could not be told. It has the name log, which is no
+// check: it clears when a check has read the relation.
+func LogFinding(event pglog.Event, database string, relation RelationName) Finding {
+	f := Finding{
+		Check: "log", Class: ClassCorruption, Severity: SeverityCritical, Database: database,
+		Schema: relation.Schema, Relation: relation.Name, Block: event.Object.Block, SQLState: event.SQLState,
+		Message: oneLine(fmt.Sprintf("a statement ran into damage (%s): %s", event.Kind, event.Text)),
+		Impact:  "Statements that touch this object fail now, and others may get wrong data.",
+		Action:  heapAction,
+	}
+	f.Fingerprint = fingerprint(f, string(event.Kind))
+	return f
+}

@@ -1,0 +1,156 @@
+package check
+
+import (
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+)
+
+// WriteJSON writes the contract's JSON document.
+func (d *Document) WriteJSON(w io.Writer) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(d)
+}
+
+// WriteText writes the document for people.
+func (d *Document) WriteText(w io.Writer) error {
+	var b strings.Builder
+	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "CHECK\tDATABASE\tOUTCOME\tOBJECTS\tBYTES\tSECONDS\tREASON")
+	for _, c := range d.Checks {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%.1f\t%s\n", c.Check, printable(c.Database), c.Outcome, c.Objects, bytesForPeople(c.Bytes), c.Seconds, printable(c.Reason))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, f := range d.Findings {
+		fmt.Fprintf(&b, "\n%s  %s  %s\n", strings.ToUpper(string(f.Severity)), f.Class, printable(f.Object()))
+		fmt.Fprintf(&b, "  what:    %s\n", printable(f.Message))
+		fmt.Fprintf(&b, "  impact:  %s\n", printable(f.Impact))
+		fmt.Fprintf(&b, "  action:  %s\n", printable(f.Action))
+		fmt.Fprintf(&b, "  found by %s, fingerprint %s", f.Check, f.Fingerprint)
+		if f.SQLState != "" {
+			fmt.Fprintf(&b, ", SQLSTATE %s", f.SQLState)
+		}
+		b.WriteString("\n")
+	}
+	fmt.Fprintf(&b, "\n%s\n", d.verdict())
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// verdict is the document in one sentence.
+func (d *Document) verdict() string {
+	incomplete := 0
+	for _, c := range d.Checks {
+		if c.Reason != "" {
+			incomplete++
+		}
+	}
+	suffix := ""
+	if incomplete > 0 {
+		suffix = fmt.Sprintf(" %d of %d checks could not look at everything; the reasons are in the table.", incomplete, len(d.Checks))
+	}
+	switch d.ExitCode() {
+	case ExitFindings:
+		return fmt.Sprintf("%s has %d findings.%s", d.Target, len(d.Findings), suffix)
+	case ExitIncomplete:
+		return fmt.Sprintf("Nothing was found in %s, but that proves little:%s", d.Target, suffix)
+	}
+	return fmt.Sprintf("Nothing was found in %s.%s", d.Target, suffix)
+}
+
+// printable replaces what could fool a terminal: names come from the server.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+func bytesForPeople(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB"}
+	value := float64(n)
+	for len(units) > 1 && value >= 1024 {
+		value /= 1024
+		units = units[1:]
+	}
+	if units[0] == "B" {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", value, units[0])
+}
+
+// The elements of a JUnit report.
+type (
+	junitSuites struct {
+		XMLName xml.Name     `xml:"testsuites"`
+		Suites  []junitSuite `xml:"testsuite"`
+	}
+	junitSuite struct {
+		Name     string      `xml:"name,attr"`
+		Tests    int         `xml:"tests,attr"`
+		Failures int         `xml:"failures,attr"`
+		Errors   int         `xml:"errors,attr"`
+		Skipped  int         `xml:"skipped,attr"`
+		Cases    []junitCase `xml:"testcase"`
+	}
+	junitCase struct {
+		Class   string        `xml:"classname,attr"`
+		Name    string        `xml:"name,attr"`
+		Time    string        `xml:"time,attr"`
+		Failure *junitMessage `xml:"failure,omitempty"`
+		Error   *junitMessage `xml:"error,omitempty"`
+		Skipped *junitMessage `xml:"skipped,omitempty"`
+	}
+	junitMessage struct {
+		Message string `xml:"message,attr"`
+		Text    string `xml:",chardata"`
+	}
+)
+
+// WriteJUnit writes the document as JUnit XML: one suite for the server, one
+// test case for each check in each database.
+func (d *Document) WriteJUnit(w io.Writer) error {
+	suite := junitSuite{Name: d.Target, Tests: len(d.Checks)}
+	for _, c := range d.Checks {
+		test := junitCase{Class: c.Check, Name: c.Check + " " + c.Database, Time: fmt.Sprintf("%.3f", c.Seconds)}
+		switch c.Outcome {
+		case OutcomeFindings:
+			suite.Failures++
+			test.Failure = &junitMessage{Message: fmt.Sprintf("%d findings", len(c.Findings)), Text: findingLines(c.Findings)}
+		case OutcomeFailed:
+			suite.Errors++
+			test.Error = &junitMessage{Message: c.Reason}
+		case OutcomeSkipped:
+			suite.Skipped++
+			test.Skipped = &junitMessage{Message: c.Reason}
+		case OutcomeOK:
+		}
+		suite.Cases = append(suite.Cases, test)
+	}
+	if _, err := io.WriteString(w, xml.Header); err != nil {
+		return err
+	}
+	encoder := xml.NewEncoder(w)
+	encoder.Indent("", "  ")
+	if err := encoder.Encode(junitSuites{Suites: []junitSuite{suite}}); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n")
+	return err
+}
+
+func findingLines(findings []Finding) string {
+	var b strings.Builder
+	for _, f := range findings {
+		fmt.Fprintf(&b, "%s: %s: %s\n", f.Severity, f.Object(), f.Message)
+	}
+	return b.String()
+}

@@ -1,0 +1,165 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_integrity_exporter/internal/pg"
+)
+
+const (
+	// connectTimeout bounds the connection of a check.
+	connectTimeout = 30 * time.Second
+	// statementTimeout bounds one statement of a check; the largest is one pass
+	// of amcheck over one index.
+	statementTimeout = 2 * time.Hour
+	// lockTimeout keeps a check from standing in a lock queue, where it would
+	// make others wait.
+	lockTimeout = time.Second
+	// maxFindings bounds the findings of one relation.
+	maxFindings = 50
+	// maxReasons bounds the problems that a reason spells out.
+	maxReasons = 3
+)
+
+// session is one run of one check in one database.
+type session struct {
+	conn   *pg.Conn
+	scope  Scope
+	logger *slog.Logger
+
+	name     string
+	database string
+	result   *Result
+	problems []string
+	skipped  string
+	// ofRelation counts findings by relation.
+	ofRelation map[RelationName]int
+	seen       map[string]bool
+}
+
+// Run runs one check in one database. It always ends with a result: what could
+// not be looked at is in its reason. Every session is read only and has a
+// lock_timeout of one second.
+func Run(ctx context.Context, target *pg.Target, database string, c Check, scope Scope, logger *slog.Logger) Result {
+	result := Result{Check: c.Name, Database: database, Started: time.Now(), Findings: []Finding{}}
+	s := &session{
+		scope: scope, logger: logger, name: c.Name, database: database, result: &result,
+		ofRelation: make(map[RelationName]int), seen: make(map[string]bool),
+	}
+	if err := s.connectAndRun(ctx, target, c); err != nil {
+		s.problem("", err)
+	}
+	result.Finished = time.Now()
+	result.Seconds = result.Finished.Sub(result.Started).Seconds()
+	result.Reason = s.reason()
+	switch {
+	case len(result.Findings) > 0:
+		result.Outcome = OutcomeFindings
+	case len(s.problems) > 0:
+		result.Outcome = OutcomeFailed
+	case s.skipped != "":
+		result.Outcome = OutcomeSkipped
+	default:
+		result.Outcome = OutcomeOK
+	}
+	result.Whole = len(s.problems) == 0 && s.skipped == "" && len(scope.Relations) == 0
+	return result
+}
+
+func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check) error {
+	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := target.Connect(connecting, s.database, pg.Purpose{
+		Name: "check", StatementTimeout: statementTimeout, LockTimeout: lockTimeout, CancelOnServer: true,
+	})
+	if err != nil {
+		return fmt.Errorf("%w (%s)", err, pg.FailureOf(err).Advice())
+	}
+	defer conn.Close()
+	s.conn = conn
+	return c.run(ctx, s)
+}
+
+// reason says in one line what could not be looked at.
+func (s *session) reason() string {
+	reasons := s.problems
+	if s.skipped != "" {
+		reasons = append([]string{s.skipped}, reasons...)
+	}
+	if more := len(reasons) - maxReasons; more > 0 {
+		reasons = append(reasons[:maxReasons:maxReasons], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// problem notes something that could not be looked at.
+func (s *session) problem(object string, err error) {
+	text := oneLine(pg.Message(err))
+	var pgError *pgconn.PgError
+	if errors.As(err, &pgError) {
+		text += " (SQLSTATE " + pgError.Code + ")"
+	}
+	if object != "" {
+		text = object + ": " + text
+	}
+	s.problems = append(s.problems, text)
+	s.logger.Debug("could not be checked", "object", object, "err", err)
+}
+
+// skip notes that the check does not apply here, and what to do.
+func (s *session) skip(format string, args ...any) {
+	s.skipped = fmt.Sprintf(format, args...)
+}
+
+// found reports a finding. kind is a word for the kind of damage that is the
+// same in every run.
+func (s *session) found(f Finding, kind string) {
+	f.Check, f.Database = s.name, s.database
+	f.Message = oneLine(f.Message)
+	f.Fingerprint = fingerprint(f, kind)
+	if s.seen[f.Fingerprint] {
+		return
+	}
+	s.seen[f.Fingerprint] = true
+	name := RelationName{f.Schema, f.Relation}
+	s.ofRelation[name]++
+	if s.ofRelation[name] > maxFindings {
+		return
+	}
+	s.result.Findings = append(s.result.Findings, f)
+}
+
+// full says that a relation has so many findings that more tell nothing new.
+func (s *session) full(r RelationName) bool { return s.ofRelation[r] > maxFindings }
+
+// looked counts a relation that was looked at completely.
+func (s *session) looked(r RelationName) {
+	s.result.Objects++
+	s.result.Verified = append(s.result.Verified, r)
+}
+
+// throttle counts bytes that were read since started, and waits until they
+// keep the rate limit.
+func (s *session) throttle(ctx context.Context, started time.Time, bytes int64) {
+	s.result.Bytes += bytes
+	if s.scope.RateLimit <= 0 {
+		return
+	}
+	due := time.Duration(float64(bytes) / float64(s.scope.RateLimit) * float64(time.Second))
+	select {
+	case <-time.After(due - time.Since(started)):
+	case <-ctx.Done():
+	}
+}
+
+// oneLine makes one line of a message, for logs, tables and labels.
+func oneLine(text string) string {
+	return strings.Join(strings.Fields(text), " ")
+}

@@ -1,0 +1,288 @@
+// Package config turns the configuration file into a validated value. Nothing
+// else in the program reads YAML, and nothing runs from a value that did not
+// come from [Load] or [Default].
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/units"
+	"go.yaml.in/yaml/v3"
+
+	"pg_integrity_exporter/internal/check"
+)
+
+// Config is the configuration file. Every field has a default; `config check
+// --print` shows them all.
+type Config struct {
+	// Target is the server to watch; what it leaves out comes from the
+	// environment.
+	Target Target `yaml:"target"`
+	// Databases says which databases are checked.
+	Databases Databases `yaml:"databases"`
+	// Log says where the server's log is.
+	Log Log `yaml:"log"`
+	// Checks says which checks run, by name.
+	Checks map[string]Check `yaml:"checks"`
+	// Limits bound what the exporter costs the server and Prometheus.
+	Limits Limits `yaml:"limits"`
+}
+
+// Target is where the server is and how to log in.
+type Target struct {
+	// DSN is a postgresql:// URL or a keyword/value string; empty is the
+	// environment. A password does not belong in it: use a passfile, or
+	// DATA_SOURCE_PASS_FILE.
+	DSN string `yaml:"dsn"`
+	// DSNFile is a file that holds the DSN, for secrets mounted as files.
+	DSNFile string `yaml:"dsn_file"`
+}
+
+// Databases selects databases by name with path.Match patterns.
+type Databases struct {
+	// Include names the databases to check; empty is all that can be connected
+	// to.
+	Include []string `yaml:"include"`
+	// Exclude names databases that are not checked, whatever Include says.
+	Exclude []string `yaml:"exclude"`
+}
+
+// Selects says whether the database is to be checked.
+func (d Databases) Selects(datname string) bool {
+	matches := func(pattern string) bool {
+		matched, err := path.Match(pattern, datname)
+		return err == nil && matched
+	}
+	if slices.ContainsFunc(d.Exclude, matches) {
+		return false
+	}
+	return len(d.Include) == 0 || slices.ContainsFunc(d.Include, matches)
+}
+
+// Log is where the server's log is.
+type Log struct {
+	// Enabled turns reading of the log on.
+	Enabled bool `yaml:"enabled"`
+	// Path is a pattern for the log files, for example
+	// /var/log/postgresql/*.json; empty finds them through the server's own
+	// settings.
+	Path string `yaml:"path"`
+}
+
+// Check is when one check runs.
+type Check struct {
+	// Enabled turns the check on.
+	Enabled bool `yaml:"enabled"`
+	// Interval is the time from one run to the next in each database.
+	Interval Duration `yaml:"interval"`
+}
+
+// Limits bound what the exporter costs.
+type Limits struct {
+	// CheckRate is how many bytes per second background checks may read.
+	CheckRate Size `yaml:"check_rate"`
+	// Findings is how many findings have a series of their own.
+	Findings int `yaml:"findings"`
+}
+
+// Validated is a configuration that is known to be usable.
+type Validated struct {
+	config Config
+}
+
+// Get is the configuration itself.
+func (v Validated) Get() Config { return v.config }
+
+// YAML is the whole configuration, defaults included, with the DSN's password
+// left out.
+func (v Validated) YAML() ([]byte, error) {
+	config := v.config
+	if config.Target.DSN != "" {
+		config.Target.DSN = "<secret>"
+	}
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(config); err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// defaultCheckRate is a rate that a single spinning disk can give away.
+const defaultCheckRate = Size(32 * units.MiB)
+
+// Default is the configuration without a file.
+func Default() Validated {
+	checks := make(map[string]Check)
+	for _, c := range check.All() {
+		checks[c.Name] = Check{Enabled: true, Interval: Duration(c.Interval)}
+	}
+	return Validated{config: Config{
+		Databases: Databases{Include: []string{}, Exclude: []string{}},
+		Log:       Log{Enabled: true},
+		Checks:    checks,
+		Limits:    Limits{CheckRate: defaultCheckRate, Findings: 50},
+	}}
+}
+
+// Load reads and validates a file. An unknown key, a value of the wrong type
+// or out of range is an error that names file and line.
+func Load(file string) (Validated, error) {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return Validated{}, fmt.Errorf("reading the configuration: %w", err)
+	}
+	validated, err := Parse(content)
+	if err != nil {
+		return Validated{}, fmt.Errorf("%s: %w", file, err)
+	}
+	return validated, nil
+}
+
+// Parse validates the text of a configuration file. What the text leaves out
+// has its default.
+func Parse(content []byte) (Validated, error) {
+	validated := Default()
+	config := &validated.config
+	var document yaml.Node
+	if err := yaml.Unmarshal(content, &document); err != nil {
+		return Validated{}, clean(err)
+	}
+	defaults := config.Checks
+	config.Checks = nil
+	decoder := yaml.NewDecoder(bytes.NewReader(content))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(config); err != nil && !errors.Is(err, io.EOF) {
+		return Validated{}, clean(err)
+	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Validated{}, errors.New("only one YAML document is allowed in the file")
+	}
+	for name, c := range defaults {
+		if given, ok := config.Checks[name]; ok {
+			defaults[name] = merge(c, given, lookup(&document, "checks", name))
+		}
+	}
+	if err := config.validate(&document, defaults); err != nil {
+		return Validated{}, err
+	}
+	config.Checks = defaults
+	return validated, nil
+}
+
+// merge lays what the file says of a check over its default.
+func merge(base, given Check, node *yaml.Node) Check {
+	if lookup(node, "enabled") != nil {
+		base.Enabled = given.Enabled
+	}
+	if lookup(node, "interval") != nil {
+		base.Interval = given.Interval
+	}
+	return base
+}
+
+// minInterval keeps a typing mistake from checking without pause.
+const minInterval = Duration(time.Minute)
+
+func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
+	fail := func(format string, args []any, keys ...string) error {
+		line := ""
+		if node := lookup(document, keys...); node != nil {
+			line = fmt.Sprintf("line %d: ", node.Line)
+		}
+		return fmt.Errorf("%s%s: %s", line, strings.Join(keys, "."), fmt.Sprintf(format, args...))
+	}
+	if c.Target.DSN != "" && c.Target.DSNFile != "" {
+		return fail("dsn and dsn_file exclude each other", nil, "target", "dsn_file")
+	}
+	for name := range c.Checks {
+		if _, ok := known[name]; !ok {
+			return fail("no such check; there are: %s", []any{strings.Join(checkNames(), ", ")}, "checks", name)
+		}
+		if interval := known[name].Interval; interval < minInterval {
+			return fail("must be at least %s, not %s", []any{minInterval, interval}, "checks", name, "interval")
+		}
+	}
+	for _, list := range []struct {
+		key      string
+		patterns []string
+	}{{"include", c.Databases.Include}, {"exclude", c.Databases.Exclude}} {
+		for _, pattern := range list.patterns {
+			if _, err := path.Match(pattern, ""); err != nil {
+				return fail("%q is not a valid pattern", []any{pattern}, "databases", list.key)
+			}
+		}
+	}
+	if c.Log.Path != "" {
+		if _, err := path.Match(c.Log.Path, ""); err != nil {
+			return fail("%q is not a valid pattern", []any{c.Log.Path}, "log", "path")
+		}
+	}
+	if c.Limits.CheckRate <= 0 {
+		return fail("must be more than 0 bytes per second", nil, "limits", "check_rate")
+	}
+	if c.Limits.Findings < 1 || c.Limits.Findings > 1000 {
+		return fail("must be between 1 and 1000", nil, "limits", "findings")
+	}
+	return nil
+}
+
+func checkNames() []string {
+	var names []string
+	for _, c := range check.All() {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
+// lookup finds the node at the end of the keys, or nil.
+func lookup(node *yaml.Node, keys ...string) *yaml.Node {
+	if node != nil && node.Kind == yaml.DocumentNode && len(node.Content) == 1 {
+		node = node.Content[0]
+	}
+	for _, key := range keys {
+		if node == nil || node.Kind != yaml.MappingNode {
+			return nil
+		}
+		var found *yaml.Node
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			if node.Content[i].Value == key {
+				found = node.Content[i+1]
+			}
+		}
+		node = found
+	}
+	return node
+}
+
+// clean makes the library's errors one line for people.
+func clean(err error) error {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	text = strings.TrimPrefix(text, "unmarshal errors:\n")
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		line = strings.TrimSpace(line)
+		if field, ok := strings.CutSuffix(line, fieldOf(line)); ok {
+			line = strings.Replace(strings.TrimSpace(field), "field ", "unknown key ", 1)
+		}
+		lines[i] = line
+	}
+	return errors.New(strings.Join(lines, "; "))
+}
+
+// fieldOf is the library's " not found in type ..." at the end of a line.
+func fieldOf(line string) string {
+	if i := strings.Index(line, " not found in type "); i >= 0 {
+		return line[i:]
+	}
+	return "\x00"
+}

@@ -1,0 +1,195 @@
+// Package exporter puts the parts together: it starts what watches one target,
+// replaces it as a whole when the configuration is reloaded, and stops it.
+package exporter
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"pg_integrity_exporter/collector"
+	"pg_integrity_exporter/internal/config"
+	"pg_integrity_exporter/internal/logwatch"
+	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/schedule"
+	"pg_integrity_exporter/internal/state"
+)
+
+// Options are what stays the same for the life of the process.
+type Options struct {
+	// DSN is the target given on the command line; empty is the configuration's
+	// or the environment's.
+	DSN string
+	// Environment is where DATA_SOURCE_* are looked up.
+	Environment pg.Environment
+	// ConfigFile is the configuration file; empty is none.
+	ConfigFile string
+	// Disabled are the names of collectors that are switched off.
+	Disabled []string
+	// Store keeps the state.
+	Store *state.Store
+	// Logger is the parent of every logger.
+	Logger *slog.Logger
+}
+
+// Exporter watches one target.
+type Exporter struct {
+	options Options
+
+	mu      sync.RWMutex
+	current *runtime
+
+	reloading sync.Mutex // one reload at a time
+	last      atomic.Pointer[reloadResult]
+}
+
+// reloadResult is how the last reload ended.
+type reloadResult struct {
+	ok      bool
+	success time.Time
+}
+
+// runtime is everything that a reload replaces.
+type runtime struct {
+	lane      *pg.Lane
+	set       *collector.Set
+	scheduler *schedule.Scheduler
+	watcher   *logwatch.Watcher
+}
+
+// New reads the configuration and starts to watch. The server need not be
+// there; the configuration and the DSN must be valid.
+func New(options Options) (*Exporter, error) {
+	e := &Exporter{options: options}
+	e.last.Store(&reloadResult{})
+	if err := e.Reload(); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Reload reads the configuration again and replaces everything that depends
+// on it, or nothing when it is not valid.
+func (e *Exporter) Reload() error {
+	e.reloading.Lock()
+	defer e.reloading.Unlock()
+	err := e.reload()
+	result := reloadResult{ok: err == nil, success: time.Now()}
+	if err != nil {
+		result.success = e.last.Load().success
+	}
+	e.last.Store(&result)
+	return err
+}
+
+func (e *Exporter) reload() error {
+	validated, target, err := Resolve(e.options.DSN, e.options.ConfigFile, e.options.Environment)
+	if err != nil {
+		return err
+	}
+	results, err := e.options.Store.Target(target.Name())
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.current != nil {
+		e.current.stop()
+	}
+	e.current = e.start(validated.Get(), target, results)
+	return nil
+}
+
+// Resolve finds the configuration and the target in the order of the flags: a
+// DSN given on the command line, the configuration's, the environment's.
+func Resolve(dsn, configFile string, environment pg.Environment) (config.Validated, *pg.Target, error) {
+	validated := config.Default()
+	if configFile != "" {
+		var err error
+		if validated, err = config.Load(configFile); err != nil {
+			return config.Validated{}, nil, err
+		}
+	}
+	given := validated.Get().Target
+	if dsn == "" {
+		dsn = given.DSN
+	}
+	if dsn == "" && given.DSNFile != "" {
+		content, err := os.ReadFile(given.DSNFile)
+		if err != nil {
+			return config.Validated{}, nil, fmt.Errorf("reading target.dsn_file: %w", err)
+		}
+		dsn = strings.TrimSpace(string(content))
+	}
+	target, err := pg.ResolveTarget(dsn, environment)
+	if err != nil {
+		return config.Validated{}, nil, err
+	}
+	return validated, target, nil
+}
+
+func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Target) *runtime {
+	logger := e.options.Logger.With("target", target.Name())
+	results.Limit(c.Limits.Findings)
+	r := &runtime{lane: pg.NewLane(target, collector.ScrapePurpose())}
+
+	intervals := make(map[string]time.Duration)
+	for name, settings := range c.Checks {
+		if settings.Enabled {
+			intervals[name] = time.Duration(settings.Interval)
+		}
+	}
+	r.scheduler = schedule.New(target, results, schedule.Settings{
+		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate),
+	}, logger)
+	r.scheduler.Start()
+
+	if c.Log.Enabled {
+		r.watcher = logwatch.New(target, results, r.scheduler, c.Log.Path, logger)
+		r.watcher.Start()
+	}
+
+	sources := collector.Sources{
+		Snapshot: results.Snapshot, Accumulate: results.Accumulate, Reloaded: e.reloaded,
+	}
+	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {
+		return slices.Contains(e.options.Disabled, c.Name)
+	})
+	r.set = collector.NewSet(r.lane, sources, collectors, logger)
+	return r
+}
+
+func (e *Exporter) reloaded() (ok bool, success time.Time) {
+	last := e.last.Load()
+	return last.ok, last.success
+}
+
+// Scrape collects the metrics of the target before ctx ends.
+func (e *Exporter) Scrape(ctx context.Context) []*dto.MetricFamily {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.current.set.Scrape(ctx)
+}
+
+// Stop ends everything that runs.
+func (e *Exporter) Stop() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.current.stop()
+}
+
+func (r *runtime) stop() {
+	if r.watcher != nil {
+		r.watcher.Stop()
+	}
+	r.scheduler.Stop()
+	r.lane.Close()
+}

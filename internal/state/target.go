@@ -1,0 +1,209 @@
+package state
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/pglog"
+)
+
+// Target is the state of one target.
+type Target struct {
+	name  string
+	store *Store
+
+	mu      sync.Mutex // one change at a time
+	unsaved bool       // an earlier write failed: the next one writes everything
+	current atomic.Pointer[Snapshot]
+}
+
+// Snapshot is the state as last published.
+func (t *Target) Snapshot() *Snapshot { return t.current.Load() }
+
+// change makes a new snapshot, writes it and publishes it. write names what to
+// write; when an earlier write failed, everything is written.
+func (t *Target) change(mutate func(next *Snapshot), write ...record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.apply(mutate, write...)
+}
+
+func (t *Target) apply(mutate func(next *Snapshot), write ...record) {
+	next := t.current.Load().clone()
+	mutate(next)
+	next.Up = t.store.usable()
+	if next.Up && (t.unsaved || len(write) > 0) {
+		if t.unsaved {
+			write = everything(next)
+		}
+		if err := t.store.write(t.name, next, write); err != nil {
+			t.store.complain(err)
+			t.unsaved = true
+			next.WriteFailures++
+		} else {
+			t.unsaved = false
+		}
+	}
+	next.Up = next.Up && !t.unsaved
+	t.current.Store(next)
+}
+
+// Limit sets how many objects have a series of their own.
+func (t *Target) Limit(findings int) {
+	t.change(func(next *Snapshot) { next.findingsShown = findings })
+}
+
+// Planned is one check that is to run in one database.
+type Planned struct {
+	Check    string
+	Database string
+	Interval time.Duration
+}
+
+// Plan says which checks are to run where, and which databases there are.
+// Results, findings and counters of databases that are gone are dropped.
+func (t *Target) Plan(databases []string, planned []Planned) {
+	t.change(func(next *Snapshot) {
+		checks := make([]CheckState, 0, len(planned))
+		for _, p := range planned {
+			c := CheckState{Check: p.Check, Database: p.Database}
+			if known := next.check(p.Check, p.Database); known != nil {
+				c = *known
+			}
+			c.Interval = p.Interval
+			checks = append(checks, c)
+		}
+		next.Checks = checks
+		next.Databases = slices.Clone(databases)
+		next.Findings = slices.DeleteFunc(next.Findings, func(f Finding) bool {
+			return f.Database != "" && !slices.Contains(databases, f.Database)
+		})
+	}, record{kind: recordChecks}, record{kind: recordFindings})
+}
+
+// RecordResult keeps the result of a check. whole says that it looked at the
+// whole database and not at a few relations. A finding clears when the check
+// that found it has looked at its relation again and did not find it; what
+// the log told of clears when a check has read the relation since.
+func (t *Target) RecordResult(result check.Result, whole bool) {
+	t.change(func(next *Snapshot) {
+		next.Runs[RunKey{result.Check, result.Outcome}]++
+		if c := next.check(result.Check, result.Database); c != nil {
+			c.CheckedBytes += uint64(max(result.Bytes, 0))
+			if whole {
+				c.record(result)
+			}
+		}
+		next.clear(result, whole)
+		for _, f := range result.Findings {
+			next.report(f, result.Finished)
+		}
+		next.sortFindings()
+	}, record{kind: recordChecks}, record{kind: recordFindings}, record{kind: recordRuns})
+}
+
+func (c *CheckState) record(result check.Result) {
+	c.Outcome, c.Reason = result.Outcome, result.Reason
+	c.LastRun = result.Finished
+	c.Duration = result.Finished.Sub(result.Started)
+	c.Objects = result.Objects
+	c.Coverage = 0
+	switch {
+	case result.Whole:
+		c.Coverage = 1
+		c.LastSuccess = result.Finished
+	case result.TotalBytes > 0:
+		c.Coverage = min(float64(result.Bytes)/float64(result.TotalBytes), 1)
+	}
+}
+
+// clear takes away the findings that result proves to be over.
+func (s *Snapshot) clear(result check.Result, whole bool) {
+	verified := make(map[check.RelationName]bool, len(result.Verified))
+	for _, r := range result.Verified {
+		verified[r] = true
+	}
+	s.Findings = slices.DeleteFunc(s.Findings, func(f Finding) bool {
+		if f.Database != result.Database || !f.LastSeen.Before(result.Started) {
+			return false
+		}
+		if f.Check != result.Check && f.Check != CheckLog {
+			return false
+		}
+		if whole && result.Whole && f.Check == result.Check {
+			return true // everything was looked at; what is still wrong is reported again
+		}
+		return verified[check.RelationName{Schema: f.Schema, Name: f.Relation}]
+	})
+}
+
+// report adds a finding, or notes that a known one is still there.
+func (s *Snapshot) report(f check.Finding, seen time.Time) {
+	for i := range s.Findings {
+		if s.Findings[i].Fingerprint == f.Fingerprint {
+			s.Findings[i].Finding = f
+			s.Findings[i].LastSeen = seen
+			return
+		}
+	}
+	s.Findings = append(s.Findings, Finding{Finding: f, FirstSeen: seen, LastSeen: seen})
+}
+
+// MissedSlot counts a due time of a check that could not be kept.
+func (t *Target) MissedSlot(name string) {
+	t.change(func(next *Snapshot) { next.MissedSlots[name]++ }, record{kind: recordRuns})
+}
+
+// LogPosition is where the log reader is to go on; the zero position is the
+// beginning of everything.
+func (t *Target) LogPosition() pglog.Position { return t.Snapshot().position }
+
+// CommitLog keeps what the log reader counted and found since the last call,
+// together with the position behind it.
+func (t *Target) CommitLog(counts map[pglog.Counter]uint64, position pglog.Position, findings []check.Finding, now time.Time) {
+	write := []record{{kind: recordPosition}}
+	for counter := range counts {
+		write = append(write, record{kind: recordCounter, counter: counter})
+	}
+	if len(findings) > 0 {
+		write = append(write, record{kind: recordFindings})
+	}
+	t.change(func(next *Snapshot) {
+		next.position = position
+		for counter, n := range counts {
+			next.Counters[counter] += n
+		}
+		for _, f := range findings {
+			next.report(f, now)
+		}
+		next.sortFindings()
+	}, write...)
+}
+
+// LogStatus publishes how the log reader fares.
+func (t *Target) LogStatus(status pglog.Status) {
+	t.change(func(next *Snapshot) { next.Log = status })
+}
+
+// Accumulate turns a counter of the server that may be set back into one that
+// only rises. It writes only when the value changed.
+func (t *Target) Accumulate(counter string, raw float64) float64 {
+	if known, ok := t.Snapshot().accumulators[counter]; ok && known.Raw == raw {
+		return known.total()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	known, ok := t.Snapshot().accumulators[counter]
+	if ok && known.Raw == raw {
+		return known.total()
+	}
+	if raw < known.Raw {
+		known.Base += known.Raw
+	}
+	known.Raw = raw
+	t.apply(func(next *Snapshot) { next.accumulators[counter] = known }, record{kind: recordAccumulators})
+	return known.total()
+}

@@ -1,0 +1,140 @@
+// Package web serves the exporter's pages: metrics, health, reload, runbooks
+// and the landing page. It knows nothing of PostgreSQL.
+package web
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/version"
+	toolkit "github.com/prometheus/exporter-toolkit/web"
+)
+
+// timeoutHeader is what Prometheus says of its own patience, in seconds.
+const timeoutHeader = "X-Prometheus-Scrape-Timeout-Seconds"
+
+// Options are what the pages show and do.
+type Options struct {
+	// TelemetryPath is where the metrics are.
+	TelemetryPath string
+	// Scrape collects the metrics of the server before its context ends.
+	Scrape func(ctx context.Context) []*dto.MetricFamily
+	// Self gathers the exporter's own metrics.
+	Self prometheus.Gatherer
+	// Reload reads the configuration again.
+	Reload func() error
+	// Runbooks holds one NAME.md for each alert.
+	Runbooks fs.FS
+	// Timeout bounds a scrape that comes without timeoutHeader.
+	Timeout time.Duration
+	// TimeoutOffset is taken off the time that Prometheus gives, for the way
+	// back.
+	TimeoutOffset time.Duration
+	// MaxRequests bounds scrapes under way at once.
+	MaxRequests int
+	// Logger takes errors of serving.
+	Logger *slog.Logger
+}
+
+// Handler serves every page.
+func Handler(options Options) (http.Handler, error) {
+	landing, err := toolkit.NewLandingPage(toolkit.LandingConfig{
+		Name:        "pg_integrity_exporter",
+		Description: "Tells Prometheus that a PostgreSQL server's data is being damaged, what is damaged, and why",
+		Version:     version.Info(),
+		Links: []toolkit.LandingLinks{
+			{Address: options.TelemetryPath, Text: "Metrics", Description: "what Prometheus scrapes"},
+			{Address: "/runbooks/", Text: "Runbooks", Description: "what to do about each alert"},
+			{Address: "/-/healthy", Text: "Healthy", Description: "the process answers"},
+			{Address: "/-/ready", Text: "Ready", Description: "the process serves metrics"},
+		},
+		Profiling: "false",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the landing page: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET "+options.TelemetryPath, metrics(options))
+	mux.Handle("GET /runbooks/{name...}", runbooks(options.Runbooks))
+	mux.HandleFunc("GET /-/healthy", say("Healthy"))
+	mux.HandleFunc("GET /-/ready", say("Ready"))
+	mux.HandleFunc("/-/reload", reload(options))
+	if options.TelemetryPath != "/" {
+		mux.Handle("GET /{$}", landing)
+	}
+	return secure(mux), nil
+}
+
+// secure adds the headers that every page has.
+func secure(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("X-Frame-Options", "DENY")
+		w.Header().Set("Referrer-Policy", "no-referrer")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func say(word string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		fmt.Fprintf(w, "pg_integrity_exporter is %s.\n", word)
+	}
+}
+
+func reload(options Options) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost && r.Method != http.MethodPut {
+			w.Header().Set("Allow", "POST, PUT")
+			http.Error(w, "This endpoint requires a POST request.", http.StatusMethodNotAllowed)
+			return
+		}
+		if err := options.Reload(); err != nil {
+			http.Error(w, "The configuration was not reloaded, the old one stays in force: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		say("reloaded")(w, r)
+	}
+}
+
+// metrics gathers within the time that Prometheus gives.
+func metrics(options Options) http.Handler {
+	inFlight := make(chan struct{}, options.MaxRequests)
+	logger := slog.NewLogLogger(options.Logger.Handler(), slog.LevelError)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case inFlight <- struct{}{}:
+			defer func() { <-inFlight }()
+		default:
+			http.Error(w, fmt.Sprintf("There are already %d scrapes under way (--web.max-requests).", options.MaxRequests), http.StatusServiceUnavailable)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), budget(r, options))
+		defer cancel()
+		gatherers := prometheus.Gatherers{
+			prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return options.Scrape(ctx), nil }),
+			options.Self,
+		}
+		promhttp.HandlerFor(gatherers, promhttp.HandlerOpts{ErrorLog: logger, ErrorHandling: promhttp.ContinueOnError}).ServeHTTP(w, r)
+	})
+}
+
+// budget is how long a scrape may take.
+func budget(r *http.Request, options Options) time.Duration {
+	patience := options.Timeout
+	if seconds, err := strconv.ParseFloat(r.Header.Get(timeoutHeader), 64); err == nil && seconds > 0 && seconds < 3600 {
+		patience = time.Duration(seconds * float64(time.Second))
+	}
+	if patience > 2*options.TimeoutOffset {
+		return patience - options.TimeoutOffset
+	}
+	return patience / 2
+}

@@ -1,0 +1,165 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+)
+
+// serve starts the pages; what the test does not set has a harmless value.
+func serve(t *testing.T, options Options) *httptest.Server {
+	t.Helper()
+	options.TelemetryPath = "/metrics"
+	options.Self = prometheus.NewRegistry()
+	options.Logger = slog.New(slog.DiscardHandler)
+	options.Timeout = 10 * time.Second
+	options.TimeoutOffset = 500 * time.Millisecond
+	if options.MaxRequests == 0 {
+		options.MaxRequests = 2
+	}
+	if options.Runbooks == nil {
+		options.Runbooks = fstest.MapFS{"PostgresDown.md": {Data: []byte("# PostgresDown\n\n| a | b |\n| - | - |\n| 1 | 2 |\n")}}
+	}
+	handler, err := Handler(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server
+}
+
+// fetch requests a page and gives its status, headers and text.
+func fetch(t *testing.T, method, url string, header map[string]string) (int, http.Header, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range header {
+		request.Header.Set(name, value)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := response.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, response.Header, string(body)
+}
+
+func one(name string) []*dto.MetricFamily {
+	kind, value, help := dto.MetricType_GAUGE, 1.0, "Help."
+	return []*dto.MetricFamily{{Name: &name, Help: &help, Type: &kind, Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: &value}}}}}
+}
+
+func TestMetricsKeepPrometheusDeadline(t *testing.T) {
+	t.Parallel()
+	deadlines := make(chan time.Duration, 1)
+	server := serve(t, Options{Scrape: func(ctx context.Context) []*dto.MetricFamily {
+		deadline, ok := ctx.Deadline()
+		if !ok {
+			t.Error("a scrape without a deadline")
+		}
+		deadlines <- time.Until(deadline)
+		return one("pgintegrity_up")
+	}})
+	for header, want := range map[string]time.Duration{
+		"3": 2500 * time.Millisecond, "0.8": 400 * time.Millisecond, "": 9500 * time.Millisecond,
+		"nonsense": 9500 * time.Millisecond, "-1": 9500 * time.Millisecond,
+	} {
+		status, _, body := fetch(t, http.MethodGet, server.URL+"/metrics", map[string]string{timeoutHeader: header})
+		if status != http.StatusOK || !strings.Contains(body, "pgintegrity_up 1") {
+			t.Errorf("status %d: %s", status, body)
+		}
+		if got := <-deadlines; got > want || got < want-time.Second {
+			t.Errorf("header %q: the scrape had %s, want %s", header, got, want)
+		}
+	}
+}
+
+func TestMetricsBoundsScrapesUnderWay(t *testing.T) {
+	t.Parallel()
+	started, release := make(chan struct{}), make(chan struct{})
+	server := serve(t, Options{MaxRequests: 1, Scrape: func(context.Context) []*dto.MetricFamily {
+		close(started)
+		<-release
+		return nil
+	}})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		response, err := http.Get(server.URL + "/metrics") //nolint:noctx // ends with the server
+		if err == nil {
+			_ = response.Body.Close()
+		}
+	}()
+	<-started
+	status, _, body := fetch(t, http.MethodGet, server.URL+"/metrics", nil)
+	if status != http.StatusServiceUnavailable || !strings.Contains(body, "--web.max-requests") {
+		t.Errorf("status %d: %s", status, body)
+	}
+	close(release)
+	<-done
+}
+
+func TestReload(t *testing.T) {
+	t.Parallel()
+	var result error
+	calls := 0
+	server := serve(t, Options{Reload: func() error { calls++; return result }})
+	if status, header, _ := fetch(t, http.MethodGet, server.URL+"/-/reload", nil); status != http.StatusMethodNotAllowed || header.Get("Allow") != "POST, PUT" {
+		t.Errorf("GET: status %d, Allow %q", status, header.Get("Allow"))
+	}
+	if calls != 0 {
+		t.Error("GET reloaded the configuration")
+	}
+	if status, _, _ := fetch(t, http.MethodPost, server.URL+"/-/reload", nil); status != http.StatusOK || calls != 1 {
+		t.Errorf("POST: status %d after %d calls", status, calls)
+	}
+	result = errors.New("line 3: unknown key hots")
+	if status, _, body := fetch(t, http.MethodPost, server.URL+"/-/reload", nil); status != http.StatusInternalServerError || !strings.Contains(body, "unknown key hots") {
+		t.Errorf("POST of a broken file: status %d: %s", status, body)
+	}
+}
+
+func TestPages(t *testing.T) {
+	t.Parallel()
+	server := serve(t, Options{})
+	for path, want := range map[string]string{
+		"/":                      `<a href="/metrics">`,
+		"/-/healthy":             "Healthy",
+		"/-/ready":               "Ready",
+		"/runbooks/":             `<a href="/runbooks/PostgresDown">`,
+		"/runbooks/PostgresDown": "<td>2</td>",
+	} {
+		status, header, body := fetch(t, http.MethodGet, server.URL+path, nil)
+		if status != http.StatusOK || !strings.Contains(body, want) {
+			t.Errorf("%s: status %d, want %q in:\n%s", path, status, want, body)
+		}
+		if header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: no nosniff", path)
+		}
+	}
+	for _, path := range []string{"/nothing", "/runbooks/Nothing", "/runbooks/../web.go", "/runbooks/%2e%2e%2fweb.go", "/runbooks/\x00"} {
+		request := strings.ReplaceAll(path, "\x00", "%00")
+		if status, _, body := fetch(t, http.MethodGet, server.URL+request, nil); status != http.StatusNotFound {
+			t.Errorf("%q: status %d: %s", path, status, body)
+		}
+	}
+}
