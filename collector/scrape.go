@@ -110,6 +110,9 @@ func (s *Set) needsServer() bool {
 // turn. It fails only when the session itself fails; what was collected
 // before that stays in reports.
 func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []report) error {
+	if err := conn.Refresh(ctx); err != nil {
+		return err
+	}
 	pipeline := conn.PgConn().StartPipeline(ctx)
 	for i, c := range s.collectors {
 		reports[i] = report{}

@@ -193,7 +193,7 @@ func (s *session) confirmIndex(ctx context.Context, i index, f function, allInde
 	if judge(second) == inconclusive || sqlstate(second) != sqlstate(first) {
 		return second
 	}
-	ofTable, err := s.namesFile(ctx, i.Table.OID, second)
+	ofTable, _, err := s.namesFile(ctx, i.Table.OID, second)
 	if err != nil {
 		return err
 	}
@@ -213,18 +213,23 @@ func (s *session) confirmIndex(ctx context.Context, i index, f function, allInde
 }
 
 // namesFile says whether an error is about a file of a relation or its TOAST
-// table.
-func (s *session) namesFile(ctx context.Context, oid uint32, err error) (bool, error) {
+// table, and whether it names a file at all.
+func (s *session) namesFile(ctx context.Context, oid uint32, err error) (own, any bool, failed error) {
 	path := dataFile.FindString(text(err))
 	if path == "" {
-		return false, nil
+		return false, false, nil
 	}
-	var matches bool
 	query := "SELECT coalesce($2 IN (pg_relation_filepath(oid), pg_relation_filepath(nullif(reltoastrelid, 0))), false) FROM pg_class WHERE oid = $1"
-	if err := s.conn.QueryRow(ctx, query, oid, path).Scan(&matches); err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return false, err
+	if err := s.conn.QueryRow(ctx, query, oid, path).Scan(&own); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return false, true, err
 	}
-	return matches, nil
+	return own, true, nil
+}
+
+// namesOtherFile says whether an error is about the file of another relation.
+func (s *session) namesOtherFile(ctx context.Context, oid uint32, err error) (bool, error) {
+	own, any, failed := s.namesFile(ctx, oid, err)
+	return any && !own, failed
 }
 
 // leftovers reports indexes that are not valid and that nobody is building,

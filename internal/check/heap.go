@@ -324,6 +324,10 @@ func (s *session) confirmError(ctx context.Context, t table, block *uint32, firs
 	if judge(second) == inconclusive || sqlstate(second) != sqlstate(first) {
 		return second
 	}
+	// On 13 the planner opens the table's indexes, too.
+	if other, err := s.namesOtherFile(ctx, t.OID, second); err != nil || other {
+		return errors.Join(err, second)
+	}
 	if block == nil {
 		block = blockIn(text(second))
 	}

@@ -60,6 +60,19 @@ func readFacts(ctx context.Context, conn *pgx.Conn) (Facts, error) {
 	return f, nil
 }
 
+// Refresh asks a standby whether it still is one: a promotion does not end
+// sessions. It asks nothing of a primary, which cannot become a standby without
+// ending them.
+func (c *Conn) Refresh(ctx context.Context) error {
+	if !c.Facts.InRecovery {
+		return nil
+	}
+	if err := c.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&c.Facts.InRecovery); err != nil {
+		return fmt.Errorf("asking whether the server is a standby: %w", err)
+	}
+	return nil
+}
+
 // UnsupportedVersionError says that the server is older than OldestVersion.
 type UnsupportedVersionError struct {
 	// Version is the server's own server_version.

@@ -117,3 +117,11 @@ func (s *Server) MustRelation(t testing.TB, database, name string) Relation {
 	}
 	return r
 }
+
+// Remove removes the relation's first file.
+func (r Relation) Remove() error { return os.Remove(r.Path) }
+
+// Truncate cuts the relation's first file to a number of pages.
+func (r Relation) Truncate(blocks uint32) error {
+	return os.Truncate(r.Path, int64(blocks)*page.Size)
+}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -179,7 +180,7 @@ func (s *Server) configure(settings map[string]string) error {
 		"listen_addresses":        "127.0.0.1",
 		"port":                    strconv.Itoa(s.Port),
 		"unix_socket_directories": s.Directory,
-		"fsync":                   "on", // the exporter reports off as dangerous
+		"fsync":                   "off",
 		"synchronous_commit":      "off",
 		"wal_sync_method":         "fdatasync",
 		"shared_buffers":          "16MB",
@@ -449,4 +450,48 @@ func (s *Server) MustExec(t testing.TB, database, sql string) {
 func (s *Server) Monitor(ctx context.Context) (string, error) {
 	const name = "monitor"
 	return name, s.Exec(ctx, "postgres", "CREATE ROLE "+name+" LOGIN; GRANT pg_monitor TO "+name)
+}
+
+// GrantChecks runs the project's own script of grants for a role in a
+// database.
+func (s *Server) GrantChecks(ctx context.Context, database, role string) error {
+	script, err := os.ReadFile(filepath.Join(moduleRoot(), "docs", "grants", "grants.sql"))
+	if err != nil {
+		return fmt.Errorf("reading the grants: %w", err)
+	}
+	return s.Exec(ctx, database, "SET pgintegrity.role = '"+role+"';\n"+string(script))
+}
+
+// moduleRoot is the directory of go.mod, above the directory of the test.
+func moduleRoot() string {
+	directory, err := os.Getwd()
+	if err != nil {
+		return "."
+	}
+	for directory != "/" {
+		if _, err := os.Stat(filepath.Join(directory, "go.mod")); err == nil {
+			return directory
+		}
+		directory = filepath.Dir(directory)
+	}
+	return "."
+}
+
+// Hold runs a statement in a transaction that stays open until the returned
+// function is called.
+func (s *Server) Hold(t testing.TB, database, sql string) (release func()) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), s.DSN(database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	release = sync.OnceFunc(func() {
+		// The server may be gone already.
+		_ = conn.Close(context.Background())
+	})
+	t.Cleanup(release)
+	if _, err := conn.PgConn().Exec(t.Context(), "BEGIN; "+sql).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	return release
 }

@@ -42,7 +42,7 @@ func template(install Install, checksums bool) (string, error) {
 		return "", err
 	}
 	defer unlock()
-	target := filepath.Join(parent, install.Version+"-"+kind, "data")
+	target := filepath.Join(parent, install.Version+"-"+kind+"-1", "data")
 	if _, err := os.Stat(target); err == nil {
 		return target, nil
 	}
@@ -59,7 +59,7 @@ func template(install Install, checksums bool) (string, error) {
 	}
 	args := []string{
 		"--pgdata=" + filepath.Join(work, "data"), "--username=" + superuser, "--auth=trust", "--no-sync",
-		"--encoding=UTF8", "--locale=C", "--lc-messages=C",
+		"--encoding=UTF8", "--locale=C", "--wal-segsize=1",
 	}
 	switch {
 	case checksums:

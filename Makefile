@@ -1,0 +1,53 @@
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help build test test-fast test-rules lint bench demo generate verify fuzz prepare clean
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w \
+	-X github.com/prometheus/common/version.Version=$(VERSION) \
+	-X github.com/prometheus/common/version.Revision=$(shell git rev-parse HEAD 2>/dev/null) \
+	-X github.com/prometheus/common/version.Branch=$(shell git rev-parse --abbrev-ref HEAD 2>/dev/null) \
+	-X github.com/prometheus/common/version.BuildDate=$(shell date -u +%Y%m%d-%H:%M:%S)
+FUZZTIME ?= 10s
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+build: ## bin/pg_integrity_exporter
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/pg_integrity_exporter ./cmd/pg_integrity_exporter
+
+prepare: ## install what the tests need: PostgreSQL 13-18, promtool, amtool
+	tools/prepare.sh
+
+test: prepare ## all tests on PostgreSQL 13-18 with the race detector; what CI runs
+	PGTEST_REQUIRE=1 PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) \
+		go test -race -timeout 40m -parallel 6 ./...
+
+test-fast: ## tests on one PostgreSQL version without the race detector; under 3 minutes
+	tools/postgres/install.sh 15
+	PGTEST_VERSIONS=15 go test -short -timeout 5m -parallel 6 ./...
+
+lint: ## gofmt, vet, golangci-lint, rules
+	@test -z "$$(gofmt -l alerts cmd collector dashboards internal)" || { gofmt -l alerts cmd collector dashboards internal; exit 1; }
+	go vet ./...
+	$$(tools/build.sh golangci-lint) run ./...
+	$$(tools/build.sh promtool) check rules alerts/rules/*.yaml
+
+bench: ## benchmarks, each beside what a user would take instead
+	go test -run '^$$' -bench . -benchtime 1s ./...
+
+demo: ## replay the incident on a real server: damage, detection, page; DEMO_ONESHOT=1 ends by itself
+	tools/prepare.sh demo
+	go run ./internal/demo
+
+generate: ## write alerts/rules and docs/metrics.md anew
+	go generate ./...
+
+verify: generate ## fail when generated files are not current
+	git diff --exit-code -- alerts docs
+
+fuzz: ## every fuzz test for FUZZTIME
+	tools/fuzz.sh $(FUZZTIME)
+
+clean: ## remove what make built here
+	rm -rf bin

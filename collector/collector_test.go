@@ -1,0 +1,401 @@
+package collector_test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"go.uber.org/goleak"
+
+	"pg_integrity_exporter/collector"
+	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/pgtest"
+	"pg_integrity_exporter/internal/state"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// watch makes the set of all collectors of a server, as the exporter does.
+func watch(t testing.TB, dsn string) (*collector.Set, *state.Target) {
+	t.Helper()
+	logger := slog.New(slog.DiscardHandler)
+	target, err := pg.ResolveTarget(dsn, func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, err := state.InMemory(logger).Target(target.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane := pg.NewLane(target, collector.ScrapePurpose())
+	t.Cleanup(lane.Close)
+	sources := collector.Sources{
+		Snapshot: results.Snapshot, Accumulate: results.Accumulate,
+		Reloaded: func() (bool, time.Time) { return true, time.Unix(1, 0) },
+	}
+	return collector.NewSet(lane, sources, collector.All(sources), logger), results
+}
+
+// scrape collects once within a time limit.
+func scrape(t testing.TB, set *collector.Set, limit time.Duration) samples {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	began := time.Now()
+	families := set.Scrape(ctx)
+	if took := time.Since(began); took > limit+500*time.Millisecond {
+		t.Errorf("the scrape took %s, its limit was %s", took, limit)
+	}
+	return samples(families)
+}
+
+// samples finds values on a page.
+type samples []*dto.MetricFamily
+
+// get is the value of a series, written as the exposition format does.
+func (s samples) get(series string) (float64, bool) {
+	for _, family := range s {
+		for _, metric := range family.GetMetric() {
+			var labels []string
+			for _, label := range metric.GetLabel() {
+				labels = append(labels, fmt.Sprintf("%s=%q", label.GetName(), label.GetValue()))
+			}
+			name := family.GetName()
+			if len(labels) > 0 {
+				name += "{" + strings.Join(labels, ",") + "}"
+			}
+			if name == series {
+				return metric.GetGauge().GetValue() + metric.GetCounter().GetValue(), true
+			}
+		}
+	}
+	return 0, false
+}
+
+func (s samples) want(t testing.TB, series string, value float64) {
+	t.Helper()
+	if got, ok := s.get(series); !ok || got != value {
+		t.Errorf("%s is %v (present: %v), want %v", series, got, ok, value)
+	}
+}
+
+func (s samples) count() int {
+	n := 0
+	for _, family := range s {
+		n += len(family.GetMetric())
+	}
+	return n
+}
+
+func (s samples) text(t testing.TB) string {
+	t.Helper()
+	var out bytes.Buffer
+	for _, family := range s {
+		if _, err := expfmt.MetricFamilyToText(&out, family); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out.String()
+}
+
+var values = regexp.MustCompile(`(?m)^([^#].*) \S+$`)
+
+// TestGolden compares the whole page, but for the values, with what every
+// version is known to give.
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major), pgtest.Checksums(), pgtest.Setting("fsync", "on"))
+		monitor, err := server.Monitor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.MustExec(t, "postgres", "CREATE DATABASE erp")
+		set, results := watch(t, server.DSN("postgres", monitor))
+		results.Plan([]string{"erp", "postgres"}, []state.Planned{
+			{Check: "btree", Database: "erp", Interval: time.Hour}, {Check: "heap", Database: "erp", Interval: time.Hour},
+		})
+		page := scrape(t, set, 5*time.Second)
+		page.want(t, "pgintegrity_up", 1)
+		text := page.text(t)
+
+		problems, err := promlint.New(strings.NewReader(text)).Lint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, problem := range problems {
+			t.Errorf("promlint: %s: %s", problem.Metric, problem.Text)
+		}
+
+		text = strings.ReplaceAll(values.ReplaceAllString(text, "$1"), server.Install.Version, "VERSION")
+		file := filepath.Join("testdata", fmt.Sprintf("pg%d.prom", major))
+		if *update {
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		golden, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(strings.Split(string(golden), "\n"), strings.Split(text, "\n")); diff != "" {
+			t.Errorf("the page changed (go test ./collector -update writes it anew):\n%s", diff)
+		}
+	})
+}
+
+// TestMonitorSeesEverything wants success of every collector with pg_monitor
+// alone, on a primary and on a standby.
+func TestMonitorSeesEverything(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		primary := pgtest.Start(t, pgtest.Version(major))
+		monitor, err := primary.Monitor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		standby := primary.Standby(t)
+		if err := standby.AwaitReplay(t.Context(), primary); err != nil {
+			t.Fatal(err)
+		}
+		for name, server := range map[string]*pgtest.Server{"primary": primary, "standby": standby} {
+			set, _ := watch(t, server.DSN("postgres", monitor))
+			page := scrape(t, set, 5*time.Second)
+			for _, c := range collector.All(collector.Sources{}) {
+				page.want(t, fmt.Sprintf("pgintegrity_scrape_collector_success{collector=%q}", c.Name), 1)
+			}
+			recovery := 0.0
+			if name == "standby" {
+				recovery = 1
+			}
+			page.want(t, "pgintegrity_in_recovery", recovery)
+			page.want(t, `pgintegrity_scrape_collector_applicable{collector="database_conflicts"}`, recovery)
+			if name == "standby" {
+				if err := standby.Promote(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				promoted := scrape(t, set, 5*time.Second)
+				promoted.want(t, "pgintegrity_in_recovery", 0)
+				promoted.want(t, `pgintegrity_scrape_collector_applicable{collector="database_conflicts"}`, 0)
+			}
+		}
+	})
+}
+
+func TestTransactions(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	server.MustExec(t, "postgres", "CREATE DATABASE erp")
+	set, _ := watch(t, server.DSN("postgres"))
+	const rollbacks = `pgintegrity_transactions_total{datname="erp",outcome="rollback"}`
+	before, _ := scrape(t, set, 5*time.Second).get(rollbacks)
+	for range 5 {
+		if err := server.Exec(t.Context(), "erp", "SELECT 1/0"); err == nil {
+			t.Fatal("a division by zero did not fail")
+		}
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		after, _ := scrape(t, set, 5*time.Second).get(rollbacks)
+		if after == before+5 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%v rollbacks before and %v after five", before, after)
+		}
+		<-time.After(50 * time.Millisecond) // statistics arrive when sessions end
+	}
+}
+
+// TestServerDown wants the truth when nothing listens, and recovery without a
+// restart of the exporter.
+func TestServerDown(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	set, _ := watch(t, server.DSN("postgres"))
+	scrape(t, set, 5*time.Second).want(t, "pgintegrity_up", 1)
+	if err := server.Stop(pgtest.Immediate); err != nil {
+		t.Fatal(err)
+	}
+	page := scrape(t, set, 5*time.Second)
+	page.want(t, "pgintegrity_up", 0)
+	page.want(t, `pgintegrity_connection_failure{reason="refused"}`, 1)
+	page.want(t, `pgintegrity_connection_failure{reason="timeout"}`, 0)
+	page.want(t, `pgintegrity_scrape_collector_success{collector="server"}`, 0)
+	page.want(t, `pgintegrity_scrape_collector_success{collector="database"}`, 0)
+	page.want(t, `pgintegrity_scrape_collector_success{collector="log"}`, 1)
+	if err := server.StartAgain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	scrape(t, set, 5*time.Second).want(t, "pgintegrity_up", 1)
+	// A restart between two scrapes breaks the kept connection; that is no outage.
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	scrape(t, set, 5*time.Second).want(t, "pgintegrity_up", 1)
+}
+
+// TestServerHung stops all processes of the server: sockets accept, nobody
+// answers.
+func TestServerHung(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	kept, _ := watch(t, server.DSN("postgres"))
+	scrape(t, kept, 5*time.Second).want(t, "pgintegrity_up", 1)
+	fresh, _ := watch(t, server.DSN("postgres"))
+	if err := server.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	for _, set := range []*collector.Set{kept, fresh, kept, fresh} {
+		page := scrape(t, set, time.Second)
+		page.want(t, "pgintegrity_up", 0)
+		page.want(t, `pgintegrity_connection_failure{reason="timeout"}`, 1)
+		page.want(t, `pgintegrity_scrape_collector_success{collector="server"}`, 0)
+	}
+	if err := server.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	for _, set := range []*collector.Set{kept, fresh} {
+		scrape(t, set, 5*time.Second).want(t, "pgintegrity_up", 1)
+	}
+}
+
+// TestLocks holds ACCESS EXCLUSIVE on a catalogue and on a user table: the page
+// comes in time, and backends do not pile up.
+func TestLocks(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	server.MustExec(t, "postgres", "CREATE TABLE t (i int)")
+	set, _ := watch(t, server.DSN("postgres"))
+	scrape(t, set, 5*time.Second).want(t, "pgintegrity_up", 1)
+
+	release := server.Hold(t, "postgres", "LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+	page := scrape(t, set, 2*time.Second)
+	for _, c := range collector.All(collector.Sources{}) {
+		page.want(t, fmt.Sprintf("pgintegrity_scrape_collector_success{collector=%q}", c.Name), 1)
+	}
+	release()
+
+	defer server.Hold(t, "postgres", "LOCK TABLE pg_class, pg_database IN ACCESS EXCLUSIVE MODE")()
+	before := len(server.Processes())
+	for range 5 {
+		scrape(t, set, 2*time.Second).want(t, "pgintegrity_up", 1)
+	}
+	fresh, _ := watch(t, server.DSN("postgres"))
+	for range 5 {
+		scrape(t, fresh, time.Second)
+	}
+	if after := len(server.Processes()); after > before+1 {
+		t.Errorf("%d processes of the server before and %d after ten scrapes behind a lock", before, after)
+	}
+}
+
+// TestOutOfConnections takes every connection there is.
+func TestOutOfConnections(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t, pgtest.Setting("max_connections", "8"))
+	monitor, err := server.Monitor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, _ := watch(t, server.DSN("postgres", monitor))
+	scrape(t, kept, 5*time.Second).want(t, "pgintegrity_up", 1)
+	for range 7 {
+		server.Hold(t, "postgres", "SELECT 1")
+	}
+	scrape(t, kept, 5*time.Second).want(t, "pgintegrity_up", 1)
+	fresh, _ := watch(t, server.DSN("postgres", monitor))
+	page := scrape(t, fresh, 5*time.Second)
+	page.want(t, "pgintegrity_up", 0)
+	page.want(t, `pgintegrity_connection_failure{reason="too_many_connections"}`, 1)
+	page.want(t, `pgintegrity_scrape_collector_success{collector="server"}`, 0)
+}
+
+func TestWrongLogin(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	for user, want := range map[string]string{"nobody": "authentication"} {
+		set, _ := watch(t, server.DSN("postgres", user))
+		scrape(t, set, 5*time.Second).want(t, fmt.Sprintf("pgintegrity_connection_failure{reason=%q}", want), 1)
+	}
+	set, _ := watch(t, server.DSN("nowhere"))
+	scrape(t, set, 5*time.Second).want(t, `pgintegrity_connection_failure{reason="database_missing"}`, 1)
+	set, _ = watch(t, "postgresql://no-such-host.invalid/x")
+	scrape(t, set, 5*time.Second).want(t, `pgintegrity_connection_failure{reason="unknown_host"}`, 1)
+}
+
+// TestCardinality keeps the page of a server with 50 databases and 10,000
+// tables under its bound.
+func TestCardinality(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("makes 50 databases")
+	}
+	server := pgtest.Start(t)
+	databases := []string{"postgres", "template1", "template0"}
+	var planned []state.Planned
+	for i := range 50 {
+		name := fmt.Sprintf("db%d", i)
+		server.MustExec(t, "postgres", "CREATE DATABASE "+name+" STRATEGY file_copy")
+		databases = append(databases, name)
+	}
+	server.MustExec(t, "db0", "DO $$ BEGIN FOR i IN 1..10000 LOOP EXECUTE format('CREATE TABLE t%s (i int)', i); IF i % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$")
+	for _, database := range databases {
+		for _, check := range []string{"heap", "btree"} {
+			planned = append(planned, state.Planned{Check: check, Database: database, Interval: time.Hour})
+		}
+	}
+	set, results := watch(t, server.DSN("postgres"))
+	results.Plan(databases, planned)
+	page := scrape(t, set, 10*time.Second)
+	page.want(t, "pgintegrity_up", 1)
+	if n := page.count(); n > 5000 {
+		t.Errorf("%d series for 50 databases", n)
+	} else {
+		t.Logf("%d series for 50 databases and 10,000 tables", n)
+	}
+}
+
+// TestFamilies keeps names, labels and help texts to the conventions.
+func TestFamilies(t *testing.T) {
+	t.Parallel()
+	for _, family := range collector.Families() {
+		if !strings.HasPrefix(family.Name, collector.Namespace) {
+			t.Errorf("%s: wrong prefix", family.Name)
+		}
+		if strings.HasSuffix(family.Name, "_total") != (family.Type == collector.Counter) {
+			t.Errorf("%s: counters end in _total, and nothing else does", family.Name)
+		}
+		if !strings.HasSuffix(family.Help, ".") || strings.ToUpper(family.Help[:1]) != family.Help[:1] {
+			t.Errorf("%s: HELP is not a sentence: %q", family.Name, family.Help)
+		}
+		if family.Source == "" {
+			t.Errorf("%s: no source", family.Name)
+		}
+	}
+}
+
+func BenchmarkScrape(b *testing.B) {
+	server := pgtest.Start(b)
+	set, _ := watch(b, server.DSN("postgres"))
+	b.ResetTimer()
+	for b.Loop() {
+		if up, _ := samples(set.Scrape(b.Context())).get("pgintegrity_up"); up != 1 {
+			b.Fatal("the server is down")
+		}
+	}
+}

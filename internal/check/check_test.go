@@ -1,0 +1,414 @@
+package check_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// ledger is what the tests damage.
+const ledger = `
+CREATE EXTENSION amcheck;
+CREATE SCHEMA ledger;
+CREATE TABLE ledger.postings (id int PRIMARY KEY, account int NOT NULL, memo text NOT NULL);
+INSERT INTO ledger.postings SELECT i, i % 100, repeat(md5(i::text), 5) FROM generate_series(1, 10000) i;
+CREATE INDEX postings_account_idx ON ledger.postings (account);
+CREATE TABLE ledger.documents (id int PRIMARY KEY, body text NOT NULL);
+ALTER TABLE ledger.documents ALTER body SET STORAGE EXTERNAL;
+INSERT INTO ledger.documents SELECT i, repeat(md5(i::text), 400) FROM generate_series(1, 50) i;
+VACUUM ANALYZE;
+`
+
+func start(t *testing.T, options ...pgtest.Option) *pgtest.Server {
+	t.Helper()
+	server := pgtest.Start(t, options...)
+	server.MustExec(t, "postgres", "CREATE DATABASE erp")
+	// VACUUM cannot run in the implicit transaction of several statements.
+	for statement := range strings.SplitSeq(strings.TrimSpace(ledger), ";\n") {
+		server.MustExec(t, "erp", statement)
+	}
+	return server
+}
+
+func target(t *testing.T, dsn string) *pg.Target {
+	t.Helper()
+	target, err := pg.ResolveTarget(dsn, func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target
+}
+
+// sweep runs all checks on the database erp as the superuser.
+func sweep(t *testing.T, server *pgtest.Server, options check.Options) check.Document {
+	t.Helper()
+	if options.Checks == nil {
+		options.Checks = check.All()
+	}
+	if options.Databases == nil {
+		options.Databases = []string{"erp"}
+	}
+	options.Logger = slog.New(slog.DiscardHandler)
+	document, err := check.Sweep(t.Context(), target(t, server.DSN("postgres")), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return document
+}
+
+func TestHealthy(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major), pgtest.Checksums())
+		document := sweep(t, server, check.Options{})
+		if len(document.Findings) != 0 || document.ExitCode() != check.ExitClean {
+			t.Errorf("exit code %d, findings %+v, checks %+v", document.ExitCode(), document.Findings, document.Checks)
+		}
+		for _, c := range document.Checks {
+			if c.Outcome != check.OutcomeOK || c.Objects < 50 || c.Bytes == 0 || !c.Whole {
+				t.Errorf("%s: %+v", c.Check, c)
+			}
+		}
+	})
+}
+
+// damage is one way to damage the ledger and what must be found then.
+type damage struct {
+	name      string
+	checksums bool
+	since     int // first version whose checks can see it
+	relation  string
+	block     uint32
+	valid     bool // give the page a valid checksum
+	change    func(p []byte)
+	file      func(r pgtest.Relation) error
+	// found is the finding's relation and the check that must find it.
+	found, by string
+	// page says that the finding must name the page.
+	page bool
+
+	database string
+}
+
+func damages() []damage {
+	lostTuple := func(p []byte) { clear(p[len(p)-200:]) }
+	return []damage{
+		{name: "garbage page", checksums: true, since: 13, relation: "ledger.postings", block: 7, change: pgtest.Garbage, found: "postings", by: "heap", page: true},
+		{name: "lost sector", checksums: true, since: 13, relation: "ledger.postings", block: 7, change: pgtest.Sector, found: "postings", by: "heap", page: true},
+		{name: "lost sector without checksums", since: 14, relation: "ledger.postings", block: 7, change: pgtest.Sector, found: "postings", by: "heap", page: true},
+		{name: "lost sector with a valid checksum", checksums: true, since: 14, relation: "ledger.postings", block: 7, valid: true, change: pgtest.Sector, found: "postings", by: "heap", page: true},
+		{name: "zeroed tuple header without checksums", since: 14, relation: "ledger.postings", block: 3, change: lostTuple, found: "postings", by: "heap", page: true},
+		{name: "garbage in index", checksums: true, since: 13, relation: "ledger.postings_account_idx", block: 2, change: pgtest.Garbage, found: "postings_account_idx", by: "btree"},
+		{name: "lost sector of index without checksums", since: 13, relation: "ledger.postings_pkey", block: 5, change: pgtest.Sector, found: "postings_pkey", by: "btree"},
+		{name: "zero page of index", since: 13, relation: "ledger.postings_pkey", block: 3, change: pgtest.Zero, found: "postings_pkey", by: "btree"},
+		{name: "missing file", since: 13, relation: "ledger.postings", file: func(r pgtest.Relation) error { return r.Remove() }, found: "postings", by: "heap"},
+		{name: "missing index file", since: 13, relation: "ledger.postings_pkey", file: func(r pgtest.Relation) error { return r.Remove() }, found: "postings_pkey", by: "btree"},
+	}
+}
+
+// TestDamage damages one database for each kind of damage, all on one server.
+func TestDamage(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		for _, checksums := range []bool{false, true} {
+			t.Run(fmt.Sprintf("checksums=%v", checksums), func(t *testing.T) {
+				t.Parallel()
+				testDamages(t, major, checksums)
+			})
+		}
+	})
+}
+
+func testDamages(t *testing.T, major int, checksums bool) {
+	options := []pgtest.Option{pgtest.Version(major)}
+	if checksums {
+		options = append(options, pgtest.Checksums())
+	}
+	server := start(t, options...)
+	var kinds []damage
+	relations := make(map[string]pgtest.Relation)
+	for _, d := range damages() {
+		if major < d.since || d.checksums != checksums {
+			continue
+		}
+		d.database = fmt.Sprintf("damage%d", len(kinds))
+		kinds = append(kinds, d)
+		server.MustExec(t, "postgres", "CREATE DATABASE "+d.database+" TEMPLATE erp")
+		relations[d.database] = server.MustRelation(t, d.database, d.relation)
+	}
+	server.WhileDown(t, func() error {
+		for _, d := range kinds {
+			if err := d.do(relations[d.database]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, d := range kinds {
+		t.Run(d.name, func(t *testing.T) {
+			document := sweep(t, server, check.Options{Databases: []string{d.database}})
+			requireFinding(t, document, d)
+			again := sweep(t, server, check.Options{Databases: []string{d.database}})
+			if a, b := fingerprints(document), fingerprints(again); !slices.Equal(a, b) {
+				t.Errorf("fingerprints change between two runs: %v and %v", a, b)
+			}
+		})
+	}
+}
+
+func (d damage) do(r pgtest.Relation) error {
+	switch {
+	case d.file != nil:
+		return d.file(r)
+	case d.valid:
+		return r.EditValid(d.block, d.change)
+	}
+	return r.Edit(d.block, d.change)
+}
+
+func requireFinding(t *testing.T, document check.Document, d damage) {
+	t.Helper()
+	if document.ExitCode() != check.ExitFindings {
+		t.Errorf("exit code %d", document.ExitCode())
+	}
+	hit := false
+	for _, f := range document.Findings {
+		if f.Relation != d.found || f.Check != d.by || f.Schema != "ledger" || f.Database != d.database || f.Class != check.ClassCorruption || f.Severity != check.SeverityCritical {
+			t.Errorf("finding that is not the damage: %+v", f)
+			continue
+		}
+		if d.page && (f.Block == nil || *f.Block != d.block) {
+			t.Errorf("finding on another page than %d: %+v", d.block, f)
+		}
+		if f.Message == "" || f.Impact == "" || f.Action == "" || f.Fingerprint == "" || strings.Contains(f.Message, "\n") {
+			t.Errorf("incomplete finding: %+v", f)
+		}
+		hit = true
+	}
+	if !hit {
+		var b strings.Builder
+		if err := document.WriteText(&b); err != nil {
+			t.Fatal(err)
+		}
+		t.Errorf("damage to %s was not found:\n%s", d.found, b.String())
+	}
+}
+
+func fingerprints(document check.Document) []string {
+	var all []string
+	for _, f := range document.Findings {
+		all = append(all, f.Fingerprint)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestOneBadPageHidesNoOther damages several pages of one table.
+func TestOneBadPageHidesNoOther(t *testing.T) {
+	t.Parallel()
+	server := start(t, pgtest.Checksums())
+	relation := server.MustRelation(t, "erp", "ledger.postings")
+	damaged := []uint32{0, 5, 6, 100, relation.Blocks - 1}
+	server.WhileDown(t, func() error {
+		for _, block := range damaged {
+			if err := relation.Edit(block, pgtest.Garbage); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	document := sweep(t, server, check.Options{})
+	var blocks []uint32
+	for _, f := range document.Findings {
+		if f.Relation == "postings" && f.Block != nil {
+			blocks = append(blocks, *f.Block)
+		}
+	}
+	if !slices.Equal(blocks, damaged) {
+		t.Errorf("findings on pages %v, damaged are %v", blocks, damaged)
+	}
+}
+
+// TestLockedTable must end although somebody holds the strongest lock, and say
+// what it could not look at.
+func TestLockedTable(t *testing.T) {
+	t.Parallel()
+	server := start(t)
+	release := server.Hold(t, "erp", "LOCK TABLE ledger.postings IN ACCESS EXCLUSIVE MODE")
+	defer release()
+	began := time.Now()
+	document := sweep(t, server, check.Options{})
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("the sweep took %s behind a lock", took)
+	}
+	if document.ExitCode() != check.ExitIncomplete {
+		t.Errorf("exit code %d", document.ExitCode())
+	}
+	for _, c := range document.Checks {
+		if c.Outcome != check.OutcomeFailed || !strings.Contains(c.Reason, "ledger.postings") || !strings.Contains(c.Reason, "lock") {
+			t.Errorf("%s: outcome %s, reason %q", c.Check, c.Outcome, c.Reason)
+		}
+		if c.Objects < 50 {
+			t.Errorf("%s: only %d other relations were looked at", c.Check, c.Objects)
+		}
+	}
+}
+
+func TestPrivileges(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		if major < 14 {
+			t.Skip("heap needs SELECT on 13")
+		}
+		server := start(t, pgtest.Version(major))
+		monitor, err := server.Monitor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := func() check.Document {
+			document, err := check.Sweep(t.Context(), target(t, server.DSN("erp", monitor)), check.Options{
+				Checks: check.All(), Logger: slog.New(slog.DiscardHandler),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return document
+		}
+		for _, c := range run().Checks {
+			want := "CREATE EXTENSION amcheck in database"
+			if c.Database == "erp" {
+				want = "GRANT EXECUTE ON FUNCTION"
+			}
+			if c.Outcome != check.OutcomeSkipped || !strings.Contains(c.Reason, want) {
+				t.Errorf("%s in %s: outcome %s, reason %q, want %q in it", c.Check, c.Database, c.Outcome, c.Reason, want)
+			}
+		}
+		if err := server.GrantChecks(t.Context(), "erp", monitor); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range run().Checks {
+			if c.Database == "erp" && c.Outcome != check.OutcomeOK {
+				t.Errorf("%s: outcome %s, reason %q after docs/grants/grants.sql", c.Check, c.Outcome, c.Reason)
+			}
+		}
+	})
+}
+
+func TestRelation(t *testing.T) {
+	t.Parallel()
+	server := start(t)
+	document := sweep(t, server, check.Options{Relations: []check.RelationName{{Schema: "ledger", Name: "documents"}}})
+	for _, c := range document.Checks {
+		// The table and its TOAST table; the index of each.
+		if c.Outcome != check.OutcomeOK || c.Objects != 2 || c.Whole {
+			t.Errorf("%s: %+v", c.Check, c)
+		}
+	}
+	_, err := check.Sweep(t.Context(), target(t, server.DSN("postgres")), check.Options{
+		Checks: check.All(), Relations: []check.RelationName{{Schema: "public", Name: "posting"}}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err == nil || !strings.Contains(err.Error(), "there is no relation public.posting; did you mean ledger.postings") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	document, err := check.Sweep(t.Context(), target(t, "postgresql://127.0.0.1:1/x?sslmode=disable"), check.Options{
+		Checks: check.All(), Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if document.ExitCode() != check.ExitIncomplete || len(document.Checks) != len(check.All()) {
+		t.Errorf("exit code %d: %+v", document.ExitCode(), document)
+	}
+	for _, c := range document.Checks {
+		if c.Outcome != check.OutcomeFailed || !strings.Contains(c.Reason, "listening at this address") {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
+func TestInvalidIndexIsALeftover(t *testing.T) {
+	t.Parallel()
+	server := start(t)
+	err := server.Exec(t.Context(), "erp", "CREATE UNIQUE INDEX CONCURRENTLY postings_bad ON ledger.postings (account)")
+	if err == nil {
+		t.Fatal("a unique index on a column with duplicates was built")
+	}
+	document := sweep(t, server, check.Options{})
+	if len(document.Findings) != 1 {
+		t.Fatalf("findings %+v", document.Findings)
+	}
+	f := document.Findings[0]
+	if f.Class != check.ClassLeftover || f.Severity != check.SeverityWarning || f.Relation != "postings_bad" {
+		t.Errorf("%+v", f)
+	}
+}
+
+// TestBusy runs sweeps while a healthy server is as busy as it can be: nothing
+// may be found.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major), pgtest.Checksums())
+		for i := range 3 {
+			server.MustExec(t, "erp", fmt.Sprintf("CREATE TABLE busy%d (id int PRIMARY KEY, v text); INSERT INTO busy%d SELECT g, md5(g::text) FROM generate_series(1, 2000) g", i, i))
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		done := make(chan struct{})
+		var workers int
+		for _, work := range []string{
+			"UPDATE ledger.postings SET memo = memo || 'x' WHERE id % 50 = (random() * 50)::int",
+			"DELETE FROM busy0 WHERE id % 7 = 1; INSERT INTO busy0 SELECT g, repeat(md5(g::text), 200) FROM generate_series(1, 2000) g WHERE g % 7 = 1 ON CONFLICT DO NOTHING",
+			"VACUUM FULL busy1",
+			"VACUUM ledger.postings",
+			"TRUNCATE busy2; INSERT INTO busy2 SELECT g, 'again' FROM generate_series(1, 1000) g",
+			"REINDEX INDEX CONCURRENTLY ledger.postings_account_idx",
+			"CREATE TABLE coming (i int PRIMARY KEY, t text); INSERT INTO coming SELECT g, g FROM generate_series(1, 500) g; DROP TABLE coming",
+			"CLUSTER busy1 USING busy1_pkey",
+			"CREATE INDEX CONCURRENTLY coming_idx ON ledger.postings (memo)",
+			"DROP INDEX CONCURRENTLY IF EXISTS ledger.coming_idx",
+			"CHECKPOINT",
+		} {
+			workers++
+			go func() {
+				defer func() { done <- struct{}{} }()
+				for ctx.Err() == nil {
+					// Deadlocks and conflicts between the workers are part of it.
+					_ = server.Exec(ctx, "erp", work)
+				}
+			}()
+		}
+		seconds := 20
+		if testing.Short() {
+			seconds = 5
+		}
+		sweeps := 0
+		for began := time.Now(); time.Since(began) < time.Duration(seconds)*time.Second; sweeps++ {
+			document := sweep(t, server, check.Options{})
+			for _, f := range document.Findings {
+				t.Errorf("false alarm: %+v", f)
+			}
+		}
+		cancel()
+		for range workers {
+			<-done
+		}
+		t.Logf("%d sweeps of a busy server", sweeps)
+	})
+}

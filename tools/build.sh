@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Builds a pinned tool once and prints where it is.
+#
+#   tools/build.sh prometheus|promtool|alertmanager|amtool|golangci-lint
+#
+# A program of that name in PATH is used instead when it is new enough, except for the linter, whose
+# findings depend on the version. Says on standard error what takes so long.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+name=$1
+tags=""
+case $name in
+prometheus | promtool) module=prometheus package=github.com/prometheus/prometheus/cmd/$name oldest=2.45 tags=remove_all_sd ;;
+alertmanager | amtool) module=alertmanager package=github.com/prometheus/alertmanager/cmd/$name oldest=0.27 ;;
+golangci-lint) module=golangci-lint package=github.com/golangci/golangci-lint/v2/cmd/$name oldest="" ;;
+*) echo "build.sh: there is no tool $name" >&2; exit 2 ;;
+esac
+
+# version_of prints the version of a program, as 2.45.1.
+version_of() { "$1" --version 2>&1 | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -n 1; }
+
+if [ -n "$oldest" ] && found=$(command -v "$name"); then
+	version=$(version_of "$found" || true)
+	if [ -n "$version" ] && [ "$(printf '%s\n' "$oldest" "$version" | sort -V | head -n 1)" = "$oldest" ]; then
+		echo "$found"
+		exit 0
+	fi
+fi
+
+pinned=$(cd "$here/$module" && sed -nE "s|^.*${package%/cmd/*} (v[0-9.]+)( .*)?$|\1|p" go.mod | head -n 1)
+bin=$("$here/cache.sh")/bin
+target=$bin/$name-$pinned
+mkdir -p "$bin"
+exec 9>"$bin/.$module.lock"
+flock 9
+if [ ! -x "$target" ]; then
+	started=$SECONDS
+	echo "building $name $pinned; this takes minutes, once" >&2
+	(while sleep 15; do echo "building $name $pinned: $((SECONDS - started)) s so far" >&2; done) 9>&- &
+	progress=$!
+	trap 'kill $progress 2>/dev/null || true' EXIT
+	(cd "$here/$module" && CGO_ENABLED=0 go build -tags "$tags" -trimpath -ldflags '-s -w' -o "$target.$$" "$package")
+	mv "$target.$$" "$target"
+	echo "built $name in $((SECONDS - started)) s" >&2
+fi
+echo "$target"
