@@ -1,5 +1,6 @@
 // Package alerts holds the alert rules, their runbooks and the Alertmanager
-// configuration that ship with the exporter.
+// configuration that ship with the exporter. The rules are data here; the
+// committed YAML under rules is generated from them.
 package alerts
 
 import "embed"
@@ -8,3 +9,5 @@ import "embed"
 //
 //go:embed runbooks/*.md
 var FS embed.FS
+
+//go:generate go run ../cmd/pg_integrity_exporter alerts export --output-directory=rules

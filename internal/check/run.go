@@ -105,6 +105,9 @@ func (s *session) problem(object string, err error) {
 	var pgError *pgconn.PgError
 	if errors.As(err, &pgError) {
 		text += " (SQLSTATE " + pgError.Code + ")"
+		if pgError.Code == "42501" {
+			text += "; grant the role USAGE on the schema and SELECT on the table, or let a superuser run the check"
+		}
 	}
 	if object != "" {
 		text = object + ": " + text

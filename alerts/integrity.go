@@ -1,0 +1,56 @@
+package alerts
+
+import "time"
+
+// corruptionFindings are findings of the checks that find damage, and of the
+// log.
+const corruptionFindings = `pgintegrity_finding_info{check=~"btree|heap|log", severity="critical"}`
+
+// integrity asks whether the data is whole. Nothing mutes these alerts but an
+// explicit silence.
+func integrity() Group {
+	return Group{Name: "postgres-integrity", Alerts: []Alert{
+		{
+			Name: "PostgresCorruptionDetected", Expr: "max without (check, severity) (" + corruptionFindings + ")",
+			KeepFiringFor: 15 * time.Minute, Severity: Critical, Layer: Integrity,
+			Summary:     "Data is corrupted.",
+			Description: "Damaged: {{ $labels.schemaname }}.{{ $labels.relname }} in database {{ $labels.datname }} ({{ $labels.instance }}). This is corruption, not configuration or network. Statements that touch it fail or give wrong data. First: stop writing to it; no VACUUM, REINDEX or restart; copy the data directory or take a snapshot; stop backups and WAL from expiring. Then: pg_integrity_exporter check --database={{ $labels.datname }} --relation={{ $labels.schemaname }}.{{ $labels.relname }} shows the evidence.",
+		},
+		{
+			Name: "PostgresCorruptionEvents", Expr: "increase(pgintegrity_corruption_events_total[30m]) > 0 unless on (job, instance) " + corruptionFindings,
+			KeepFiringFor: 6 * time.Hour, Severity: Critical, Layer: Integrity,
+			Summary:     "The server's log tells of corruption.",
+			Description: "The log of the server of {{ $labels.instance }} has {{ $value | humanize }} new messages of kind {{ $labels.kind }}, and no object could be named. This is evidence of damage to files of the cluster. First: find the messages in the server's log (SQLSTATE XX001, XX002, 58P01, 58030); no VACUUM, REINDEX or restart; copy the data directory; stop backups and WAL from expiring.",
+		},
+		{
+			Name: "PostgresChecksumFailures", Expr: "increase(pgintegrity_checksum_failures_total[30m]) > 0 or increase(pgintegrity_shared_checksum_failures_total[30m]) > 0",
+			KeepFiringFor: 6 * time.Hour, Severity: Critical, Layer: Integrity,
+			Summary:     "The server has read pages with a wrong data checksum.",
+			Description: "{{ $value | humanize }} reads of damaged pages in {{ if $labels.datname }}database {{ $labels.datname }}{{ else }}the shared catalogues{{ end }} of {{ $labels.instance }} within 30 minutes. The storage gave back other bytes than were written. First: the server's log names file and block; look for errors of disk, controller and file system on the host; do not restart; keep backups from expiring.",
+		},
+		{
+			Name: "PostgresServerCrashed", Expr: "increase(pgintegrity_server_events_total[15m]) > 0",
+			KeepFiringFor: time.Hour, Severity: Critical, Layer: Integrity,
+			Summary:     "The server crashed or was not shut down properly.",
+			Description: "The log of the server of {{ $labels.instance }} tells of {{ $labels.kind }} (server_crash: a process died of a signal, reading damaged data is one cause; backend_killed: SIGKILL, often the kernel for want of memory). Every session was lost and unlogged tables are empty. First: find the statement that the dead process ran (in the log just before), and do not run it again.",
+		},
+		{
+			Name: "PostgresUnsafeSetting", Expr: "pgintegrity_setting_unsafe == 1",
+			For: 5 * time.Minute, Severity: Critical, Layer: Integrity,
+			Summary:     "A setting is on that lets a crash or an error destroy data.",
+			Description: "{{ $labels.setting }} has a dangerous value on the server of {{ $labels.instance }}. With fsync or full_page_writes off a crash can corrupt every table; zero_damaged_pages and ignore_checksum_failure hide and destroy evidence. First: find who set it (pg_settings.sourcefile, pg_db_role_setting), put it back and SELECT pg_reload_conf().",
+		},
+		{
+			Name: "PostgresChecksumsDisabled", Expr: "pgintegrity_data_checksums_enabled == 0",
+			For: time.Hour, Severity: Info, Layer: Integrity,
+			Summary:     "Data checksums are off.",
+			Description: "The server of {{ $labels.instance }} cannot tell when the storage gives back other bytes than were written. Plan pg_checksums --enable in a maintenance window; the server must be stopped for it.",
+		},
+		{
+			Name: "PostgresLeftover", Expr: `pgintegrity_check_findings{class="leftover"} > 0`,
+			For: time.Hour, Severity: Warning, Layer: Integrity, NeedsDatabase: true,
+			Summary:     "Interrupted maintenance left something behind.",
+			Description: "{{ $value }} leftovers in database {{ $labels.datname }} ({{ $labels.instance }}), found by check {{ $labels.check }}, for example an index that is not valid. First: pg_integrity_exporter check --check={{ $labels.check }} --database={{ $labels.datname }} names them.",
+		},
+	}}
+}

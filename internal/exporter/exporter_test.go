@@ -1,0 +1,279 @@
+package exporter_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"go.uber.org/goleak"
+
+	"pg_integrity_exporter/internal/exporter"
+	"pg_integrity_exporter/internal/pgtest"
+	"pg_integrity_exporter/internal/state"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// run starts an exporter on a server with a state directory.
+func run(t *testing.T, dsn, statePath, configFile string) *exporter.Exporter {
+	t.Helper()
+	logger := slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	store, err := state.Open(statePath, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := exporter.New(exporter.Options{
+		DSN: dsn, Environment: func(string) (string, bool) { return "", false }, ConfigFile: configFile,
+		Store: store, Logger: logger,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := func() {
+		e.Stop()
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(stop)
+	return e
+}
+
+// testWriter sends the exporter's log to the test's.
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}
+
+// value sums the samples of a metric whose labels hold all the given values.
+func value(e *exporter.Exporter, name string, labels map[string]string) (sum float64, found bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for _, family := range e.Scrape(ctx) {
+		if family.GetName() != name {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			if holds(metric, labels) {
+				sum += metric.GetGauge().GetValue() + metric.GetCounter().GetValue()
+				found = true
+			}
+		}
+	}
+	return sum, found
+}
+
+func holds(metric *dto.Metric, labels map[string]string) bool {
+	matched := 0
+	for _, label := range metric.GetLabel() {
+		if want, ok := labels[label.GetName()]; ok && want == label.GetValue() {
+			matched++
+		}
+	}
+	return matched == len(labels)
+}
+
+// await waits for a condition.
+func await(t *testing.T, what string, limit time.Duration, condition func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for !condition() {
+		if time.Since(began) > limit {
+			t.Fatalf("after %s: not %s", limit, what)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+const schema = `
+CREATE SCHEMA ledger;
+CREATE TABLE ledger.postings (id int PRIMARY KEY, memo text NOT NULL);
+INSERT INTO ledger.postings SELECT i, repeat(md5(i::text), 5) FROM generate_series(1, 20000) i;
+`
+
+func startServer(t *testing.T, options ...pgtest.Option) (server *pgtest.Server, dsn string) {
+	t.Helper()
+	server = pgtest.Start(t, append(options, pgtest.Checksums())...)
+	monitor, err := server.Monitor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.MustExec(t, "postgres", "CREATE DATABASE erp")
+	server.MustExec(t, "erp", schema)
+	if err := server.GrantChecks(t.Context(), "erp", monitor); err != nil {
+		t.Fatal(err)
+	}
+	return server, server.DSN("postgres", monitor)
+}
+
+func logOption(major int) pgtest.Option {
+	if major >= 15 {
+		return pgtest.JSONLog()
+	}
+	return pgtest.CSVLog()
+}
+
+// TestDamageIsKnownWithinSeconds damages a table on disk and lets a statement
+// run into it: the exporter names the table by its log, and its own check
+// confirms the page.
+func TestDamageIsKnownWithinSeconds(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server, dsn := startServer(t, pgtest.Version(major), logOption(major))
+		relation := server.MustRelation(t, "erp", "ledger.postings")
+		if err := server.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		e := run(t, dsn, t.TempDir(), "")
+		await(t, "reading the log", 10*time.Second, func() bool {
+			up, _ := value(e, "pgintegrity_log_reader_up", nil)
+			return up == 1
+		})
+		if err := relation.Edit(33, pgtest.Garbage); err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := server.Query(t.Context(), "erp", "SELECT count(*) FROM ledger.postings", &n); err == nil {
+			t.Fatal("the damaged table can be read")
+		}
+		object := map[string]string{"datname": "erp", "schemaname": "ledger", "relname": "postings", "severity": "critical"}
+		took := await(t, "naming the table", 10*time.Second, func() bool {
+			_, found := value(e, "pgintegrity_finding_info", object)
+			return found
+		})
+		t.Logf("the table was named %s after the statement failed", took)
+		for name, labels := range map[string]map[string]string{
+			"pgintegrity_corruption_events_total": {"kind": "invalid_page"},
+			"pgintegrity_errors_total":            {"datname": "erp", "sqlstate": "XX001", "condition_name": "data_corrupted"},
+			"pgintegrity_log_messages_total":      {"datname": "erp", "severity": "ERROR", "sqlstate_class": "XX"},
+		} {
+			if got, _ := value(e, name, labels); got != 1 {
+				t.Errorf("%s%v is %v, want 1", name, labels, got)
+			}
+		}
+		// The server tells of it when the session's statistics are written.
+		await(t, "counted by the server", 10*time.Second, func() bool {
+			failures, _ := value(e, "pgintegrity_checksum_failures_total", map[string]string{"datname": "erp"})
+			return failures >= 1
+		})
+		if major < 14 {
+			return // the role may not read the table
+		}
+		object["check"] = "heap"
+		await(t, "confirmed by the check", 20*time.Second, func() bool {
+			_, found := value(e, "pgintegrity_finding_info", object)
+			return found
+		})
+	})
+}
+
+// TestFindingClearsWhenProvedGood mends the damage; the finding goes when the
+// check has read the table again, and not before.
+func TestFindingClearsWhenProvedGood(t *testing.T) {
+	t.Parallel()
+	server, dsn := startServer(t, pgtest.JSONLog())
+	relation := server.MustRelation(t, "erp", "ledger.postings")
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	page := make(chan []byte, 1)
+	if err := relation.Edit(5, func(p []byte) {
+		page <- append([]byte(nil), p...)
+		pgtest.Garbage(p)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	e := run(t, dsn, t.TempDir(), "")
+	open := func() bool {
+		n, _ := value(e, "pgintegrity_check_findings", map[string]string{"datname": "erp", "check": "heap"})
+		return n > 0
+	}
+	await(t, "found by the first run of the check", 60*time.Second, open)
+	original := <-page
+	if err := relation.Edit(5, func(p []byte) { copy(p, original) }); err != nil {
+		t.Fatal(err)
+	}
+	if !open() {
+		t.Error("the finding went before the check ran again")
+	}
+	// A statement that fails with corruption of the same table makes it a suspect.
+	_ = server.Exec(t.Context(), "erp", `DO $$ BEGIN RAISE EXCEPTION 'index "postings_pkey" is strange' USING ERRCODE = 'XX002'; END $$`)
+	await(t, "cleared by the check", 30*time.Second, func() bool {
+		_, found := value(e, "pgintegrity_finding_info", map[string]string{"datname": "erp"})
+		return !open() && !found
+	})
+}
+
+// TestCountersSurviveRestarts stops and starts the exporter while errors come:
+// each is counted once.
+func TestCountersSurviveRestarts(t *testing.T) {
+	t.Parallel()
+	server, dsn := startServer(t, pgtest.JSONLog())
+	statePath := t.TempDir()
+	labels := map[string]string{"datname": "erp", "sqlstate": "22xxx"}
+	for round := 1; round <= 3; round++ {
+		t.Run(fmt.Sprintf("round%d", round), func(t *testing.T) {
+			for range 10 {
+				if err := server.Exec(t.Context(), "erp", "SELECT 1/0"); err == nil {
+					t.Fatal("a division by zero did not fail")
+				}
+			}
+			e := run(t, dsn, statePath, "")
+			await(t, "all errors counted", 10*time.Second, func() bool {
+				n, _ := value(e, "pgintegrity_errors_total", labels)
+				return n >= float64(10*round)
+			})
+			if n, _ := value(e, "pgintegrity_errors_total", labels); n != float64(10*round) {
+				t.Errorf("%v errors counted, %d happened", n, 10*round)
+			}
+		})
+	}
+}
+
+// TestReload keeps the old configuration when the new one is not valid.
+func TestReload(t *testing.T) {
+	t.Parallel()
+	_, dsn := startServer(t)
+	file := filepath.Join(t.TempDir(), "config.yml")
+	write := func(text string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("checks:\n  heap: {interval: 2h}\n")
+	e := run(t, dsn, t.TempDir(), file)
+	interval := func(want float64) func() bool {
+		return func() bool {
+			got, found := value(e, "pgintegrity_check_interval_seconds", map[string]string{"check": "heap", "datname": "erp"})
+			return found && got == want
+		}
+	}
+	await(t, "planned every 2h", 10*time.Second, interval(7200))
+	write("checks:\n  heap: {interval: nonsense}\n")
+	if err := e.Reload(); err == nil || !strings.Contains(err.Error(), "nonsense") {
+		t.Errorf("error %v", err)
+	}
+	if ok, _ := value(e, "pgintegrity_config_last_reload_successful", nil); ok != 0 {
+		t.Error("the failed reload is not told")
+	}
+	if !interval(7200)() {
+		t.Error("the old configuration is not in force any more")
+	}
+	write("checks:\n  heap: {interval: 3h}\n")
+	if err := e.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "planned every 3h", 10*time.Second, interval(10800))
+	if ok, _ := value(e, "pgintegrity_config_last_reload_successful", nil); ok != 1 {
+		t.Error("the reload is not told")
+	}
+}
