@@ -5,9 +5,9 @@ package alerts
 
 import "embed"
 
-// FS holds runbooks/NAME.md for each alert.
+// FS holds runbooks/NAME.md for each alert, and alertmanager/alertmanager.yml.
 //
-//go:embed runbooks/*.md
+//go:embed runbooks/*.md alertmanager/alertmanager.yml
 var FS embed.FS
 
 //go:generate go run ../cmd/pg_integrity_exporter alerts export --output-directory=rules

@@ -14,17 +14,22 @@ const (
 	rollbackRatio6h = "datname:pgintegrity_transactions_rollback:ratio_rate6h"
 	faults5m        = "datname:pgintegrity_server_faults:rate5m"
 	faults1h        = "datname:pgintegrity_server_faults:rate1h"
-	faults6h        = "datname:pgintegrity_server_faults:rate6h"
 	transactions1h  = "datname:pgintegrity_transactions:rate1h"
 	transactions6h  = "datname:pgintegrity_transactions:rate6h"
 )
 
 // failures asks what fails, and whether more fails than usual. Every ratio has
-// a floor of traffic, so that a quiet database stays silent.
+// a floor of traffic, so that a quiet database stays silent. What is usual is
+// the last 6 hours up to 10 minutes ago; without them only a majority of
+// failing transactions counts.
 func failures() Group {
 	const rollbacks = `pgintegrity_transactions_total{outcome="rollback"}`
 	sum := func(metric, window string) string {
-		return "sum without (outcome, severity, sqlstate_class) (rate(" + metric + "[" + window + "]))"
+		labels := "outcome"
+		if metric == serverFaults {
+			labels = "severity, sqlstate_class"
+		}
+		return "sum without (" + labels + ") (rate(" + metric + "[" + window + "]))"
 	}
 	return Group{
 		Name: "postgres-errors",
@@ -37,19 +42,18 @@ func failures() Group {
 			{rollbackRatio6h, sum(rollbacks, "6h") + " / (" + transactions6h + " > 0)"},
 			{faults5m, sum(serverFaults, "5m")},
 			{faults1h, sum(serverFaults, "1h")},
-			{faults6h, sum(serverFaults, "6h")},
 		},
 		Alerts: []Alert{
 			{
 				Name: "PostgresTransactionsFailing",
-				Expr: rollbackRatio5m + " > 0.05 and " + rollbackRate5m + " * 300 > 20 unless " + rollbackRatio5m + " <= 3 * (" + rollbackRatio6h + " offset 10m)",
+				Expr: "(" + rollbackRatio5m + " > 3 * (" + rollbackRatio6h + " offset 10m) or (" + rollbackRatio5m + " > 0.5 unless " + rollbackRatio6h + " offset 10m)) > 0.05 and " + rollbackRate5m + " * 300 > 20",
 				For:  time.Minute, KeepFiringFor: 5 * time.Minute, Severity: Critical, Layer: Errors, NeedsDatabase: true, Mutable: true,
 				Summary:     "Far more transactions fail than usual.",
 				Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) fail, at least three times its own ratio of the last 6 hours. First: is an alert of layer integrity firing for this instance? Then it is the cause. Otherwise topk(5, increase(pgintegrity_errors_total{datname=\"{{ $labels.datname }}\"}[5m])) says with which SQLSTATE.",
 			},
 			{
 				Name: "PostgresErrorSpike",
-				Expr: faults5m + " * 300 > 20 unless " + faults5m + " <= 4 * (" + faults6h + " offset 10m)",
+				Expr: faults5m + " > 4 * avg_over_time(" + faults5m + "[6h] offset 10m) and " + faults5m + " * 300 > 20",
 				For:  time.Minute, KeepFiringFor: 5 * time.Minute, Severity: Warning, Layer: Errors, NeedsDatabase: true, Mutable: true,
 				Summary:     "The server reports far more errors of its own than usual.",
 				Description: "{{ $value | humanize }} errors per second that are not mistakes of clients, in database {{ $labels.datname }} ({{ $labels.instance }}), at least four times the rate of the last 6 hours. First: topk(5, increase(pgintegrity_errors_total{datname=\"{{ $labels.datname }}\"}[5m])) says with which SQLSTATE.",

@@ -1,0 +1,283 @@
+package alerts_test
+
+import (
+	"bufio"
+	"bytes"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"pg_integrity_exporter/alerts"
+	"pg_integrity_exporter/internal/promql"
+)
+
+// tool finds a program of Prometheus or Alertmanager: `make test` says where
+// it is. Without it the test fails when everything is required.
+func tool(t *testing.T, variable string) string {
+	t.Helper()
+	program := os.Getenv(variable)
+	if program == "" {
+		if os.Getenv("PGTEST_REQUIRE") != "" {
+			t.Fatalf("%s does not say where the program is", variable)
+		}
+		t.Skipf("%s does not say where the program is", variable)
+	}
+	return program
+}
+
+func run(t *testing.T, directory, program string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Dir = directory
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", filepath.Base(program), err, out)
+	}
+	return string(out)
+}
+
+func names() []string {
+	set := make(map[string]bool)
+	for _, group := range alerts.Groups() {
+		for _, alert := range group.Alerts {
+			set[alert.Name] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(set))
+}
+
+func TestRuleFilesAreCurrent(t *testing.T) {
+	files, err := filepath.Glob("rules/*.yaml")
+	if err != nil || len(files) != len(alerts.Groups()) {
+		t.Errorf("%d rule files for %d groups: %v", len(files), len(alerts.Groups()), err)
+	}
+	for _, group := range alerts.Groups() {
+		want, err := group.YAML(alerts.DefaultOptions())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile("rules/" + group.Name + ".yaml"); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("rules/%s.yaml is not current: make generate (%v)", group.Name, err)
+		}
+	}
+}
+
+func TestPromtool(t *testing.T) {
+	promtool := tool(t, "PROMTOOL")
+	rules, err := filepath.Glob("rules/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, ".", promtool, append([]string{"check", "rules", "--lint=all", "--lint-fatal"}, rules...)...)
+	for _, name := range names() {
+		t.Run(name, func(t *testing.T) {
+			run(t, "tests", promtool, "test", "rules", name+".yaml")
+		})
+	}
+}
+
+// ruleTest is a file of promtool test rules.
+type ruleTest struct {
+	Tests []struct {
+		Name        string
+		InputSeries []struct{ Series string } `yaml:"input_series"`
+		Cases       []struct {
+			Samples []struct{ Labels string } `yaml:"exp_samples"`
+		} `yaml:"promql_expr_test"`
+	}
+}
+
+// TestEveryAlertIsTested holds that the unit test of each alert sees it fire,
+// sees it silent with healthy series, and without any series.
+func TestEveryAlertIsTested(t *testing.T) {
+	goldens := readGoldens(t)
+	schema := promql.NewSchema()
+	for _, name := range names() {
+		content, err := os.ReadFile("tests/" + name + ".yaml")
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		var file ruleTest
+		if err := yaml.Unmarshal(content, &file); err != nil {
+			t.Fatal(err)
+		}
+		var fires, silent, absent bool
+		for _, test := range file.Tests {
+			found := false
+			for _, c := range test.Cases {
+				for _, sample := range c.Samples {
+					found = found || strings.Contains(sample.Labels, `alertstate="firing"`)
+				}
+			}
+			fires = fires || found
+			silent = silent || !found && len(test.InputSeries) > 0
+			absent = absent || len(test.InputSeries) == 0
+			for _, input := range test.InputSeries {
+				checkSeries(t, name, input.Series, schema, goldens)
+			}
+		}
+		if !fires || !absent || !silent && name != "PostgresWatchdog" {
+			t.Errorf("tests/%s.yaml: fires %t, silent when healthy %t, without series %t", name, fires, silent, absent)
+		}
+	}
+}
+
+// open labels have values that users choose.
+var open = []string{"job", "instance", "datname", "schemaname", "relname"}
+
+// checkSeries holds a series of a unit test against what the exporter emits:
+// the same labels, and for closed enumerations a value that it really emits.
+func checkSeries(t *testing.T, file, series string, schema promql.Schema, goldens map[string]bool) {
+	t.Helper()
+	name, labels, err := promql.Series(series)
+	if err != nil {
+		t.Errorf("tests/%s.yaml: %v", file, err)
+		return
+	}
+	if want, ok := schema[name]; !ok || !slices.Equal(slices.Sorted(maps.Keys(labels)), slices.Sorted(slices.Values(want))) {
+		t.Errorf("tests/%s.yaml: %s does not have the labels %v", file, series, want)
+	}
+	// The golden servers are healthy: no findings on them.
+	if !strings.HasPrefix(name, "pgintegrity_") || name == "pgintegrity_finding_info" {
+		return
+	}
+	for label, value := range labels {
+		if !slices.Contains(open, label) && !goldens[name+" "+label+" "+value] {
+			t.Errorf("tests/%s.yaml: the exporter never emits %s with %s=%q", file, name, label, value)
+		}
+	}
+}
+
+var goldenLabel = regexp.MustCompile(`(\w+)="([^"]*)"`)
+
+// readGoldens collects metric, label and value of the expositions that the
+// collectors' tests got from real servers.
+func readGoldens(t *testing.T) map[string]bool {
+	t.Helper()
+	files, err := filepath.Glob("../collector/testdata/pg*.prom")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden expositions: %v", err)
+	}
+	seen := make(map[string]bool)
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for scanner := bufio.NewScanner(bytes.NewReader(content)); scanner.Scan(); {
+			name, labels, _ := strings.Cut(scanner.Text(), "{")
+			for _, match := range goldenLabel.FindAllStringSubmatch(labels, -1) {
+				seen[name+" "+match[1]+" "+match[2]] = true
+			}
+		}
+	}
+	return seen
+}
+
+var templateLabel = regexp.MustCompile(`\$labels\.(\w+)`)
+
+// TestExpressionsNameOnlyWhatExists holds that no rule waits for a series or a
+// label that the exporter does not have.
+func TestExpressionsNameOnlyWhatExists(t *testing.T) {
+	schema := promql.NewSchema()
+	for _, group := range alerts.Groups() {
+		for _, record := range group.Records {
+			if err := schema.Record(record.Name, record.Expr); err != nil {
+				t.Errorf("%s: %v", record.Name, err)
+			}
+		}
+		for _, alert := range group.Alerts {
+			labels, err := schema.Check(alert.Expr)
+			if err != nil {
+				t.Errorf("%s: %v", alert.Name, err)
+			}
+			for _, match := range templateLabel.FindAllStringSubmatch(alert.Summary+alert.Description, -1) {
+				if !slices.Contains(labels, match[1]) {
+					t.Errorf("%s tells of label %s, but has only %v", alert.Name, match[1], labels)
+				}
+			}
+		}
+	}
+}
+
+var headings = []string{
+	"Meaning", "Impact", "What you cannot see now", "First commands", "Diagnosis", "Mitigation", "Escalation", "Threshold reasoning",
+}
+
+func TestEveryAlertHasARunbook(t *testing.T) {
+	files, err := fs.Glob(alerts.FS, "runbooks/*.md")
+	if err != nil || len(files) != len(names()) {
+		t.Errorf("%d runbooks for %d alerts: %v", len(files), len(names()), err)
+	}
+	for _, name := range names() {
+		content, err := fs.ReadFile(alerts.FS, "runbooks/"+name+".md")
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		parts := strings.Split(string(content), "\n## ")
+		if strings.TrimSpace(parts[0]) != "# "+name {
+			t.Errorf("runbooks/%s.md is titled %q", name, parts[0])
+		}
+		var got []string
+		for _, part := range parts[1:] {
+			heading, text, _ := strings.Cut(part, "\n")
+			if strings.TrimSpace(text) == "" {
+				t.Errorf("runbooks/%s.md says nothing under %s", name, heading)
+			}
+			got = append(got, heading)
+		}
+		if !slices.Equal(got, headings) {
+			t.Errorf("runbooks/%s.md has the headings %q", name, got)
+		}
+	}
+}
+
+// TestTexts holds what a person woken at night needs: one sentence, then what
+// to do first. An alert that the exporter cannot help with says it all itself.
+func TestTexts(t *testing.T) {
+	for _, group := range alerts.Groups() {
+		for _, alert := range group.Alerts {
+			if !strings.HasSuffix(alert.Summary, ".") || strings.Contains(alert.Summary, "{{") {
+				t.Errorf("%s: the summary is not a fixed sentence: %s", alert.Name, alert.Summary)
+			}
+			if (alert.Severity == alerts.Critical || alert.Severity == alerts.Warning) && !strings.Contains(alert.Description, "First:") && !alert.NoRunbookURL {
+				t.Errorf("%s: the description does not say what to do first: %s", alert.Name, alert.Description)
+			}
+			if alert.Layer == alerts.Integrity && alert.Mutable {
+				t.Errorf("%s: a maintenance window would mute damage", alert.Name)
+			}
+		}
+	}
+}
+
+func TestAlertmanager(t *testing.T) {
+	amtool := tool(t, "AMTOOL")
+	const file = "alertmanager/alertmanager.yml"
+	run(t, ".", amtool, "check-config", file)
+	receivers := map[alerts.Severity]string{
+		alerts.Critical: "page", alerts.Warning: "ticket", alerts.Info: "null", alerts.None: "null",
+	}
+	for _, group := range alerts.Groups() {
+		for _, alert := range group.Alerts {
+			want := receivers[alert.Severity]
+			switch {
+			case alert.Name == "PostgresWatchdog":
+				want = "watchdog"
+			case alert.Layer == alerts.Integrity && alert.Severity == alerts.Critical:
+				want = "page-integrity"
+			}
+			run(t, ".", amtool, "config", "routes", "test", "--config.file="+file, "--verify.receivers="+want,
+				"alertname="+alert.Name, "severity="+string(alert.Severity), "layer="+string(alert.Layer))
+		}
+	}
+}

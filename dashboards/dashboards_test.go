@@ -1,0 +1,111 @@
+package dashboards_test
+
+import (
+	"encoding/json"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"pg_integrity_exporter/dashboards"
+	"pg_integrity_exporter/internal/promql"
+)
+
+func TestQueriesNameOnlyWhatExists(t *testing.T) {
+	schema := promql.NewSchema()
+	queries, err := dashboards.Queries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(queries) < 15 {
+		t.Fatalf("only %d queries", len(queries))
+	}
+	for _, query := range queries {
+		if _, err := schema.Check(query.Expand("5m")); err != nil {
+			t.Errorf("%s, %s: %v", query.Dashboard, query.Panel, err)
+		}
+	}
+}
+
+type dashboard struct {
+	UID        string
+	Title      string
+	Editable   *bool
+	Templating struct {
+		List []struct {
+			Name, Type, AllValue string
+			Multi, IncludeAll    bool
+		}
+	}
+	Panels []panel
+}
+
+type panel struct {
+	ID                       int
+	Type, Title, Description string
+	Datasource               struct{ UID string }
+	GridPos                  struct{ X, Y, W, H int }
+	FieldConfig              struct{ Defaults struct{ Unit string } }
+	Targets                  []struct{ Expr, RefID string }
+}
+
+func TestDashboards(t *testing.T) {
+	files, err := fs.Glob(dashboards.FS, "*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no dashboards: %v", err)
+	}
+	uids := make(map[string]string)
+	for _, file := range files {
+		content, err := fs.ReadFile(dashboards.FS, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var d dashboard
+		if err := json.Unmarshal(content, &d); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		if other := uids[d.UID]; other != "" || !strings.HasPrefix(d.UID, "postgres-integrity-") {
+			t.Errorf("%s: uid %q is not of ours, or that of %q", file, d.UID, other)
+		}
+		uids[d.UID] = file
+		if d.Editable == nil || *d.Editable {
+			t.Errorf("%s is editable: changes in Grafana would get lost", file)
+		}
+		for _, variable := range d.Templating.List {
+			if variable.Type == "query" && (!variable.Multi || !variable.IncludeAll || variable.AllValue != ".+") {
+				t.Errorf("%s: variable %s does not take several values or all of them", file, variable.Name)
+			}
+		}
+		ids := make(map[int]bool)
+		for i, p := range d.Panels {
+			checkPanel(t, file, p)
+			if ids[p.ID] {
+				t.Errorf("%s: two panels have id %d", file, p.ID)
+			}
+			ids[p.ID] = true
+			for _, other := range d.Panels[:i] {
+				a, b := p.GridPos, other.GridPos
+				if a.X < b.X+b.W && b.X < a.X+a.W && a.Y < b.Y+b.H && b.Y < a.Y+a.H {
+					t.Errorf("%s: panels %q and %q overlap", file, p.Title, other.Title)
+				}
+			}
+		}
+	}
+}
+
+func checkPanel(t *testing.T, file string, p panel) {
+	t.Helper()
+	if p.Title == "" || p.GridPos.X+p.GridPos.W > 24 {
+		t.Errorf("%s: panel %d has no title or no room", file, p.ID)
+	}
+	if p.Type == "row" {
+		return
+	}
+	if p.Description == "" || p.FieldConfig.Defaults.Unit == "" || p.Datasource.UID != "${datasource}" || len(p.Targets) == 0 {
+		t.Errorf("%s: panel %q has no description, unit, data source variable or query", file, p.Title)
+	}
+	for _, target := range p.Targets {
+		if !strings.Contains(target.Expr, `instance=~"$instance"`) {
+			t.Errorf("%s: panel %q ignores the chosen instances", file, p.Title)
+		}
+	}
+}
