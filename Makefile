@@ -38,7 +38,8 @@ bench: ## benchmarks, each beside what a user would take instead
 
 demo: ## replay the incident on a real server: damage, detection, page; DEMO_ONESHOT=1 ends by itself
 	tools/prepare.sh demo
-	go run ./internal/demo
+	go build -o bin/demo ./internal/demo
+	@exec bin/demo
 
 generate: ## write alerts/rules and docs/metrics.md anew
 	go generate ./...

@@ -70,14 +70,14 @@ func failures() Group {
 				Expr:          `sum without (severity, sqlstate_class) (increase(pgintegrity_log_messages_total{severity=~"ERROR|FATAL|PANIC", sqlstate_class=~"53|58"}[10m])) > 3`,
 				KeepFiringFor: 10 * time.Minute, Severity: Critical, Layer: Errors, NeedsDatabase: true,
 				Summary:     "The server runs out of disk, memory or connections, or the system fails it.",
-				Description: "{{ $value | humanize }} errors of class 53 or 58 within 10 minutes in database {{ $labels.datname }} ({{ $labels.instance }}). First: df -h on the host, then free -m, then pg_stat_activity. Never delete files in pg_wal by hand.",
+				Description: "{{ $value | printf \"%.0f\" }} errors of class 53 or 58 within 10 minutes in database {{ $labels.datname }} ({{ $labels.instance }}). First: df -h on the host, then free -m, then pg_stat_activity. Never delete files in pg_wal by hand.",
 			},
 			{
 				Name: "PostgresDeadlocks",
 				Expr: `increase(pgintegrity_transactions_failures_total{reason="deadlock"}[15m]) > 5`,
 				For:  10 * time.Minute, Severity: Warning, Layer: Errors, NeedsDatabase: true, Mutable: true,
 				Summary:     "Transactions deadlock again and again.",
-				Description: "{{ $value | humanize }} deadlocks within 15 minutes in database {{ $labels.datname }} ({{ $labels.instance }}). First: the server's log has both statements of each (deadlock detected, DETAIL).",
+				Description: "{{ $value | printf \"%.0f\" }} deadlocks within 15 minutes in database {{ $labels.datname }} ({{ $labels.instance }}). First: the server's log has both statements of each (deadlock detected, DETAIL).",
 			},
 		},
 	}

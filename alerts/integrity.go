@@ -20,13 +20,13 @@ func integrity() Group {
 			Name: "PostgresCorruptionEvents", Expr: "increase(pgintegrity_corruption_events_total[30m]) > 0 unless on (job, instance) " + corruptionFindings,
 			KeepFiringFor: 6 * time.Hour, Severity: Critical, Layer: Integrity,
 			Summary:     "The server's log tells of corruption.",
-			Description: "The log of the server of {{ $labels.instance }} has {{ $value | humanize }} new messages of kind {{ $labels.kind }}, and no object could be named. This is evidence of damage to files of the cluster. First: find the messages in the server's log (SQLSTATE XX001, XX002, 58P01, 58030); no VACUUM, REINDEX or restart; copy the data directory; stop backups and WAL from expiring.",
+			Description: "The log of the server of {{ $labels.instance }} has {{ $value | printf \"%.0f\" }} new messages of kind {{ $labels.kind }}, and no object could be named. This is evidence of damage to files of the cluster. First: find the messages in the server's log (SQLSTATE XX001, XX002, 58P01, 58030); no VACUUM, REINDEX or restart; copy the data directory; stop backups and WAL from expiring.",
 		},
 		{
 			Name: "PostgresChecksumFailures", Expr: "increase(pgintegrity_checksum_failures_total[30m]) > 0 or increase(pgintegrity_shared_checksum_failures_total[30m]) > 0",
 			KeepFiringFor: 6 * time.Hour, Severity: Critical, Layer: Integrity,
 			Summary:     "The server has read pages with a wrong data checksum.",
-			Description: "{{ $value | humanize }} reads of damaged pages in {{ if $labels.datname }}database {{ $labels.datname }}{{ else }}the shared catalogues{{ end }} of {{ $labels.instance }} within 30 minutes. The storage gave back other bytes than were written. First: the server's log names file and block; look for errors of disk, controller and file system on the host; do not restart; keep backups from expiring.",
+			Description: "{{ $value | printf \"%.0f\" }} reads of damaged pages in {{ if $labels.datname }}database {{ $labels.datname }}{{ else }}the shared catalogues{{ end }} of {{ $labels.instance }} within 30 minutes. The storage gave back other bytes than were written. First: the server's log names file and block; look for errors of disk, controller and file system on the host; do not restart; keep backups from expiring.",
 		},
 		{
 			Name: "PostgresServerCrashed", Expr: "increase(pgintegrity_server_events_total[15m]) > 0",

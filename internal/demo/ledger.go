@@ -137,7 +137,7 @@ func transfer(ctx context.Context, conn *pgx.Conn) error {
 		}
 		// In the order of the keys, so that two tellers never deadlock.
 		if _, err := tx.Exec(ctx, `UPDATE ledger.accounts SET balance = balance + CASE account_id WHEN $1 THEN -$3::numeric ELSE $3::numeric END
-			WHERE account_id IN (SELECT account_id FROM ledger.accounts WHERE account_id IN ($1, $2) ORDER BY account_id FOR UPDATE)`, from, to, amount); err != nil {
+			WHERE account_id IN (SELECT account_id FROM ledger.accounts WHERE account_id IN ($1, $2) ORDER BY account_id FOR NO KEY UPDATE)`, from, to, amount); err != nil {
 			return fmt.Errorf("changing the balances: %w", err)
 		}
 		var turnover *float64

@@ -32,6 +32,7 @@ func start(scratch, name string, program string, args []string, environment ...s
 	}
 	defer out.Close()
 	cmd := exec.Command(program, args...)
+	cmd.Dir = scratch
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Env = append(os.Environ(), environment...)
 	// Its own process group keeps Ctrl-C from reaching it before the demo does.

@@ -14,14 +14,14 @@ type page struct {
 	Status      string            `json:"status"`
 	Receiver    string            `json:"receiver"`
 	GroupLabels map[string]string `json:"groupLabels"`
-	Alerts      []struct {
-		Status      string            `json:"status"`
-		Labels      map[string]string `json:"labels"`
-		Annotations map[string]string `json:"annotations"`
-		StartsAt    time.Time         `json:"startsAt"`
-	} `json:"alerts"`
+	Alerts      []alert           `json:"alerts"`
+}
 
-	received time.Time
+// alert is one alert of a page.
+type alert struct {
+	Status      string            `json:"status"`
+	Labels      map[string]string `json:"labels"`
+	Annotations map[string]string `json:"annotations"`
 }
 
 // receiver stands for the pager: it takes the notifications of Alertmanager.
@@ -44,7 +44,6 @@ func startReceiver() (*receiver, error) {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		p.received = time.Now()
 		select {
 		case r.pages <- p:
 		default: // nobody reads any more

@@ -1,0 +1,274 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"pg_integrity_exporter/dashboards"
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+const (
+	// damagedRelation is what the maintenance damages.
+	damagedSchema, damagedTable = "ledger", "postings"
+	damagedPages                = 20
+	corruptionAlert             = "PostgresCorruptionDetected"
+)
+
+// awaitHealth waits until Prometheus has seen every check of the ledger
+// succeed, and holds that no alert fires on a healthy, busy server.
+func (d *demo) awaitHealth(ctx context.Context) (string, error) {
+	const verified = `count(pgintegrity_check_last_success_timestamp_seconds{datname="erp"} > 0) == count(pgintegrity_check_applicable{datname="erp"} == 1)
+		and on () pgintegrity_up == 1`
+	if err := poll(ctx, time.Second, func() (bool, error) {
+		result, err := d.query(ctx, verified)
+		return len(result) > 0, err
+	}); err != nil {
+		return "", fmt.Errorf("the checks did not succeed: %w", err)
+	}
+	firing, err := d.query(ctx, `ALERTS{alertstate="firing",alertname!="PostgresWatchdog"}`)
+	if err != nil {
+		return "", err
+	}
+	if len(firing) > 0 {
+		return "", fmt.Errorf("an alert fires on a healthy server: %v", firing[0].Metric)
+	}
+	if failed := d.load.failed.Load(); failed > 0 {
+		return "", fmt.Errorf("%d transactions failed on a healthy server: %w", failed, (<-d.load.first).err)
+	}
+	return fmt.Sprintf("checks=ok alerts=none committed=%d", d.load.committed.Load()), nil
+}
+
+// replay damages the ledger and tells when each link of the chain knows.
+func (d *demo) replay(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	fmt.Println("demo: 09:00, the nightly maintenance starts: it rewrites old pages of the ledger to speed it up")
+	damaged, err := d.maintenance(ctx)
+	if err != nil {
+		return fmt.Errorf("step damage: %w", err)
+	}
+	report("damage", 0, fmt.Sprintf("relation=%s.%s pages=%d", damagedSchema, damagedTable, damagedPages))
+
+	steps := []struct {
+		name string
+		do   func(ctx context.Context) (detail string, err error)
+	}{
+		{"first_failing_transaction", d.awaitFailure},
+		{"exporter_knows", d.awaitFinding},
+		{"alert_firing", d.awaitAlert},
+		{"page_delivered", d.awaitPage},
+	}
+	type outcome struct {
+		name, detail string
+		at           time.Time
+		err          error
+	}
+	outcomes := make(chan outcome, len(steps))
+	for _, step := range steps {
+		go func() {
+			detail, err := step.do(ctx)
+			outcomes <- outcome{step.name, detail, time.Now(), err}
+		}()
+	}
+	for range steps {
+		o := <-outcomes
+		if o.err != nil {
+			err = errors.Join(err, fmt.Errorf("step %s: %w", o.name, o.err))
+			cancel()
+			continue
+		}
+		report(o.name, o.at.Sub(damaged), o.detail)
+	}
+	if err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		name string
+		do   func(ctx context.Context) (detail string, err error)
+	}{{"evidence", d.check}, {"dashboard_queries", d.dashboards}} {
+		detail, err := step.do(ctx)
+		if err != nil {
+			return fmt.Errorf("step %s: %w", step.name, err)
+		}
+		report(step.name, time.Since(damaged), detail)
+	}
+	return nil
+}
+
+// maintenance overwrites half of some pages in the middle of the table's file.
+func (d *demo) maintenance(ctx context.Context) (time.Time, error) {
+	relation, err := d.server.Relation(ctx, "erp", damagedSchema+"."+damagedTable)
+	if err != nil {
+		return time.Time{}, err
+	}
+	for i := range uint32(damagedPages) {
+		if err := relation.Edit(relation.Blocks/4+i*relation.Blocks/50, pgtest.Garbage); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return time.Now(), nil
+}
+
+func (d *demo) awaitFailure(ctx context.Context) (string, error) {
+	f, err := d.load.awaitFailure(ctx)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("error=%q", f.err), nil
+}
+
+// awaitFinding waits until the exporter's own page names the table.
+func (d *demo) awaitFinding(ctx context.Context) (string, error) {
+	want := fmt.Sprintf(`relname=%q,schemaname=%q`, damagedTable, damagedSchema)
+	var detail string
+	err := poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		page, err := get(ctx, d.exporterURL+"/metrics")
+		for line := range bytes.Lines(page) {
+			if text := string(line); strings.HasPrefix(text, "pgintegrity_finding_info{") && strings.Contains(text, want) {
+				detail = strings.TrimSpace(text)
+				return true, nil
+			}
+		}
+		return false, err
+	})
+	return detail, err
+}
+
+func (d *demo) awaitAlert(ctx context.Context) (string, error) {
+	var detail string
+	err := poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		body, err := get(ctx, d.prometheusURL+"/api/v1/alerts")
+		if err != nil {
+			return false, err
+		}
+		var answer struct {
+			Data struct {
+				Alerts []struct {
+					State  string
+					Labels map[string]string
+				}
+			}
+		}
+		if err := json.Unmarshal(body, &answer); err != nil {
+			return false, err
+		}
+		for _, alert := range answer.Data.Alerts {
+			if alert.State == "firing" && alert.Labels["alertname"] == corruptionAlert && alert.Labels["relname"] == damagedTable {
+				detail = fmt.Sprintf("alertname=%s relation=%s.%s", corruptionAlert, alert.Labels["schemaname"], alert.Labels["relname"])
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	return detail, err
+}
+
+func (d *demo) awaitPage(ctx context.Context) (string, error) {
+	p, err := d.receiver.await(ctx, corruptionAlert)
+	if err != nil {
+		return "", err
+	}
+	if p.Receiver != "page-integrity" {
+		return "", fmt.Errorf("the page went to receiver %s", p.Receiver)
+	}
+	i := slices.IndexFunc(p.Alerts, func(a alert) bool { return a.Labels["alertname"] == corruptionAlert })
+	text := p.Alerts[i].Annotations["description"]
+	if !strings.Contains(text, damagedSchema+"."+damagedTable) {
+		return "", fmt.Errorf("the page does not name the table: %s", text)
+	}
+	return fmt.Sprintf("receiver=%s alerts=%d\n%s", p.Receiver, len(p.Alerts), quote(p)), nil
+}
+
+// quote shows a page as somebody reads it.
+func quote(p page) string {
+	var text strings.Builder
+	for _, alert := range p.Alerts {
+		fmt.Fprintf(&text, "    | %s %s: %s\n    | %s\n    | %s\n", strings.ToUpper(alert.Labels["severity"]),
+			alert.Labels["alertname"], alert.Annotations["summary"], alert.Annotations["description"], alert.Annotations["runbook_url"])
+	}
+	return strings.TrimSuffix(text.String(), "\n")
+}
+
+// check runs the command that the page tells to run.
+func (d *demo) check(ctx context.Context) (string, error) {
+	cmd := exec.CommandContext(ctx, d.exporter, "check", "--dsn="+d.server.DSN("postgres", d.monitor),
+		"--database=erp", "--relation="+damagedSchema+"."+damagedTable, "--output=json")
+	out, err := cmd.Output()
+	var ended *exec.ExitError
+	if !errors.As(err, &ended) || ended.ExitCode() != 1 {
+		return "", fmt.Errorf("check found nothing: %w\n%s", err, out)
+	}
+	var document struct {
+		Findings []struct{ Check, Message string }
+	}
+	if err := json.Unmarshal(out, &document); err != nil {
+		return "", fmt.Errorf("reading the findings: %w", err)
+	}
+	if len(document.Findings) == 0 {
+		return "", errors.New("check gives no findings")
+	}
+	first := document.Findings[0]
+	return fmt.Sprintf("findings=%d check=%s message=%q", len(document.Findings), first.Check, first.Message), nil
+}
+
+// dashboards runs every query of the shipped dashboards.
+func (d *demo) dashboards(ctx context.Context) (string, error) {
+	queries, err := dashboards.Queries()
+	if err != nil {
+		return "", err
+	}
+	for _, q := range queries {
+		if err := poll(ctx, time.Second, func() (bool, error) {
+			result, err := d.query(ctx, q.Expand("1m"))
+			return len(result) > 0, err
+		}); err != nil {
+			return "", fmt.Errorf("%s, panel %q: no data for %s: %w", q.Dashboard, q.Panel, q.Expr, err)
+		}
+	}
+	return fmt.Sprintf("queries=%d all with data", len(queries)), nil
+}
+
+// series is one element of the answer to a query.
+type series struct {
+	Metric map[string]string
+	Value  [2]any
+}
+
+func (d *demo) query(ctx context.Context, expr string) ([]series, error) {
+	body, err := get(ctx, d.prometheusURL+"/api/v1/query?query="+url.QueryEscape(expr))
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Data struct{ Result []series }
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("reading the answer to %s: %w", expr, err)
+	}
+	return answer.Data.Result, nil
+}
+
+// poll asks until the answer is yes. An error may be one of a moment: the last
+// one is told when time is up.
+func poll(ctx context.Context, interval time.Duration, ask func() (bool, error)) error {
+	for {
+		yes, err := ask()
+		if yes {
+			return nil
+		}
+		select {
+		case <-time.After(interval):
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}
