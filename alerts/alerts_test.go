@@ -33,7 +33,7 @@ func tool(t *testing.T, variable string) string {
 	return program
 }
 
-func run(t *testing.T, directory, program string, args ...string) string {
+func run(t *testing.T, directory, program string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Dir = directory
@@ -41,7 +41,6 @@ func run(t *testing.T, directory, program string, args ...string) string {
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", filepath.Base(program), err, out)
 	}
-	return string(out)
 }
 
 func names() []string {

@@ -6,10 +6,6 @@ import (
 	"pg_integrity_exporter/internal/pg"
 )
 
-// maxDatabases is how many databases have series of their own. It bounds the
-// page; the largest ones by traffic are kept.
-const maxDatabases = 100
-
 var (
 	transactions = &Family{
 		Name: Namespace + "transactions_total", Type: Counter, Labels: []string{"datname", "outcome"},
@@ -104,7 +100,8 @@ func databaseCollector(accumulate func(counter string, raw float64) float64) Col
 	}
 }
 
-// limitDatabases is maxDatabases and the row of the shared catalogues.
+// limitDatabases is how many databases have series of their own, the busiest
+// ones, and the row of the shared catalogues. It bounds the page.
 const limitDatabases = "101"
 
 // databaseRow is one row of the statement of databaseCollector.

@@ -80,7 +80,7 @@ func (s *Sink) Add(family *Family, value float64, labelValues ...string) {
 	}
 	metric := &dto.Metric{Label: make([]*dto.LabelPair, 0, len(labelValues))}
 	for i, name := range family.Labels {
-		labelValue := labelValues[i]
+		labelValue := labelValues[i] //nolint:gosec // the lengths are compared above
 		if !utf8.ValidString(labelValue) {
 			labelValue = strings.ToValidUTF8(labelValue, "\uFFFD")
 		}
@@ -89,7 +89,7 @@ func (s *Sink) Add(family *Family, value float64, labelValues ...string) {
 		}
 		metric.Label = append(metric.Label, &dto.LabelPair{Name: &name, Value: &labelValue})
 	}
-	slices.SortFunc(metric.Label, func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
+	slices.SortFunc(metric.GetLabel(), func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
 	key := seriesKey(family, metric)
 	if _, twice := s.seen[key]; twice {
 		s.err = fmt.Errorf("metric %s was collected twice with the same labels", family.Name)
@@ -116,7 +116,7 @@ func (s *Sink) AddBool(family *Family, value bool, labelValues ...string) {
 func seriesKey(family *Family, metric *dto.Metric) string {
 	var b strings.Builder
 	b.WriteString(family.Name)
-	for _, label := range metric.Label {
+	for _, label := range metric.GetLabel() {
 		b.WriteByte(0)
 		b.WriteString(label.GetName())
 		b.WriteByte(1)
@@ -158,7 +158,7 @@ func (p *page) add(sink *Sink) {
 func (p *page) sorted() []*dto.MetricFamily {
 	result := make([]*dto.MetricFamily, 0, len(p.families))
 	for _, family := range p.families {
-		slices.SortFunc(family.Metric, compareMetrics)
+		slices.SortFunc(family.GetMetric(), compareMetrics)
 		result = append(result, family)
 	}
 	slices.SortFunc(result, func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) })
@@ -166,13 +166,13 @@ func (p *page) sorted() []*dto.MetricFamily {
 }
 
 func compareMetrics(a, b *dto.Metric) int {
-	for i := range min(len(a.Label), len(b.Label)) {
-		if c := strings.Compare(a.Label[i].GetName(), b.Label[i].GetName()); c != 0 {
+	for i := range min(len(a.GetLabel()), len(b.GetLabel())) {
+		if c := strings.Compare(a.GetLabel()[i].GetName(), b.GetLabel()[i].GetName()); c != 0 {
 			return c
 		}
-		if c := strings.Compare(a.Label[i].GetValue(), b.Label[i].GetValue()); c != 0 {
+		if c := strings.Compare(a.GetLabel()[i].GetValue(), b.GetLabel()[i].GetValue()); c != 0 {
 			return c
 		}
 	}
-	return len(a.Label) - len(b.Label)
+	return len(a.GetLabel()) - len(b.GetLabel())
 }

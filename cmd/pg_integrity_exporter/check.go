@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,7 +39,7 @@ func addCheck(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("database", "Look only at this database (repeat); without it at every one.").PlaceHolder("NAME").StringsVar(&f.databases)
 	cmd.Flag("relation", "Look only at this table or index and what belongs to it (repeat).").PlaceHolder("SCHEMA.NAME").StringsVar(&f.relations)
 	cmd.Flag("deep", "Look at everything, ignoring intervals and sampling.").BoolVar(&f.deep)
-	cmd.Flag("jobs", "Databases to look at at once.").Short('j').Default("1").IntVar(&f.jobs)
+	cmd.Flag("jobs", "How many databases are looked at in parallel.").Short('j').Default("1").IntVar(&f.jobs)
 	cmd.Flag("rate-limit", "Read at most this many bytes per second in each job, for example 32MiB; 0 is no limit.").Default("0").BytesVar(&f.rateLimit)
 	return cmd.FullCommand(), f.check
 }
@@ -75,7 +76,7 @@ func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 		return check.Document{}, err
 	}
 	if f.jobs < 1 || f.rateLimit < 0 {
-		return check.Document{}, fmt.Errorf("--jobs must be at least 1 and --rate-limit not negative")
+		return check.Document{}, errors.New("--jobs must be at least 1 and --rate-limit not negative")
 	}
 	if terminal(f.stderr) {
 		options.Progress = func(r check.Result) {

@@ -96,8 +96,7 @@ func (f *serveFlags) disabled() []string {
 // directory is a mistake that must be mended first.
 func (f *serveFlags) openStore() (*state.Store, error) {
 	store, err := state.Open(f.statePath, f.logger)
-	var inUse *state.InUseError
-	if errors.As(err, &inUse) {
+	if _, ok := errors.AsType[*state.InUseError](err); ok {
 		return nil, err
 	}
 	if err != nil {

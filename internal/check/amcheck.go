@@ -41,7 +41,7 @@ func (s *session) amcheck(ctx context.Context, name string) (function, bool, err
 		return function{}, false, fmt.Errorf("looking for amcheck: %w", err)
 	}
 	if len(functions) == 0 {
-		s.skip("the extension amcheck is missing: run CREATE EXTENSION amcheck in database %s as a superuser, then docs/grants/grants.sql", quote(s.database))
+		s.skipf("the extension amcheck is missing: run CREATE EXTENSION amcheck in database %s as a superuser, then docs/grants/grants.sql", quote(s.database))
 		return function{}, false, nil
 	}
 	functions = slices.DeleteFunc(functions, func(f function) bool { return f.Name != name })
@@ -50,10 +50,10 @@ func (s *session) amcheck(ctx context.Context, name string) (function, bool, err
 		return slices.MaxFunc(granted, func(a, b function) int { return a.Arguments - b.Arguments }), true, nil
 	}
 	if len(functions) > 0 {
-		s.skip("the role may not call %s: GRANT EXECUTE ON FUNCTION %s TO %s in database %s, or run docs/grants/grants.sql there",
+		s.skipf("the role may not call %s: GRANT EXECUTE ON FUNCTION %s TO %s in database %s, or run docs/grants/grants.sql there",
 			name, functions[0].Signature, quote(s.conn.Facts.User), quote(s.database))
 	} else {
-		s.skip("amcheck has no function %s: run ALTER EXTENSION amcheck UPDATE in database %s", name, quote(s.database))
+		s.skipf("amcheck has no function %s: run ALTER EXTENSION amcheck UPDATE in database %s", name, quote(s.database))
 	}
 	return function{}, false, nil
 }

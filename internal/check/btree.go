@@ -171,7 +171,7 @@ func (s *session) sane(ctx context.Context, t table, verify function) (bool, err
 		}
 		if err != nil || len(tuples) > 0 {
 			s.scope.Heaps.note(t.OID, false)
-			return false, nil
+			return false, nil //nolint:nilerr // an error that is evidence of damage answers the question
 		}
 		s.throttle(ctx, started, 0)
 	}
@@ -185,7 +185,7 @@ func (s *session) confirmIndex(ctx context.Context, i index, f function, allInde
 	if gone(first) || judge(first) == inconclusive {
 		return first
 	}
-	pause(ctx, confirmAfter)
+	pauseToConfirm(ctx)
 	second := s.indexCheck(ctx, i, f, allIndexed)
 	if second == nil || gone(second) {
 		return second
@@ -238,7 +238,7 @@ func (s *session) leftovers(ctx context.Context, invalid []index) error {
 	if len(invalid) == 0 {
 		return nil
 	}
-	pause(ctx, confirmAfter)
+	pauseToConfirm(ctx)
 	now, err := s.indexes(ctx)
 	if err != nil {
 		return err

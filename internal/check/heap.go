@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -270,7 +271,7 @@ func (s *session) confirmTuples(ctx context.Context, t table, f function, tuples
 		}
 		ofBlock := tuples[:rest]
 		tuples = tuples[rest:]
-		pause(ctx, confirmAfter)
+		pauseToConfirm(ctx)
 		again, err := s.verify(ctx, t, f, &block, &block)
 		if err != nil {
 			return err
@@ -294,29 +295,29 @@ func same(a, b tuple) bool {
 // describe tells of the damaged tuples of one page, the first few in full.
 func describe(tuples []tuple) string {
 	const shown = 3
-	message := ""
+	var message strings.Builder
 	for i, t := range tuples[:min(shown, len(tuples))] {
 		if i > 0 {
-			message += "; "
+			message.WriteString("; ")
 		}
 		if t.Offset != nil {
-			message += fmt.Sprintf("line pointer %d: ", *t.Offset)
+			fmt.Fprintf(&message, "line pointer %d: ", *t.Offset)
 		}
 		if t.Column != nil {
-			message += fmt.Sprintf("column %d: ", *t.Column+1)
+			fmt.Fprintf(&message, "column %d: ", *t.Column+1)
 		}
-		message += t.Message
+		message.WriteString(t.Message)
 	}
 	if more := len(tuples) - shown; more > 0 {
-		message += fmt.Sprintf("; and %d more on this page", more)
+		fmt.Fprintf(&message, "; and %d more on this page", more)
 	}
-	return message
+	return message.String()
 }
 
 // confirmError reports an error that reading a page raises, when it comes a
 // second time.
 func (s *session) confirmError(ctx context.Context, t table, block *uint32, first error, again func() error) error {
-	pause(ctx, confirmAfter)
+	pauseToConfirm(ctx)
 	second := again()
 	if second == nil || gone(second) {
 		return second
@@ -371,9 +372,10 @@ func (s *session) readHeap(ctx context.Context, t table) error {
 	return nil
 }
 
-func pause(ctx context.Context, d time.Duration) {
+// pauseToConfirm waits before the second look at what may be damage.
+func pauseToConfirm(ctx context.Context) {
 	select {
-	case <-time.After(d):
+	case <-time.After(confirmAfter):
 	case <-ctx.Done():
 	}
 }

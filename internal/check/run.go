@@ -102,8 +102,7 @@ func (s *session) reason() string {
 // problem notes something that could not be looked at.
 func (s *session) problem(object string, err error) {
 	text := oneLine(pg.Message(err))
-	var pgError *pgconn.PgError
-	if errors.As(err, &pgError) {
+	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
 		text += " (SQLSTATE " + pgError.Code + ")"
 		if pgError.Code == "42501" {
 			text += "; grant the role USAGE on the schema and SELECT on the table, or let a superuser run the check"
@@ -116,8 +115,8 @@ func (s *session) problem(object string, err error) {
 	s.logger.Debug("could not be checked", "object", object, "err", err)
 }
 
-// skip notes that the check does not apply here, and what to do.
-func (s *session) skip(format string, args ...any) {
+// skipf notes that the check does not apply here, and what to do.
+func (s *session) skipf(format string, args ...any) {
 	s.skipped = fmt.Sprintf(format, args...)
 }
 

@@ -43,7 +43,7 @@ type Options struct {
 	// Deep, RateLimit: see Scope.
 	Deep      bool
 	RateLimit int64
-	// Jobs is how many databases are looked at at once.
+	// Jobs is how many databases are looked at in parallel.
 	Jobs int
 	// Progress is told of each check that ends; nil is nobody.
 	Progress func(Result)

@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -118,8 +119,8 @@ func (d *demo) close() error {
 		d.endLoad()
 		d.load.done.Wait()
 	}
-	for i := len(d.processes) - 1; i >= 0; i-- {
-		d.processes[i].stop()
+	for _, v := range slices.Backward(d.processes) {
+		v.stop()
 	}
 	var err error
 	if d.receiver != nil {

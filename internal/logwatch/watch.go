@@ -148,7 +148,7 @@ func (w *Watcher) locate(ctx context.Context) (string, error) {
 		}
 		return "", fmt.Errorf("asking the server where its log is: %w", err)
 	}
-	extension := ""
+	var extension string
 	switch {
 	case !collected:
 		return "", errors.New("the server does not collect its log: set logging_collector = on and log_destination = jsonlog (15+) or csvlog, or log.path in the configuration")

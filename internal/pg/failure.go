@@ -43,8 +43,7 @@ func Failures() []Failure {
 
 // FailureOf classifies an error of Connect or of a Lane.
 func FailureOf(err error) Failure {
-	var pgError *pgconn.PgError
-	if errors.As(err, &pgError) {
+	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return failureOfState(pgError.Code)
 	}
 	var (

@@ -9,8 +9,7 @@ import (
 // SQLState is the five-character SQLSTATE of an error that the server sent,
 // or "" for any other error.
 func SQLState(err error) string {
-	var pgError *pgconn.PgError
-	if errors.As(err, &pgError) {
+	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgError.Code
 	}
 	return ""
@@ -19,8 +18,7 @@ func SQLState(err error) string {
 // Message is the server's own primary message of an error that it sent, or
 // the error's text for any other.
 func Message(err error) string {
-	var pgError *pgconn.PgError
-	if errors.As(err, &pgError) {
+	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pgError.Message
 	}
 	return err.Error()

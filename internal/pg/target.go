@@ -3,6 +3,7 @@ package pg
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -63,8 +64,7 @@ func ResolveTarget(dsn string, env Environment) (*Target, error) {
 // broken to be split into its parts, the library cannot know where the
 // password is.
 func redactParseError(err error, dsn string) error {
-	var parse *pgconn.ParseConfigError
-	if !errors.As(err, &parse) {
+	if _, ok := errors.AsType[*pgconn.ParseConfigError](err); !ok {
 		return errors.New("it cannot be parsed")
 	}
 	text := err.Error()
@@ -163,7 +163,7 @@ func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig
 	if purpose.Name != "" {
 		name += " " + purpose.Name
 	}
-	for key, value := range map[string]string{
+	maps.Copy(config.RuntimeParams, map[string]string{
 		"application_name":                    name,
 		"client_encoding":                     "UTF8",
 		"datestyle":                           "ISO",
@@ -173,9 +173,7 @@ func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig
 		"max_parallel_workers_per_gather":     "0",
 		"search_path":                         "pg_catalog",
 		"statement_timeout":                   milliseconds(purpose.StatementTimeout),
-	} {
-		config.RuntimeParams[key] = value
-	}
+	})
 	// No server-side prepared statements: they break behind PgBouncer.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.StatementCacheCapacity = 0

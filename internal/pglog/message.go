@@ -288,11 +288,11 @@ func parseCSV(record []byte, m *Message) bool {
 // doubled quotes still doubled. more says that another field follows.
 func csvField(data []byte) (field, rest []byte, more bool) {
 	if len(data) == 0 || data[0] != '"' {
-		i := bytes.IndexByte(data, ',')
-		if i < 0 {
+		before, after, ok := bytes.Cut(data, []byte{','})
+		if !ok {
 			return data, nil, false
 		}
-		return data[:i], data[i+1:], true
+		return before, after, true
 	}
 	for i := 1; i < len(data); i++ {
 		quote := bytes.IndexByte(data[i:], '"')

@@ -24,7 +24,7 @@ func Versions() []int {
 		return Supported()
 	}
 	var versions []int
-	for _, field := range strings.Split(only, ",") {
+	for field := range strings.SplitSeq(only, ",") {
 		if major, err := strconv.Atoi(strings.TrimSpace(field)); err == nil && slices.Contains(Supported(), major) {
 			versions = append(versions, major)
 		}

@@ -190,9 +190,7 @@ func (s *Server) configure(settings map[string]string) error {
 		"log_timezone":            "UTC",
 		"log_checkpoints":         "off",
 	}
-	for name, value := range settings {
-		lines[name] = value
-	}
+	maps.Copy(lines, settings)
 	return s.appendSettings(lines)
 }
 
@@ -392,7 +390,7 @@ func (s *Server) Processes() []int {
 		if err != nil {
 			continue // the thread ended
 		}
-		for _, field := range strings.Fields(string(content)) {
+		for field := range strings.FieldsSeq(string(content)) {
 			if pid, err := strconv.Atoi(field); err == nil {
 				pids = append(pids, pid)
 			}

@@ -4,6 +4,7 @@
 package promql
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +13,9 @@ import (
 
 	"pg_integrity_exporter/collector"
 )
+
+// nameLabel is the label that holds the name of a metric.
+const nameLabel = "__name__"
 
 // targetLabels are the labels that Prometheus adds to every series.
 var targetLabels = []string{"job", "instance"}
@@ -89,25 +93,26 @@ func (s Schema) Check(expr string) ([]string, error) {
 
 // selector checks one selector and gives the labels of its metric.
 func (s Schema) selector(e *metricsql.MetricExpr) ([]string, error) {
+	var all []string
 	for _, filters := range e.LabelFilterss {
-		var name string
-		for _, filter := range filters {
-			if filter.Label == "__name__" && !filter.IsRegexp && !filter.IsNegative {
-				name = filter.Value
-			}
+		i := slices.IndexFunc(filters, func(f metricsql.LabelFilter) bool {
+			return f.Label == nameLabel && !f.IsRegexp && !f.IsNegative
+		})
+		if i < 0 {
+			return nil, errors.New("a selector names no metric")
 		}
-		labels, ok := s[name]
+		labels, ok := s[filters[i].Value]
 		if !ok {
-			return nil, fmt.Errorf("there is no metric %q", name)
+			return nil, fmt.Errorf("there is no metric %q", filters[i].Value)
 		}
 		for _, filter := range filters {
-			if filter.Label != "__name__" && !slices.Contains(labels, filter.Label) {
-				return nil, fmt.Errorf("%s has no label %s", name, filter.Label)
+			if filter.Label != nameLabel && !slices.Contains(labels, filter.Label) {
+				return nil, fmt.Errorf("%s has no label %s", filters[i].Value, filter.Label)
 			}
 		}
-		return labels, nil
+		all = append(all, labels...)
 	}
-	return nil, nil
+	return all, nil
 }
 
 // Series takes a series such as name{label="value"} apart.
@@ -125,7 +130,7 @@ func Series(text string) (name string, labels map[string]string, err error) {
 		if filter.IsRegexp || filter.IsNegative {
 			return "", nil, fmt.Errorf("%s is not one series", text)
 		}
-		if filter.Label == "__name__" {
+		if filter.Label == nameLabel {
 			name = strings.Clone(filter.Value)
 			continue
 		}

@@ -18,7 +18,7 @@ type slots struct {
 // process.
 func newSlots(name, database string, interval time.Duration) slots {
 	hash := fnv.New64a()
-	hash.Write([]byte(name + "\x00" + database))
+	_, _ = hash.Write([]byte(name + "\x00" + database))
 	return slots{interval: interval, offset: time.Duration(hash.Sum64() % uint64(interval))}
 }
 

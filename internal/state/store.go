@@ -45,7 +45,7 @@ type InUseError struct {
 
 // Error says what to do.
 func (e *InUseError) Error() string {
-	return fmt.Sprintf("%s is in use by another pg_integrity_exporter: stop it, or give this one its own --state.path", e.Path)
+	return e.Path + " is in use by another pg_integrity_exporter: stop it, or give this one its own --state.path"
 }
 
 // Open opens or makes the state in a directory. The error is an *InUseError
@@ -165,6 +165,7 @@ var (
 // runCount is one entry of Snapshot.Runs as it is written.
 type runCount struct {
 	RunKey
+
 	Count uint64 `json:"count"`
 }
 

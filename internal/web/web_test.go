@@ -104,7 +104,7 @@ func TestMetricsBoundsScrapesUnderWay(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		response, err := http.Get(server.URL + "/metrics") //nolint:noctx // ends with the server
+		response, err := http.Get(server.URL + "/metrics")
 		if err == nil {
 			_ = response.Body.Close()
 		}
