@@ -109,7 +109,7 @@ type Object struct {
 // eventOf recognises the events that damage leaves behind.
 func eventOf(m *Message, severity Severity, sqlstate string) (Event, bool) {
 	kind := kindOf(m, severity, sqlstate)
-	if kind == "" {
+	if kind == "" || m.Raised() {
 		return Event{}, false
 	}
 	text := m.Text()

@@ -21,6 +21,7 @@ type Message struct {
 	application []byte
 	backend     []byte
 	text        []byte
+	context     []byte
 
 	unescape func(raw []byte) []byte
 }
@@ -48,6 +49,12 @@ func (m *Message) Backend() string { return m.decode(m.backend) }
 // Text is the primary message, at most maxText bytes of it, as valid UTF-8.
 func (m *Message) Text() string {
 	return m.decode(m.text[:min(len(m.text), maxText)])
+}
+
+// Raised says whether a function's RAISE made the message, whatever SQLSTATE it
+// chose, and not the server itself.
+func (m *Message) Raised() bool {
+	return bytes.Contains(m.context, []byte(" at RAISE"))
 }
 
 func (m *Message) decode(raw []byte) string {
@@ -150,6 +157,8 @@ func parseJSON(line []byte, m *Message) bool {
 				m.backend = value
 			case "message":
 				m.text = value
+			case "context":
+				m.context = value
 			}
 		} else {
 			i := bytes.IndexByte(after, ',')
@@ -254,6 +263,7 @@ const (
 	csvSeverity    = 11
 	csvSQLState    = 12
 	csvMessage     = 13
+	csvContext     = 18
 	csvApplication = 22
 	csvBackend     = 23
 )
@@ -275,6 +285,8 @@ func parseCSV(record []byte, m *Message) bool {
 			m.sqlstate = field
 		case csvMessage:
 			m.text = field
+		case csvContext:
+			m.context = field
 		case csvApplication:
 			m.application = field
 		case csvBackend:
