@@ -2,7 +2,6 @@ package pg
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,7 +27,7 @@ type Conn struct {
 func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) (*Conn, error) {
 	conn, err := pgx.ConnectConfig(ctx, t.sessionConfig(database, purpose))
 	if err != nil {
-		return nil, fmt.Errorf("connecting: %w", err)
+		return nil, &ConnectError{Target: t.Name(), err: err}
 	}
 	facts, err := readFacts(ctx, conn)
 	if err != nil {

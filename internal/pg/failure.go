@@ -41,6 +41,48 @@ func Failures() []Failure {
 	}
 }
 
+// ConnectError says in one line why no session could be opened. pgx' own text
+// repeats the reason for every address and with and without TLS.
+type ConnectError struct {
+	// Target is the server's name.
+	Target string
+
+	err error
+}
+
+// Error has the innermost reason, and never the password.
+func (e *ConnectError) Error() string {
+	return "connecting to " + e.Target + ": " + cause(e.err)
+}
+
+// Unwrap is everything that pgx told.
+func (e *ConnectError) Unwrap() error { return e.err }
+
+// cause is the text of the innermost error: what the server said if it said
+// anything, else what the operating system said of the first attempt.
+func cause(err error) string {
+	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgError.Error()
+	}
+	for {
+		switch wrapped := err.(type) { //nolint:errorlint // the chain is walked by hand
+		case *net.DNSError:
+			return wrapped.Error()
+		case interface{ Unwrap() []error }:
+			if list := wrapped.Unwrap(); len(list) > 0 {
+				err = list[0]
+				continue
+			}
+		case interface{ Unwrap() error }:
+			if inner := wrapped.Unwrap(); inner != nil {
+				err = inner
+				continue
+			}
+		}
+		return err.Error()
+	}
+}
+
 // FailureOf classifies an error of Connect or of a Lane.
 func FailureOf(err error) Failure {
 	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
