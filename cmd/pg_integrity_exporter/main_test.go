@@ -261,6 +261,16 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// TestMetricsReferenceIsCurrent holds docs/metrics.md against the program.
+func TestMetricsReferenceIsCurrent(t *testing.T) {
+	t.Parallel()
+	want, _, exit := run(t, "metrics")
+	got, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil || exit != 0 || string(got) != want {
+		t.Errorf("docs/metrics.md is not current: make generate (%v)", err)
+	}
+}
+
 // TestWrongPassword needs a server that asks for one.
 func TestWrongPassword(t *testing.T) {
 	t.Parallel()

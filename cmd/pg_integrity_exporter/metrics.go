@@ -10,6 +10,8 @@ import (
 	"pg_integrity_exporter/collector"
 )
 
+//go:generate sh -c "go run . metrics >../../docs/metrics.md"
+
 func addMetrics(app *kingpin.Application, g *globals) (string, command) {
 	cmd := app.Command("metrics", "Print the reference of every metric, as Markdown.")
 	return cmd.FullCommand(), func(context.Context) int {
