@@ -115,7 +115,7 @@ type rule struct {
 	Annotations   map[string]string `yaml:"annotations,omitempty"`
 }
 
-// YAML is the group as a rule file of Prometheus 2.45 and newer.
+// YAML is the group as a rule file of Prometheus 2.42 and newer.
 func (g Group) YAML(options Options) ([]byte, error) {
 	group := ruleGroup{Name: g.Name, Interval: model.Duration(g.Interval)}
 	for _, r := range g.Records {

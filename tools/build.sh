@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 name=$1
 tags=""
 case $name in
-prometheus | promtool) module=prometheus package=github.com/prometheus/prometheus/cmd/$name oldest=2.45 tags=remove_all_sd ;;
+prometheus | promtool) module=prometheus package=github.com/prometheus/prometheus/cmd/$name oldest=2.42 tags=remove_all_sd ;;
 alertmanager | amtool) module=alertmanager package=github.com/prometheus/alertmanager/cmd/$name oldest=0.27 ;;
 golangci-lint) module=golangci-lint package=github.com/golangci/golangci-lint/v2/cmd/$name oldest="" ;;
 *) echo "build.sh: there is no tool $name" >&2; exit 2 ;;

@@ -99,7 +99,7 @@ func run(ctx context.Context, oneshot bool) (err error) {
 	if err := d.replay(ctx); err != nil {
 		return err
 	}
-	d.printAddresses()
+	d.printAddresses(ctx)
 	if oneshot {
 		return nil
 	}
@@ -133,12 +133,12 @@ func (d *demo) close() error {
 }
 
 func (d *demo) build(ctx context.Context) (string, error) {
-	d.exporter = filepath.Join(d.scratch, "pg_integrity_exporter")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", d.exporter, "./cmd/pg_integrity_exporter")
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "make", "--silent", "build").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w\n%s", err, out)
 	}
-	return "", nil
+	var err error
+	d.exporter, err = filepath.Abs("bin/pg_integrity_exporter")
+	return "program=bin/pg_integrity_exporter", err
 }
 
 func (d *demo) startServer(ctx context.Context) (string, error) {
@@ -308,13 +308,18 @@ func (d *demo) startPrometheus(ctx context.Context) (string, error) {
 	return d.prometheusURL, p.awaitHTTP(ctx, d.prometheusURL+"/-/ready")
 }
 
-func (d *demo) printAddresses() {
+func (d *demo) printAddresses(ctx context.Context) {
+	alerts := d.prometheusURL + "/alerts"
+	if _, err := get(ctx, d.prometheusURL+"/"); err != nil {
+		// Built from the module proxy, Prometheus has no pages.
+		alerts = d.prometheusURL + "/api/v1/alerts"
+	}
 	fmt.Printf(`
   exporter      %s/metrics
   runbook       %s/runbooks/PostgresCorruptionDetected
-  Prometheus    %s/alerts
+  Prometheus    %s
   Alertmanager  %s
   PostgreSQL    %s
 
-`, d.exporterURL, d.exporterURL, d.prometheusURL, d.alertURL, d.server.DSN("erp"))
+`, d.exporterURL, d.exporterURL, alerts, d.alertURL, d.server.DSN("erp"))
 }
