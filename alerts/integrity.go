@@ -6,6 +6,10 @@ import "time"
 // log.
 const corruptionFindings = `pgintegrity_finding_info{check=~"btree|heap|log", severity="critical"}`
 
+// clusterKinds are about files of the whole cluster: no finding of a table
+// stands for them.
+const clusterKinds = `kind=~"control_file|relation_map|transaction_status"`
+
 // integrity asks whether the data is whole. Nothing mutes these alerts but an
 // explicit silence.
 func integrity() Group {
@@ -17,7 +21,7 @@ func integrity() Group {
 			Description: "Damaged: {{ $labels.schemaname }}.{{ $labels.relname }} in database {{ $labels.datname }} ({{ $labels.instance }}). This is corruption, not configuration or network. Statements that touch it fail or give wrong data. First: stop writing to it; no VACUUM, REINDEX or restart; copy the data directory or take a snapshot; stop backups and WAL from expiring. Then: pg_integrity_exporter check --database={{ $labels.datname }} --relation={{ $labels.schemaname }}.{{ $labels.relname }} shows the evidence.",
 		},
 		{
-			Name: "PostgresCorruptionEvents", Expr: "increase(pgintegrity_corruption_events_total[30m]) > 0 unless on (job, instance) " + corruptionFindings,
+			Name: "PostgresCorruptionEvents", Expr: "(increase(pgintegrity_corruption_events_total[30m]) > 0 unless on (job, instance) " + corruptionFindings + ") or increase(pgintegrity_corruption_events_total{" + clusterKinds + "}[30m]) > 0",
 			KeepFiringFor: 6 * time.Hour, Severity: Critical, Layer: Integrity,
 			Summary:     "The server's log tells of corruption.",
 			Description: "The log of the server of {{ $labels.instance }} has {{ $value | printf \"%.0f\" }} new messages of kind {{ $labels.kind }}, and no object could be named. This is evidence of damage to files of the cluster. First: find the messages in the server's log (SQLSTATE XX001, XX002, 58P01, 58030); no VACUUM, REINDEX or restart; copy the data directory; stop backups and WAL from expiring.",

@@ -6,9 +6,8 @@ import (
 	"pg_integrity_exporter/internal/pglog"
 )
 
-// LogFinding is the finding of an event of the log about a relation; the zero
-// RelationName is one that could not be told. It has the name log, which is no
-// check: it clears when a check has read the relation.
+// LogFinding is the finding of an event of the log about a relation. It has the
+// name log, which is no check: it clears when a check has read the relation.
 func LogFinding(event pglog.Event, database string, relation RelationName) Finding {
 	f := Finding{
 		Check: "log", Class: ClassCorruption, Severity: SeverityCritical, Database: database,

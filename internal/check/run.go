@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_integrity_exporter/internal/pg"
@@ -84,7 +85,33 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	}
 	defer conn.Close()
 	s.conn = conn
-	return c.run(ctx, s)
+	return errors.Join(c.run(ctx, s), s.lookForDropped(ctx))
+}
+
+// droppedSQL lists those of the given relations that do not exist. ACCESS SHARE
+// on catalogues.
+const droppedSQL = `SELECT wanted.schemaname, wanted.relname
+	FROM unnest($1::text[], $2::text[]) AS wanted(schemaname, relname)
+	WHERE NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = wanted.schemaname AND c.relname = wanted.relname)`
+
+// lookForDropped notes the relations of the scope that were dropped: what was
+// wrong with them is over.
+func (s *session) lookForDropped(ctx context.Context) error {
+	schemas, names := s.wanted()
+	if schemas == nil {
+		return nil
+	}
+	rows, err := s.conn.Query(ctx, droppedSQL, schemas, names)
+	if err != nil {
+		return fmt.Errorf("looking for dropped relations: %w", err)
+	}
+	dropped, err := pgx.CollectRows(rows, pgx.RowToStructByPos[RelationName])
+	if err != nil {
+		return fmt.Errorf("looking for dropped relations: %w", err)
+	}
+	s.result.Verified = append(s.result.Verified, dropped...)
+	return nil
 }
 
 // reason says in one line what could not be looked at.

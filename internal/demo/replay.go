@@ -180,10 +180,11 @@ func (d *demo) awaitPage(ctx context.Context) (string, error) {
 	if p.Receiver != "page-integrity" {
 		return "", fmt.Errorf("the page went to receiver %s", p.Receiver)
 	}
-	i := slices.IndexFunc(p.Alerts, func(a alert) bool { return a.Labels["alertname"] == corruptionAlert })
-	text := p.Alerts[i].Annotations["description"]
-	if !strings.Contains(text, damagedSchema+"."+damagedTable) {
-		return "", fmt.Errorf("the page does not name the table: %s", text)
+	named := func(a alert) bool {
+		return strings.Contains(a.Annotations["description"], damagedSchema+"."+damagedTable)
+	}
+	if !slices.ContainsFunc(p.Alerts, named) {
+		return "", fmt.Errorf("the page does not name the table: %s", quote(p))
 	}
 	return fmt.Sprintf("receiver=%s alerts=%d\n%s", p.Receiver, len(p.Alerts), quote(p)), nil
 }

@@ -182,7 +182,11 @@ func TestFindingClearsWhenProvedGood(t *testing.T) {
 	t.Parallel()
 	server, dsn := startServer(t, pgtest.JSONLog())
 	relation := server.MustRelation(t, "erp", "ledger.postings")
+	index := server.MustRelation(t, "erp", "ledger.postings_pkey")
 	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := index.Edit(20, pgtest.Garbage); err != nil {
 		t.Fatal(err)
 	}
 	page := make(chan []byte, 1)
@@ -205,12 +209,17 @@ func TestFindingClearsWhenProvedGood(t *testing.T) {
 	if !open() {
 		t.Error("the finding went before the check ran again")
 	}
-	// A statement that fails with corruption of the same table makes it a suspect.
-	_ = server.Exec(t.Context(), "erp", `DO $$ BEGIN RAISE EXCEPTION 'index "postings_pkey" is strange' USING ERRCODE = 'XX002'; END $$`)
+	// A statement that runs into the damaged index makes its table a suspect.
+	if err := server.Exec(t.Context(), "erp", "SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM ledger.postings WHERE id > 0"); err == nil {
+		t.Fatal("the index was not read")
+	}
 	await(t, "cleared by the check", 30*time.Second, func() bool {
-		_, found := value(e, "pgintegrity_finding_info", map[string]string{"datname": "erp"})
+		_, found := value(e, "pgintegrity_finding_info", map[string]string{"datname": "erp", "relname": "postings"})
 		return !open() && !found
 	})
+	if _, found := value(e, "pgintegrity_finding_info", map[string]string{"datname": "erp", "relname": "postings_pkey"}); !found {
+		t.Error("the finding of the index went although it is damaged")
+	}
 }
 
 // TestCountersSurviveRestarts stops and starts the exporter while errors come:

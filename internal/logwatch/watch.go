@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,11 @@ const (
 	// server answers, and again later, because settings change.
 	retryInterval  = 2 * time.Second
 	locateInterval = time.Minute
+	// nameFor is how long it is tried to name what an event is about, when the
+	// server did not answer: damage can make it restart.
+	nameFor = 10 * time.Minute
+	// maxNameless bounds the events that wait for that.
+	maxNameless = 100
 )
 
 // Watcher watches the log of one target.
@@ -37,6 +43,9 @@ type Watcher struct {
 	scheduler *schedule.Scheduler
 	pattern   string // from the configuration; empty asks the server
 	logger    *slog.Logger
+
+	mu       sync.Mutex
+	nameless []nameless
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -89,7 +98,15 @@ func (w *Watcher) follow(ctx context.Context, pattern string) {
 	follower.Report = w.report
 	var following sync.WaitGroup
 	following.Go(func() { follower.Run(ctx) })
-	for wait(ctx, locateInterval) && (w.pattern != "" || !w.moved(ctx, pattern)) {
+	located := time.Now()
+	for wait(ctx, retryInterval) {
+		w.nameAgain(ctx)
+		if w.pattern == "" && time.Since(located) >= locateInterval {
+			if w.moved(ctx, pattern) {
+				break
+			}
+			located = time.Now()
+		}
 	}
 	stop()
 	following.Wait()
@@ -170,38 +187,81 @@ func purpose() pg.Purpose {
 	return pg.Purpose{Name: "log", StatementTimeout: connectTimeout, LockTimeout: 500 * time.Millisecond}
 }
 
+// nameless is an event whose object could not be asked for.
+type nameless struct {
+	event pglog.Event
+	since time.Time
+}
+
 // commit turns a batch into counts and findings, keeps them, and asks for the
 // relations to be checked.
 func (w *Watcher) commit(ctx context.Context, batch pglog.Batch) {
-	var findings []check.Finding
-	var suspects []schedule.Suspect
+	now := time.Now()
+	var about []nameless
+	for _, event := range batch.Events {
+		w.logger.Warn("the server's log tells of trouble", "kind", event.Kind, "sqlstate", event.SQLState, "datname", event.Database, "message", event.Text)
+		if event.Kind.Corruption() {
+			about = append(about, nameless{event, now})
+		}
+	}
+	findings, suspects := w.name(ctx, about)
+	w.state.CommitLog(batch.Counts, batch.Position, findings, now)
+	w.scheduler.Suspect(suspects...)
+}
+
+// nameAgain tries to name what could not be named yet.
+func (w *Watcher) nameAgain(ctx context.Context) {
+	w.mu.Lock()
+	waiting := w.nameless
+	w.nameless = nil
+	w.mu.Unlock()
+	findings, suspects := w.name(ctx, waiting)
+	w.state.Report(findings, time.Now())
+	w.scheduler.Suspect(suspects...)
+}
+
+// name finds the relations that events are about. An event without one is only
+// counted; one for which the server could not be asked waits.
+func (w *Watcher) name(ctx context.Context, events []nameless) (findings []check.Finding, suspects []schedule.Suspect) {
 	known := make(map[string]bool)
 	resolver := &resolver{target: w.target, failed: make(map[string]error), found: make(map[pglog.Object]object)}
 	defer resolver.close()
-	for _, event := range batch.Events {
-		w.logger.Warn("the server's log tells of trouble", "kind", event.Kind, "sqlstate", event.SQLState, "datname", event.Database, "message", event.Text)
-		if !event.Kind.Corruption() {
+	for _, e := range events {
+		object, err := resolver.resolve(ctx, e.event)
+		if err != nil {
+			w.postpone(e, err)
 			continue
 		}
-		object, err := resolver.resolve(ctx, event)
-		if err != nil {
-			w.logger.Warn("damaged object cannot be named", "path", event.Object.Path, "err", err)
+		if object.relation.Name == "" {
+			continue
 		}
-		if object.database == "" {
-			continue // counted, but there is no object to find it at
-		}
-		finding := check.LogFinding(event, object.database, object.relation)
+		finding := check.LogFinding(e.event, object.database, object.relation)
 		if known[finding.Fingerprint] {
 			continue
 		}
 		known[finding.Fingerprint] = true
 		findings = append(findings, finding)
-		if object.table.Name != "" {
-			suspects = append(suspects, schedule.Suspect{Database: object.database, Relation: object.table})
-		}
+		suspects = append(suspects, schedule.Suspect{Database: object.database, Relation: object.table})
 	}
-	w.state.CommitLog(batch.Counts, batch.Position, findings, time.Now())
-	w.scheduler.Suspect(suspects...)
+	return findings, suspects
+}
+
+// postpone keeps an event for nameAgain.
+func (w *Watcher) postpone(e nameless, err error) {
+	if time.Since(e.since) > nameFor {
+		w.logger.Warn("damaged object cannot be named", "path", e.event.Object.Path, "err", err)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.nameless) < maxNameless && !slices.ContainsFunc(w.nameless, func(other nameless) bool { return same(e.event, other.event) }) {
+		w.nameless = append(w.nameless, e)
+	}
+}
+
+// same says whether two events tell the same of the same object.
+func same(a, b pglog.Event) bool {
+	return a.Kind == b.Kind && a.Database == b.Database && a.Object.Path == b.Object.Path && a.Object.Name == b.Object.Name
 }
 
 // resolver finds what events are about. It keeps one session within a batch.
@@ -243,8 +303,7 @@ func (r *resolver) resolve(ctx context.Context, event pglog.Event) (object, erro
 }
 
 // ask finds the relation of an event by the number of its file, or by its name
-// when that is unambiguous. The database is known even when the error says that
-// the relation is not.
+// when that is unambiguous.
 func (r *resolver) ask(ctx context.Context, event pglog.Event) (object, error) {
 	found := object{database: event.Database}
 	if event.Object.Path == "" && event.Object.Name == "" {

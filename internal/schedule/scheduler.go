@@ -22,6 +22,9 @@ const (
 	// suspectPause is how long a relation that was just checked as a suspect is
 	// left alone, however often the log reports it.
 	suspectPause = time.Minute
+	// findingInterval is how often relations with an open finding are checked
+	// again, so that it clears soon after they were mended, restored or dropped.
+	findingInterval = 15 * time.Minute
 	// maxSuspects bounds the queue; more than that many damaged relations are
 	// found by the checks in their slots.
 	maxSuspects = 100
@@ -61,6 +64,9 @@ type Scheduler struct {
 	checked  map[Suspect]time.Time
 	replan   bool
 
+	findingInterval time.Duration
+	findingsAsked   time.Time // when relations with findings were last suspected
+
 	wake chan struct{}
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -70,7 +76,7 @@ type Scheduler struct {
 func New(target *pg.Target, results *state.Target, settings Settings, logger *slog.Logger) *Scheduler {
 	return &Scheduler{
 		target: target, state: results, logger: logger, settings: settings,
-		checked: make(map[Suspect]time.Time), wake: make(chan struct{}, 1), replan: true,
+		findingInterval: findingInterval, checked: make(map[Suspect]time.Time), wake: make(chan struct{}, 1), replan: true,
 	}
 }
 
@@ -130,6 +136,7 @@ func (s *Scheduler) runSlots(ctx context.Context) {
 				reachable = false
 			} else {
 				planned = time.Now()
+				s.suspectFindings()
 			}
 		}
 		if c, ok := s.next(started); ok && reachable {
@@ -141,6 +148,21 @@ func (s *Scheduler) runSlots(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// suspectFindings asks for relations with open findings to be checked again.
+func (s *Scheduler) suspectFindings() {
+	if time.Since(s.findingsAsked) < s.findingInterval {
+		return
+	}
+	s.findingsAsked = time.Now()
+	var suspects []Suspect
+	for _, f := range s.state.Snapshot().Findings {
+		if f.Relation != "" && time.Since(f.LastSeen) >= s.findingInterval {
+			suspects = append(suspects, Suspect{Database: f.Database, Relation: check.RelationName{Schema: f.Schema, Name: f.Relation}})
+		}
+	}
+	s.Suspect(suspects...)
 }
 
 func (s *Scheduler) takeReplan() bool {

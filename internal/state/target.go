@@ -176,11 +176,23 @@ func (t *Target) CommitLog(counts map[pglog.Counter]uint64, position pglog.Posit
 		for counter, n := range counts {
 			next.Counters[counter] += n
 		}
-		for _, f := range findings {
-			next.report(f, now)
-		}
-		next.sortFindings()
+		next.reportAll(findings, now)
 	}, write...)
+}
+
+// Report keeps findings that became known after their messages were committed.
+func (t *Target) Report(findings []check.Finding, now time.Time) {
+	if len(findings) == 0 {
+		return
+	}
+	t.change(func(next *Snapshot) { next.reportAll(findings, now) }, record{kind: recordFindings})
+}
+
+func (s *Snapshot) reportAll(findings []check.Finding, now time.Time) {
+	for _, f := range findings {
+		s.report(f, now)
+	}
+	s.sortFindings()
 }
 
 // LogStatus publishes how the log reader fares.
