@@ -1,0 +1,149 @@
+package state_test
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/pglog"
+	"pg_integrity_exporter/internal/state"
+)
+
+func open(t *testing.T, directory string) (*state.Store, *state.Target) {
+	t.Helper()
+	store, err := state.Open(directory, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := store.Target("127.0.0.1:5432")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store, target
+}
+
+func closeStore(t *testing.T, store *state.Store) {
+	t.Helper()
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var division = pglog.Counter{Kind: pglog.CountErrors, Database: "erp", SQLState: "22xxx"}
+
+func finding(relation string) check.Finding {
+	return check.LogFinding(pglog.Event{Kind: pglog.InvalidPage, SQLState: "XX001"}, "erp", check.RelationName{Schema: "ledger", Name: relation})
+}
+
+// TestStateSurvives holds that everything is there after a restart.
+func TestStateSurvives(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	store, target := open(t, directory)
+	now := time.Now()
+	target.Plan([]string{"erp"}, []state.Planned{{Check: "heap", Database: "erp", Interval: time.Hour}})
+	target.RecordResult(check.Result{
+		Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(-time.Second), Finished: now, Objects: 3, Bytes: 4096, TotalBytes: 4096, Whole: true,
+	}, true)
+	position := pglog.Position{Path: "/log/a.json", Inode: 7, Offset: 42}
+	target.CommitLog(map[pglog.Counter]uint64{division: 3}, position, []check.Finding{finding("postings")}, now)
+	if got := target.Accumulate("checksum_failures", 5); got != 5 {
+		t.Errorf("the counter begins at %v", got)
+	}
+	if got := target.Accumulate("checksum_failures", 2); got != 7 {
+		t.Errorf("after the server set its counter back to 2 ours is %v, not 7", got)
+	}
+	closeStore(t, store)
+
+	store, target = open(t, directory)
+	defer closeStore(t, store)
+	snapshot := target.Snapshot()
+	if snapshot.Counters[division] != 3 || target.LogPosition() != position {
+		t.Errorf("%d errors, position %+v", snapshot.Counters[division], target.LogPosition())
+	}
+	if len(snapshot.Findings) != 1 || snapshot.Findings[0].Relation != "postings" || !snapshot.Findings[0].FirstSeen.Equal(now) {
+		t.Errorf("findings %+v", snapshot.Findings)
+	}
+	if len(snapshot.Checks) != 1 || snapshot.Checks[0].LastSuccess.IsZero() || snapshot.Checks[0].Interval != time.Hour {
+		t.Errorf("checks %+v", snapshot.Checks)
+	}
+	if got := target.Accumulate("checksum_failures", 4); got != 9 {
+		t.Errorf("the counter goes on at %v, not 9", got)
+	}
+}
+
+// TestFindingsClear holds which results take a finding away.
+func TestFindingsClear(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	postings := check.RelationName{Schema: "ledger", Name: "postings"}
+	for name, c := range map[string]struct {
+		result check.Result
+		whole  bool
+		want   bool // the finding stays
+	}{
+		"verified":                {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(time.Second), Verified: []check.RelationName{postings}}, false, false},
+		"verified before":         {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(-time.Second), Verified: []check.RelationName{postings}}, false, true},
+		"another relation":        {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(time.Second), Verified: []check.RelationName{{Schema: "ledger", Name: "accounts"}}}, false, true},
+		"another database":        {check.Result{Check: "heap", Database: "crm", Outcome: check.OutcomeOK, Started: now.Add(time.Second), Verified: []check.RelationName{postings}}, false, true},
+		"the check could not run": {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeFailed, Started: now.Add(time.Second)}, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target, err := state.InMemory(slog.New(slog.DiscardHandler)).Target("x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			target.Report([]check.Finding{finding("postings")}, now)
+			target.RecordResult(c.result, c.whole)
+			if got := len(target.Snapshot().Findings) == 1; got != c.want {
+				t.Errorf("the finding stays: %t, want %t", got, c.want)
+			}
+		})
+	}
+}
+
+// TestSnapshotsDoNotChange holds that what a scrape reads stays as it was.
+func TestSnapshotsDoNotChange(t *testing.T) {
+	t.Parallel()
+	target, err := state.InMemory(slog.New(slog.DiscardHandler)).Target("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, nil, time.Now())
+	before := target.Snapshot()
+	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, []check.Finding{finding("postings")}, time.Now())
+	if before.Counters[division] != 1 || len(before.Findings) != 0 {
+		t.Errorf("an earlier snapshot changed: %d errors, %d findings", before.Counters[division], len(before.Findings))
+	}
+	if after := target.Snapshot(); after.Counters[division] != 2 || len(after.Findings) != 1 {
+		t.Errorf("%d errors, %d findings", after.Counters[division], len(after.Findings))
+	}
+}
+
+// TestDamagedState holds that a state file that is none is told, and is not
+// overwritten.
+func TestDamagedState(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	path := filepath.Join(directory, "state.db")
+	garbage := bytes.Repeat([]byte("no database "), 2000)
+	if err := os.WriteFile(path, garbage, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	store, err := state.Open(directory, slog.New(slog.DiscardHandler))
+	if err == nil {
+		closeStore(t, store)
+		t.Fatal("opened")
+	}
+	if !bytes.Contains([]byte(err.Error()), []byte("--state.path")) {
+		t.Errorf("it does not say what to do: %v", err)
+	}
+	if content, err := os.ReadFile(path); err != nil || !bytes.Equal(content, garbage) {
+		t.Errorf("the file was changed (%v)", err)
+	}
+}
