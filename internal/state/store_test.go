@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,7 +141,7 @@ func TestDamagedState(t *testing.T) {
 		closeStore(t, store)
 		t.Fatal("opened")
 	}
-	if !bytes.Contains([]byte(err.Error()), []byte("--state.path")) {
+	if !strings.Contains(err.Error(), "--state.path") {
 		t.Errorf("it does not say what to do: %v", err)
 	}
 	if content, err := os.ReadFile(path); err != nil || !bytes.Equal(content, garbage) {
