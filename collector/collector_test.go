@@ -389,13 +389,40 @@ func TestFamilies(t *testing.T) {
 	}
 }
 
+// BenchmarkScrape is one scrape of a server beside the usual way: a connection
+// for each scrape and one statement after the other.
 func BenchmarkScrape(b *testing.B) {
 	server := pgtest.Start(b)
-	set, _ := watch(b, server.DSN("postgres"))
-	b.ResetTimer()
-	for b.Loop() {
-		if up, _ := samples(set.Scrape(b.Context())).get("pgintegrity_up"); up != 1 {
-			b.Fatal("the server is down")
+	b.Run("ours", func(b *testing.B) {
+		set, _ := watch(b, server.DSN("postgres"))
+		for b.Loop() {
+			if up, _ := samples(set.Scrape(b.Context())).get("pgintegrity_up"); up != 1 {
+				b.Fatal("the server is down")
+			}
 		}
-	}
+	})
+	b.Run("usual", func(b *testing.B) {
+		target, err := pg.ResolveTarget(server.DSN("postgres"), func(string) (string, bool) { return "", false })
+		if err != nil {
+			b.Fatal(err)
+		}
+		statements := collector.All(collector.Sources{})
+		for b.Loop() {
+			conn, err := target.Connect(b.Context(), "", collector.ScrapePurpose())
+			if err != nil {
+				b.Fatal(err)
+			}
+			for _, c := range statements {
+				if c.SQL == nil {
+					continue
+				}
+				rows, err := conn.Query(b.Context(), c.SQL(conn.Facts))
+				if err != nil {
+					b.Fatal(err)
+				}
+				rows.Close()
+			}
+			conn.Close()
+		}
+	})
 }

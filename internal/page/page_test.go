@@ -43,14 +43,3 @@ func TestChecksumOfRealPages(t *testing.T) {
 		}
 	})
 }
-
-func BenchmarkChecksum(b *testing.B) {
-	p := make([]byte, page.Size)
-	for i := range p {
-		p[i] = byte(i * 7)
-	}
-	b.SetBytes(page.Size)
-	for b.Loop() {
-		page.Checksum(p, 1)
-	}
-}
