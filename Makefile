@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast test-rules lint bench demo generate verify fuzz prepare clean
+.PHONY: help build test test-fast lint bench demo generate verify fuzz prepare clean
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w \
