@@ -222,6 +222,46 @@ func TestFindingClearsWhenProvedGood(t *testing.T) {
 	}
 }
 
+// TestMendedDamageInTheLogIsNoAlarm starts the first exporter on a server whose
+// log tells of damage that was mended since.
+func TestMendedDamageInTheLogIsNoAlarm(t *testing.T) {
+	t.Parallel()
+	server, dsn := startServer(t, pgtest.JSONLog())
+	relation := server.MustRelation(t, "erp", "ledger.postings")
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var original []byte
+	if err := relation.Edit(5, func(p []byte) {
+		original = append(original, p...)
+		pgtest.Garbage(p)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Exec(t.Context(), "erp", "SELECT count(memo) FROM ledger.postings"); err == nil {
+		t.Fatal("the damaged page was not read")
+	}
+	if err := relation.Edit(5, func(p []byte) { copy(p, original) }); err != nil {
+		t.Fatal(err)
+	}
+	e := run(t, dsn, t.TempDir(), "")
+	damaged := func() bool {
+		_, found := value(e, "pgintegrity_finding_info", map[string]string{"datname": "erp"})
+		return found
+	}
+	await(t, "the old message counted and the table checked", 60*time.Second, func() bool {
+		if damaged() {
+			t.Fatal("a false alarm")
+		}
+		events, _ := value(e, "pgintegrity_corruption_events_total", nil)
+		success, _ := value(e, "pgintegrity_check_last_success_timestamp_seconds", map[string]string{"check": "heap", "datname": "erp"})
+		return events > 0 && success > 0
+	})
+	if damaged() {
+		t.Error("a false alarm")
+	}
+}
+
 // TestCountersSurviveRestarts stops and starts the exporter while errors come:
 // each is counted once.
 func TestCountersSurviveRestarts(t *testing.T) {

@@ -191,6 +191,7 @@ func purpose() pg.Purpose {
 type nameless struct {
 	event pglog.Event
 	since time.Time
+	old   bool // as pglog.Batch.Old
 }
 
 // commit turns a batch into counts and findings, keeps them, and asks for the
@@ -201,11 +202,11 @@ func (w *Watcher) commit(ctx context.Context, batch pglog.Batch) {
 	for _, event := range batch.Events {
 		w.logger.Warn("the server's log tells of trouble", "kind", event.Kind, "sqlstate", event.SQLState, "datname", event.Database, "message", event.Text)
 		if event.Kind.Corruption() {
-			about = append(about, nameless{event, now})
+			about = append(about, nameless{event, now, batch.Old})
 		}
 	}
 	findings, suspects := w.name(ctx, about)
-	w.state.CommitLog(batch.Counts, batch.Position, findings, now)
+	w.state.CommitLog(batch.Counts, batch.Position, findings)
 	w.scheduler.Suspect(suspects...)
 }
 
@@ -216,13 +217,13 @@ func (w *Watcher) nameAgain(ctx context.Context) {
 	w.nameless = nil
 	w.mu.Unlock()
 	findings, suspects := w.name(ctx, waiting)
-	w.state.Report(findings, time.Now())
+	w.state.Report(findings)
 	w.scheduler.Suspect(suspects...)
 }
 
 // name finds the relations that events are about. An event without one is only
 // counted; one for which the server could not be asked waits.
-func (w *Watcher) name(ctx context.Context, events []nameless) (findings []check.Finding, suspects []schedule.Suspect) {
+func (w *Watcher) name(ctx context.Context, events []nameless) (findings []state.Finding, suspects []schedule.Suspect) {
 	known := make(map[string]bool)
 	resolver := &resolver{target: w.target, failed: make(map[string]error), found: make(map[pglog.Object]object)}
 	defer resolver.close()
@@ -240,7 +241,7 @@ func (w *Watcher) name(ctx context.Context, events []nameless) (findings []check
 			continue
 		}
 		known[finding.Fingerprint] = true
-		findings = append(findings, finding)
+		findings = append(findings, state.Finding{Finding: finding, FirstSeen: e.since, LastSeen: e.since, Doubtful: e.old})
 		suspects = append(suspects, schedule.Suspect{Database: object.database, Relation: object.table})
 	}
 	return findings, suspects

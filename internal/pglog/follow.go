@@ -32,6 +32,8 @@ type Batch struct {
 	Events []Event
 	// Position is behind everything in the batch.
 	Position Position
+	// Old says that the batch was in the log before anybody followed it.
+	Old bool
 }
 
 // Status is how the follower fares.
@@ -63,6 +65,7 @@ type Follower struct {
 
 	pattern  string
 	position Position
+	old      bool // reading what was there before the follower's first position
 	status   Status
 	counts   counts
 
@@ -81,7 +84,7 @@ type Follower struct {
 // a position on; the zero position is the beginning of the newest file.
 func NewFollower(pattern string, position Position) *Follower {
 	return &Follower{
-		pattern: pattern, position: position, buffer: make([]byte, bufferSize),
+		pattern: pattern, position: position, old: position == Position{}, buffer: make([]byte, bufferSize),
 		counts: counts{databases: make(map[string]bool)}, done: make(map[identity]time.Time),
 	}
 }
@@ -120,6 +123,7 @@ func (f *Follower) poll(ctx context.Context) error {
 		if err := f.readAll(ctx); err != nil {
 			return err
 		}
+		f.old = false
 		next, err := f.next()
 		if err != nil || !next {
 			return err
@@ -150,6 +154,7 @@ func (f *Follower) open() (bool, error) {
 		return true, f.start(files[0].path)
 	}
 	if len(files) == 0 {
+		f.old = false // the file that comes is new
 		return false, fmt.Errorf("no log file matches %s: is logging_collector on, and is log_destination jsonlog or csvlog?", f.pattern)
 	}
 	for _, older := range files[:len(files)-1] {
@@ -288,7 +293,7 @@ func (f *Follower) commit() error {
 		return err
 	}
 	f.status.BacklogBytes = max(0, info.Size()-f.position.Offset)
-	f.Commit(Batch{Counts: f.counts.delta, Events: f.counts.events, Position: f.position})
+	f.Commit(Batch{Counts: f.counts.delta, Events: f.counts.events, Position: f.position, Old: f.old})
 	f.counts.delta = make(map[Counter]uint64)
 	f.counts.events = nil
 	return nil

@@ -38,11 +38,13 @@ func TestOpenFindingsAreLookedAtAgain(t *testing.T) {
 		Checks: map[string]time.Duration{"heap": 24 * time.Hour}, Selects: func(name string) bool { return name == "erp" },
 	}, logger)
 	s.findingInterval = 100 * time.Millisecond
-	var findings []check.Finding
+	var findings []state.Finding
+	hourAgo := time.Now().Add(-time.Hour)
 	for _, name := range []string{"mended", "damaged", "dropped"} {
-		findings = append(findings, check.LogFinding(pglog.Event{Kind: pglog.InvalidPage, SQLState: "XX001"}, "erp", check.RelationName{Schema: "public", Name: name}))
+		f := check.LogFinding(pglog.Event{Kind: pglog.InvalidPage, SQLState: "XX001"}, "erp", check.RelationName{Schema: "public", Name: name})
+		findings = append(findings, state.Finding{Finding: f, FirstSeen: hourAgo, LastSeen: hourAgo})
 	}
-	results.Report(findings, time.Now().Add(-time.Hour))
+	results.Report(findings)
 	s.Start()
 	defer s.Stop()
 	open := func() map[string]bool {

@@ -75,6 +75,9 @@ type Finding struct {
 
 	FirstSeen time.Time `json:"first_seen"`
 	LastSeen  time.Time `json:"last_seen"`
+	// Doubtful says that the log told of it before anybody followed it: it may
+	// have been mended long ago. It is shown when no check can look.
+	Doubtful bool `json:"doubtful,omitempty"`
 }
 
 // Object is a relation with findings of one check.
@@ -104,6 +107,9 @@ func (s *Snapshot) Objects() (objects []Object, truncated int) {
 	worst := make(map[Object]check.Severity)
 	var order []Object
 	for _, f := range s.Findings {
+		if f.Doubtful {
+			continue
+		}
 		key := Object{Check: f.Check, Database: f.Database, Schema: f.Schema, Relation: f.Relation}
 		if _, known := worst[key]; !known {
 			worst[key] = f.Severity // the findings are in order: the first is the gravest

@@ -36,8 +36,9 @@ func closeStore(t *testing.T, store *state.Store) {
 
 var division = pglog.Counter{Kind: pglog.CountErrors, Database: "erp", SQLState: "22xxx"}
 
-func finding(relation string) check.Finding {
-	return check.LogFinding(pglog.Event{Kind: pglog.InvalidPage, SQLState: "XX001"}, "erp", check.RelationName{Schema: "ledger", Name: relation})
+func findings(relation string, seen time.Time) []state.Finding {
+	f := check.LogFinding(pglog.Event{Kind: pglog.InvalidPage, SQLState: "XX001"}, "erp", check.RelationName{Schema: "ledger", Name: relation})
+	return []state.Finding{{Finding: f, FirstSeen: seen, LastSeen: seen}}
 }
 
 // TestStateSurvives holds that everything is there after a restart.
@@ -51,7 +52,7 @@ func TestStateSurvives(t *testing.T) {
 		Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(-time.Second), Finished: now, Objects: 3, Bytes: 4096, TotalBytes: 4096, Whole: true,
 	}, true)
 	position := pglog.Position{Path: "/log/a.json", Inode: 7, Offset: 42}
-	target.CommitLog(map[pglog.Counter]uint64{division: 3}, position, []check.Finding{finding("postings")}, now)
+	target.CommitLog(map[pglog.Counter]uint64{division: 3}, position, findings("postings", now))
 	if got := target.Accumulate("checksum_failures", 5); got != 5 {
 		t.Errorf("the counter begins at %v", got)
 	}
@@ -99,10 +100,49 @@ func TestFindingsClear(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			target.Report([]check.Finding{finding("postings")}, now)
+			target.Report(findings("postings", now))
 			target.RecordResult(c.result, c.whole)
 			if got := len(target.Snapshot().Findings) == 1; got != c.want {
 				t.Errorf("the finding stays: %t, want %t", got, c.want)
+			}
+		})
+	}
+}
+
+// TestDoubtfulFindings holds that what an old log tells is shown only when it
+// is told again, or when no check can look.
+func TestDoubtfulFindings(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, c := range map[string]struct {
+		then func(target *state.Target)
+		want bool // the finding is shown
+	}{
+		"nothing":    {func(*state.Target) {}, false},
+		"told again": {func(target *state.Target) { target.Report(findings("postings", now)) }, true},
+		"no check can look": {func(target *state.Target) {
+			target.RecordResult(check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeSkipped}, false)
+		}, true},
+		"another database": {func(target *state.Target) {
+			target.RecordResult(check.Result{Check: "heap", Database: "crm", Outcome: check.OutcomeSkipped}, false)
+		}, false},
+		"a check could look": {func(target *state.Target) {
+			target.RecordResult(check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK}, false)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			target, err := state.InMemory(slog.New(slog.DiscardHandler)).Target("x")
+			if err != nil {
+				t.Fatal(err)
+			}
+			target.Limit(10)
+			old := findings("postings", now)
+			old[0].Doubtful = true
+			target.Report(old)
+			c.then(target)
+			if objects, _ := target.Snapshot().Objects(); (len(objects) == 1) != c.want {
+				t.Errorf("shown: %v, want %t", objects, c.want)
 			}
 		})
 	}
@@ -115,9 +155,9 @@ func TestSnapshotsDoNotChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, nil, time.Now())
+	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, nil)
 	before := target.Snapshot()
-	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, []check.Finding{finding("postings")}, time.Now())
+	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, findings("postings", time.Now()))
 	if before.Counters[division] != 1 || len(before.Findings) != 0 {
 		t.Errorf("an earlier snapshot changed: %d errors, %d findings", before.Counters[division], len(before.Findings))
 	}

@@ -98,8 +98,11 @@ func (t *Target) RecordResult(result check.Result, whole bool) {
 			}
 		}
 		next.clear(result, whole)
+		if result.Outcome == check.OutcomeSkipped || result.Outcome == check.OutcomeFailed {
+			next.trust(result.Database)
+		}
 		for _, f := range result.Findings {
-			next.report(f, result.Finished)
+			next.report(Finding{Finding: f, FirstSeen: result.Finished, LastSeen: result.Finished})
 		}
 		next.sortFindings()
 	}, record{kind: recordChecks}, record{kind: recordFindings}, record{kind: recordRuns})
@@ -141,15 +144,27 @@ func (s *Snapshot) clear(result check.Result, whole bool) {
 }
 
 // report adds a finding, or notes that a known one is still there.
-func (s *Snapshot) report(f check.Finding, seen time.Time) {
+func (s *Snapshot) report(f Finding) {
 	for i := range s.Findings {
-		if s.Findings[i].Fingerprint == f.Fingerprint {
-			s.Findings[i].Finding = f
-			s.Findings[i].LastSeen = seen
+		known := &s.Findings[i]
+		if known.Fingerprint == f.Fingerprint {
+			known.Finding = f.Finding
+			known.LastSeen = f.LastSeen
+			known.Doubtful = known.Doubtful && f.Doubtful
 			return
 		}
 	}
-	s.Findings = append(s.Findings, Finding{Finding: f, FirstSeen: seen, LastSeen: seen})
+	s.Findings = append(s.Findings, f)
+}
+
+// trust believes what the log told of a database, because a check could not
+// look.
+func (s *Snapshot) trust(database string) {
+	for i := range s.Findings {
+		if s.Findings[i].Database == database {
+			s.Findings[i].Doubtful = false
+		}
+	}
 }
 
 // MissedSlot counts a due time of a check that could not be kept.
@@ -163,7 +178,7 @@ func (t *Target) LogPosition() pglog.Position { return t.Snapshot().position }
 
 // CommitLog keeps what the log reader counted and found since the last call,
 // together with the position behind it.
-func (t *Target) CommitLog(counts map[pglog.Counter]uint64, position pglog.Position, findings []check.Finding, now time.Time) {
+func (t *Target) CommitLog(counts map[pglog.Counter]uint64, position pglog.Position, findings []Finding) {
 	write := []record{{kind: recordPosition}}
 	for counter := range counts {
 		write = append(write, record{kind: recordCounter, counter: counter})
@@ -176,21 +191,21 @@ func (t *Target) CommitLog(counts map[pglog.Counter]uint64, position pglog.Posit
 		for counter, n := range counts {
 			next.Counters[counter] += n
 		}
-		next.reportAll(findings, now)
+		next.reportAll(findings)
 	}, write...)
 }
 
 // Report keeps findings that became known after their messages were committed.
-func (t *Target) Report(findings []check.Finding, now time.Time) {
+func (t *Target) Report(findings []Finding) {
 	if len(findings) == 0 {
 		return
 	}
-	t.change(func(next *Snapshot) { next.reportAll(findings, now) }, record{kind: recordFindings})
+	t.change(func(next *Snapshot) { next.reportAll(findings) }, record{kind: recordFindings})
 }
 
-func (s *Snapshot) reportAll(findings []check.Finding, now time.Time) {
+func (s *Snapshot) reportAll(findings []Finding) {
 	for _, f := range findings {
-		s.report(f, now)
+		s.report(f)
 	}
 	s.sortFindings()
 }
