@@ -36,8 +36,8 @@ func closeStore(t *testing.T, store *state.Store) {
 
 var division = pglog.Counter{Kind: pglog.CountErrors, Database: "erp", SQLState: "22xxx"}
 
-func findings(relation string, seen time.Time) []state.Finding {
-	f := check.LogFinding(pglog.Event{Kind: pglog.InvalidPage, SQLState: "XX001"}, "erp", check.RelationName{Schema: "ledger", Name: relation})
+func findings(seen time.Time) []state.Finding {
+	f := check.LogFinding(pglog.Event{Kind: pglog.InvalidPage, SQLState: "XX001"}, "erp", check.RelationName{Schema: "ledger", Name: "postings"})
 	return []state.Finding{{Finding: f, FirstSeen: seen, LastSeen: seen}}
 }
 
@@ -52,7 +52,7 @@ func TestStateSurvives(t *testing.T) {
 		Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(-time.Second), Finished: now, Objects: 3, Bytes: 4096, TotalBytes: 4096, Whole: true,
 	}, true)
 	position := pglog.Position{Path: "/log/a.json", Inode: 7, Offset: 42}
-	target.CommitLog(map[pglog.Counter]uint64{division: 3}, position, findings("postings", now))
+	target.CommitLog(map[pglog.Counter]uint64{division: 3}, position, findings(now))
 	if got := target.Accumulate("checksum_failures", 5); got != 5 {
 		t.Errorf("the counter begins at %v", got)
 	}
@@ -100,7 +100,7 @@ func TestFindingsClear(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			target.Report(findings("postings", now))
+			target.Report(findings(now))
 			target.RecordResult(c.result, c.whole)
 			if got := len(target.Snapshot().Findings) == 1; got != c.want {
 				t.Errorf("the finding stays: %t, want %t", got, c.want)
@@ -119,7 +119,7 @@ func TestDoubtfulFindings(t *testing.T) {
 		want bool // the finding is shown
 	}{
 		"nothing":    {func(*state.Target) {}, false},
-		"told again": {func(target *state.Target) { target.Report(findings("postings", now)) }, true},
+		"told again": {func(target *state.Target) { target.Report(findings(now)) }, true},
 		"no check can look": {func(target *state.Target) {
 			target.RecordResult(check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeSkipped}, false)
 		}, true},
@@ -137,7 +137,7 @@ func TestDoubtfulFindings(t *testing.T) {
 				t.Fatal(err)
 			}
 			target.Limit(10)
-			old := findings("postings", now)
+			old := findings(now)
 			old[0].Doubtful = true
 			target.Report(old)
 			c.then(target)
@@ -157,7 +157,7 @@ func TestSnapshotsDoNotChange(t *testing.T) {
 	}
 	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, nil)
 	before := target.Snapshot()
-	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, findings("postings", time.Now()))
+	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, findings(time.Now()))
 	if before.Counters[division] != 1 || len(before.Findings) != 0 {
 		t.Errorf("an earlier snapshot changed: %d errors, %d findings", before.Counters[division], len(before.Findings))
 	}
