@@ -16,11 +16,11 @@ help: ## this list
 build: ## bin/pg_integrity_exporter
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/pg_integrity_exporter ./cmd/pg_integrity_exporter
 
-prepare: ## install what the tests need: PostgreSQL 13-18, promtool, amtool
+prepare: ## install what the tests need: PostgreSQL 13-18, promtool, amtool, alertmanager
 	tools/prepare.sh
 
 test: prepare ## all tests on PostgreSQL 13-18 with the race detector; what CI runs
-	PGTEST_REQUIRE=1 PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) \
+	PGTEST_REQUIRE=1 PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) \
 		go test -race -timeout 40m -parallel 6 ./...
 
 test-fast: ## tests on one PostgreSQL version without the race detector; under 3 minutes

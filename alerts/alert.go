@@ -134,17 +134,24 @@ func (g Group) YAML(options Options) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// Labels are the labels that the rule adds to those of its series; routing and
+// inhibition go by them.
+func (a Alert) Labels() map[string]string {
+	labels := map[string]string{"severity": string(a.Severity), "layer": string(a.Layer)}
+	if a.NeedsDatabase {
+		labels["needs_database"] = "yes"
+	}
+	if a.Mutable {
+		labels["maintenance"] = "mutable"
+	}
+	return labels
+}
+
 func (a Alert) rule(options Options) rule {
 	r := rule{
 		Alert: a.Name, Expr: a.Expr, For: model.Duration(a.For), KeepFiringFor: model.Duration(a.KeepFiringFor),
-		Labels:      map[string]string{"severity": string(a.Severity), "layer": string(a.Layer)},
+		Labels:      a.Labels(),
 		Annotations: map[string]string{"summary": a.Summary, "description": a.Description},
-	}
-	if a.NeedsDatabase {
-		r.Labels["needs_database"] = "yes"
-	}
-	if a.Mutable {
-		r.Labels["maintenance"] = "mutable"
 	}
 	if !a.NoRunbookURL {
 		r.Annotations["runbook_url"] = options.RunbookURL + a.Name

@@ -38,6 +38,7 @@ test)
 	"$here/postgres/install.sh"
 	"$here/build.sh" promtool >/dev/null
 	"$here/build.sh" amtool >/dev/null
+	"$here/build.sh" alertmanager >/dev/null
 	;;
 *)
 	echo "prepare.sh: unknown argument $1" >&2
