@@ -21,6 +21,7 @@ func btreeCheck() Check {
 		Interval: 24 * time.Hour,
 		Needs:    "extension amcheck and EXECUTE on bt_index_check; EXECUTE on verify_heapam (14+) for heapallindexed",
 		Locks:    "ACCESS SHARE on one index and its table at a time",
+		Reads:    true,
 		run:      runBtree,
 	}
 }

@@ -48,6 +48,9 @@ type Check struct {
 	Needs string
 	// Locks are the locks it takes, for the documentation.
 	Locks string
+	// Reads says that the check reads all of a relation, so that it can disprove
+	// what the log told of it.
+	Reads bool
 	// run looks at the database of the session and reports.
 	run func(ctx context.Context, s *session) error
 }
@@ -56,7 +59,7 @@ type Check struct {
 // do with damaged data first, because what comes later reads more deeply and
 // leaves alone what was found damaged before.
 func All() []Check {
-	return []Check{heapCheck(), btreeCheck()}
+	return []Check{heapCheck(), btreeCheck(), catalogCheck()}
 }
 
 // Scope says which part of a database a check shall look at, and how hard.
@@ -107,6 +110,8 @@ type Result struct {
 	// it can be cleared. Whole says that it is the whole database.
 	Verified []RelationName `json:"-"`
 	Whole    bool           `json:"-"`
+	// Reads is that of the check.
+	Reads bool `json:"-"`
 }
 
 // Heaps is what is known of the tables of one database. A table that is

@@ -249,7 +249,7 @@ func TestLockedTable(t *testing.T) {
 	release := server.Hold(t, "erp", "LOCK TABLE ledger.postings IN ACCESS EXCLUSIVE MODE")
 	defer release()
 	began := time.Now()
-	document := sweep(t, server, check.Options{})
+	document := sweep(t, server, check.Options{Checks: named(t, "heap", "btree")})
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("the sweep took %s behind a lock", took)
 	}
@@ -287,6 +287,12 @@ func TestPrivileges(t *testing.T) {
 			return document
 		}
 		for _, c := range run().Checks {
+			if c.Check == "catalog" {
+				if c.Outcome != check.OutcomeOK {
+					t.Errorf("catalog in %s needs no grant: outcome %s, reason %q", c.Database, c.Outcome, c.Reason)
+				}
+				continue
+			}
 			want := "CREATE EXTENSION amcheck in database"
 			if c.Database == "erp" {
 				want = "GRANT EXECUTE ON FUNCTION"
@@ -309,7 +315,7 @@ func TestPrivileges(t *testing.T) {
 func TestRelation(t *testing.T) {
 	t.Parallel()
 	server := start(t)
-	document := sweep(t, server, check.Options{Relations: []check.RelationName{{Schema: "ledger", Name: "documents"}}})
+	document := sweep(t, server, check.Options{Checks: named(t, "heap", "btree"), Relations: []check.RelationName{{Schema: "ledger", Name: "documents"}}})
 	for _, c := range document.Checks {
 		// The table and its TOAST table; the index of each.
 		if c.Outcome != check.OutcomeOK || c.Objects != 2 || c.Whole {
@@ -383,6 +389,11 @@ func TestBusy(t *testing.T) {
 			"CLUSTER busy1 USING busy1_pkey",
 			"CREATE INDEX CONCURRENTLY coming_idx ON ledger.postings (memo)",
 			"DROP INDEX CONCURRENTLY IF EXISTS ledger.coming_idx",
+			"CREATE SCHEMA passing; CREATE TYPE passing.mood AS ENUM ('a', 'b'); CREATE TABLE passing.t (i int PRIMARY KEY, m passing.mood CHECK (m <> 'b'), p int REFERENCES ledger.postings); CREATE VIEW passing.v AS SELECT * FROM passing.t; DROP SCHEMA passing CASCADE",
+			"CREATE TABLE years (y int) PARTITION BY RANGE (y); CREATE TABLE y1 PARTITION OF years FOR VALUES FROM (1) TO (2); ALTER TABLE years DETACH PARTITION y1; DROP TABLE years, y1",
+			"ALTER TABLE busy1 ADD c int DEFAULT 1; ALTER TABLE busy1 DROP c",
+			"CREATE FUNCTION passing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER passing BEFORE INSERT ON busy2 FOR EACH ROW EXECUTE FUNCTION passing(); DROP FUNCTION passing CASCADE",
+			"CREATE ROLE passing; GRANT SELECT ON busy0 TO passing; DROP OWNED BY passing; DROP ROLE passing",
 			"CHECKPOINT",
 		} {
 			workers++

@@ -31,6 +31,7 @@ func heapCheck() Check {
 		Interval: 24 * time.Hour,
 		Needs:    "extension amcheck and EXECUTE on verify_heapam (14+); SELECT on the tables (13)",
 		Locks:    "ACCESS SHARE on one table at a time",
+		Reads:    true,
 		run:      runHeap,
 	}
 }

@@ -49,7 +49,7 @@ type session struct {
 // not be looked at is in its reason. Every session is read only and has a
 // lock_timeout of one second.
 func Run(ctx context.Context, target *pg.Target, database string, c Check, scope Scope, logger *slog.Logger) Result {
-	result := Result{Check: c.Name, Database: database, Started: time.Now(), Findings: []Finding{}}
+	result := Result{Check: c.Name, Database: database, Started: time.Now(), Findings: []Finding{}, Reads: c.Reads}
 	s := &session{
 		scope: scope, logger: logger, name: c.Name, database: database, result: &result,
 		ofRelation: make(map[RelationName]int), seen: make(map[string]bool),

@@ -88,10 +88,11 @@ func TestFindingsClear(t *testing.T) {
 		whole  bool
 		want   bool // the finding stays
 	}{
-		"verified":                {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(time.Second), Verified: []check.RelationName{postings}}, false, false},
-		"verified before":         {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(-time.Second), Verified: []check.RelationName{postings}}, false, true},
+		"verified":                {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(time.Second), Reads: true, Verified: []check.RelationName{postings}}, false, false},
+		"not read":                {check.Result{Check: "catalog", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(time.Second), Verified: []check.RelationName{postings}}, false, true},
+		"verified before":         {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(-time.Second), Reads: true, Verified: []check.RelationName{postings}}, false, true},
 		"another relation":        {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(time.Second), Verified: []check.RelationName{{Schema: "ledger", Name: "accounts"}}}, false, true},
-		"another database":        {check.Result{Check: "heap", Database: "crm", Outcome: check.OutcomeOK, Started: now.Add(time.Second), Verified: []check.RelationName{postings}}, false, true},
+		"another database":        {check.Result{Check: "heap", Database: "crm", Outcome: check.OutcomeOK, Started: now.Add(time.Second), Reads: true, Verified: []check.RelationName{postings}}, false, true},
 		"the check could not run": {check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeFailed, Started: now.Add(time.Second)}, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {

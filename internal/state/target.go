@@ -133,7 +133,7 @@ func (s *Snapshot) clear(result check.Result, whole bool) {
 		if f.Database != result.Database || !f.LastSeen.Before(result.Started) {
 			return false
 		}
-		if f.Check != result.Check && f.Check != CheckLog {
+		if f.Check != result.Check && (f.Check != CheckLog || !result.Reads) {
 			return false
 		}
 		if whole && result.Whole && f.Check == result.Check {

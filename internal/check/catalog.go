@@ -1,0 +1,338 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// catalogCheck holds the system catalogues against each other: every reference
+// from one to another (14+), every key that must be unique, and the flags and
+// numbers in pg_class that switch indexes, triggers and constraints on. It reads
+// them by sequential scans, because a damaged index of a catalogue would lie.
+func catalogCheck() Check {
+	return Check{
+		Name:     "catalog",
+		Question: "Do the system catalogues agree with each other?",
+		Kinds:    []Kind{{ClassCorruption, SeverityCritical}},
+		Interval: 24 * time.Hour,
+		Needs:    "nothing; catalogues that the role may not read (for pg_monitor pg_authid, pg_statistic, pg_user_mapping, pg_largeobject) are left out",
+		Locks:    "ACCESS SHARE on one or two catalogues at a time",
+		run:      runCatalog,
+	}
+}
+
+// catalogSQL lists the catalogues that the role may read.
+const catalogSQL = `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.relpages, 0)
+	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE n.nspname = 'pg_catalog' AND c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT')
+	ORDER BY c.relname`
+
+func runCatalog(ctx context.Context, s *session) error {
+	if len(s.scope.Relations) > 0 {
+		return s.scopedFlags(ctx)
+	}
+	const noIndexes = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"
+	if _, err := s.conn.PgConn().Exec(ctx, noIndexes).ReadAll(); err != nil {
+		return fmt.Errorf("switching index scans off: %w", err)
+	}
+	rows, err := s.conn.Query(ctx, catalogSQL)
+	if err != nil {
+		return fmt.Errorf("listing catalogues: %w", err)
+	}
+	catalogues, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t table, err error) {
+		err = row.Scan(&t.OID, &t.Name.Schema, &t.Name.Name, &t.Pages)
+		return t, err
+	})
+	if err != nil {
+		return fmt.Errorf("listing catalogues: %w", err)
+	}
+	references, err := s.references(ctx)
+	if err != nil {
+		return err
+	}
+	keys, err := s.keys(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range catalogues {
+		s.result.TotalBytes += int64(c.Pages) * int64(s.conn.Facts.BlockSize)
+	}
+	return s.each(ctx, len(catalogues), func(i int) error {
+		c := catalogues[i]
+		started := time.Now()
+		for _, p := range append(references[c.Name.Name], keys[c.Name.Name]...) {
+			if err := s.probe(ctx, c, p); err != nil {
+				return err
+			}
+		}
+		if c.Name.Name == "pg_class" {
+			if err := s.flags(ctx, c); err != nil {
+				return err
+			}
+		}
+		s.throttle(ctx, started, int64(c.Pages)*int64(s.conn.Facts.BlockSize))
+		s.looked(c.Name)
+		return nil
+	}, func(i int) string { return catalogues[i].Name.String() })
+}
+
+// probe is a question whose every answer is wrong: rows of a value and how
+// often it occurs.
+type probe struct {
+	sql string
+	// wrong is what an answer means; %s stands for the values.
+	wrong string
+}
+
+// probe asks twice, and reports what was wrong both times.
+func (s *session) probe(ctx context.Context, catalogue table, p probe) error {
+	ask := func() (map[string]bool, error) {
+		rows, err := s.conn.Query(ctx, p.sql)
+		if err != nil {
+			return nil, err
+		}
+		values, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return nil, err
+		}
+		set := make(map[string]bool, len(values))
+		for _, value := range values {
+			set[value] = true
+		}
+		return set, nil
+	}
+	first, err := ask()
+	if err != nil && judge(err) == damaged {
+		return s.confirmError(ctx, catalogue, nil, err, func() error {
+			_, err := ask()
+			return err
+		})
+	}
+	if err != nil || len(first) == 0 {
+		return err
+	}
+	pauseToConfirm(ctx)
+	second, err := ask()
+	if err != nil {
+		return err
+	}
+	for value := range first {
+		if second[value] {
+			s.foundInCatalog(catalogue.Name, fmt.Sprintf(p.wrong, value))
+		}
+	}
+	return nil
+}
+
+func (s *session) foundInCatalog(about RelationName, message string) {
+	s.found(Finding{
+		Class: ClassCorruption, Severity: SeverityCritical, Schema: about.Schema, Relation: about.Name, SQLState: "XX001",
+		Message: message,
+		Impact:  "The server decides by its catalogues which indexes, triggers, constraints and columns exist: statements on what they describe wrongly fail, or skip keys and checks without a word.",
+		Action:  "Make no schema changes and do not run VACUUM FULL, REINDEX or pg_upgrade. Copy the data directory first; compare with a standby and with the schema in a backup (pg_restore --schema-only) to see what is missing; then restore or fail over rather than edit catalogues by hand.",
+	}, message)
+}
+
+// referencesSQL lists the references between catalogues that the server itself
+// declares (14+). The last column of an array reference is an array.
+const referencesSQL = `SELECT f.relname::text, r.fkcols, p.relname::text, r.pkcols, r.is_array, r.is_opt
+	FROM pg_get_catalog_foreign_keys() r
+	JOIN pg_class f ON f.oid = r.fktable JOIN pg_class p ON p.oid = r.pktable
+	WHERE has_table_privilege(f.oid, 'SELECT') AND (has_table_privilege(p.oid, 'SELECT') OR p.relname = 'pg_authid')`
+
+// references makes the probes of each catalogue for its references. 13 does
+// not declare them.
+func (s *session) references(ctx context.Context) (map[string][]probe, error) {
+	probes := make(map[string][]probe)
+	if s.conn.Facts.VersionNum < 140000 {
+		return probes, nil
+	}
+	rows, err := s.conn.Query(ctx, referencesSQL)
+	if err != nil {
+		return nil, fmt.Errorf("listing the references between catalogues: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[reference])
+	if err != nil {
+		return nil, fmt.Errorf("listing the references between catalogues: %w", err)
+	}
+	for _, r := range list {
+		probes[r.From] = append(probes[r.From], r.probe())
+	}
+	return probes, nil
+}
+
+// reference is one reference from a catalogue to another.
+type reference struct {
+	From        string
+	FromColumns []string
+	To          string
+	ToColumns   []string
+	Array       bool
+	Optional    bool // 0 refers to nothing
+}
+
+func (r reference) probe() probe {
+	to := r.To
+	if to == "pg_authid" {
+		to = "pg_roles" // the same oids, for everybody
+	}
+	var columns, conditions, joins []string
+	for i, name := range r.FromColumns {
+		column := quote(name)
+		if r.Array && i == len(r.FromColumns)-1 {
+			columns = append(columns, "unnest("+column+") AS "+column)
+		} else {
+			columns = append(columns, column)
+		}
+		if r.Optional {
+			conditions = append(conditions, "f."+column+" <> 0 AND ")
+		}
+		joins = append(joins, "p."+quote(r.ToColumns[i])+" = f."+column)
+	}
+	return probe{
+		sql: "SELECT DISTINCT concat_ws(', ', f." + strings.Join(quoteAll(r.FromColumns), ", f.") + ") FROM (SELECT " +
+			strings.Join(columns, ", ") + " FROM pg_catalog." + quote(r.From) + ") f WHERE " + strings.Join(conditions, "") +
+			"NOT EXISTS (SELECT FROM pg_catalog." + quote(to) + " p WHERE " + strings.Join(joins, " AND ") + ") LIMIT 10",
+		wrong: fmt.Sprintf("%s (%s) refers to %%s, which %s (%s) does not have",
+			r.From, strings.Join(r.FromColumns, ", "), r.To, strings.Join(r.ToColumns, ", ")),
+	}
+}
+
+// keysSQL lists the columns of the catalogues' unique indexes.
+const keysSQL = `SELECT c.relname::text, array_agg(a.attname::text ORDER BY k.position)
+	FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+	CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k(attnum, position)
+	JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+	WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relkind = 'r' AND i.indisunique AND i.indexprs IS NULL
+	AND has_table_privilege(c.oid, 'SELECT')
+	GROUP BY c.relname, i.indexrelid`
+
+// keys makes the probes of each catalogue for its unique keys.
+func (s *session) keys(ctx context.Context) (map[string][]probe, error) {
+	rows, err := s.conn.Query(ctx, keysSQL)
+	if err != nil {
+		return nil, fmt.Errorf("listing the keys of the catalogues: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+		Catalogue string
+		Columns   []string
+	}])
+	if err != nil {
+		return nil, fmt.Errorf("listing the keys of the catalogues: %w", err)
+	}
+	probes := make(map[string][]probe)
+	for _, k := range list {
+		columns := strings.Join(quoteAll(k.Columns), ", ")
+		probes[k.Catalogue] = append(probes[k.Catalogue], probe{
+			sql:   "SELECT concat_ws(', ', " + columns + ") FROM pg_catalog." + quote(k.Catalogue) + " GROUP BY " + columns + " HAVING count(*) > 1 LIMIT 10",
+			wrong: fmt.Sprintf("%s has several rows for the key (%s) = (%%s)", k.Catalogue, strings.Join(k.Columns, ", ")),
+		})
+	}
+	return probes, nil
+}
+
+func quoteAll(names []string) []string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = quote(name)
+	}
+	return quoted
+}
+
+// flagsSQL compares what pg_class says of each relation with the catalogues
+// that hold it. A flag may stay on when nothing is left of what it announces;
+// one that is off although something exists switches that off without a word.
+const flagsSQL = `WITH wrong AS (
+	SELECT c.oid, 'relhasindex is false although pg_index has indexes of it: they are neither used nor kept up' AS message
+	FROM pg_class c WHERE NOT c.relhasindex AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indislive)
+	UNION ALL
+	SELECT c.oid, 'relhastriggers is false although pg_trigger has triggers of it: foreign keys and triggers do not fire'
+	FROM pg_class c WHERE NOT c.relhastriggers AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid)
+	UNION ALL
+	SELECT c.oid, 'relhasrules is false although pg_rewrite has rules of it'
+	FROM pg_class c WHERE NOT c.relhasrules AND EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
+	UNION ALL
+	SELECT c.oid, 'relhassubclass is false although pg_inherits has children of it: statements do not see their rows'
+	FROM pg_class c WHERE NOT c.relhassubclass AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid)
+	UNION ALL
+	SELECT c.oid, format('relchecks is %s although pg_constraint has %s CHECK constraints of it', c.relchecks, coalesce(k.number, 0))
+	FROM pg_class c LEFT JOIN (SELECT conrelid, count(*) AS number FROM pg_constraint WHERE contype = 'c' GROUP BY conrelid) k ON k.conrelid = c.oid
+	WHERE c.relchecks <> coalesce(k.number, 0)
+	UNION ALL
+	SELECT c.oid, format('relnatts is %s although pg_attribute has %s columns of it', c.relnatts, coalesce(a.number, 0))
+	FROM pg_class c LEFT JOIN (SELECT attrelid, count(*) AS number FROM pg_attribute WHERE attnum > 0 GROUP BY attrelid) a ON a.attrelid = c.oid
+	WHERE c.relnatts <> coalesce(a.number, 0)
+	UNION ALL
+	SELECT c.oid, 'relfrozenxid or relminmxid lies in the future: rows may seem older or newer than they are'
+	FROM pg_class c WHERE c.relkind IN ('r', 'm', 't') AND (c.relfrozenxid <> '0' AND age(c.relfrozenxid) < 0 OR c.relminmxid <> '0' AND mxid_age(c.relminmxid) < 0)
+	UNION ALL
+	SELECT k.conrelid, format('the foreign key %I has %s of its 4 triggers: it is not enforced', k.conname, count(t.oid))
+	FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid AND c.relkind = 'r' JOIN pg_class r ON r.oid = k.confrelid AND r.relkind = 'r'
+	LEFT JOIN pg_trigger t ON t.tgconstraint = k.oid
+	WHERE k.contype = 'f' AND k.conparentid = 0 AND to_jsonb(k) ->> 'conenforced' IS DISTINCT FROM 'false'
+	GROUP BY k.oid, k.conrelid, k.conname HAVING count(t.oid) < 4
+)
+SELECT n.nspname::text, c.relname::text, w.message FROM wrong w
+	JOIN pg_class c ON c.oid = w.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE c.relpersistence <> 't' AND ($1::text[] IS NULL OR EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS wanted(schemaname, relname)
+		WHERE (wanted.schemaname, wanted.relname) = (n.nspname, c.relname)))
+	ORDER BY 1, 2, 3 LIMIT 1000`
+
+// flag is something wrong in pg_class about one relation.
+type flag struct{ Schema, Relation, Message string }
+
+// flags asks twice, and reports what was wrong both times.
+func (s *session) flags(ctx context.Context, catalogue table) error {
+	ask := func() (map[flag]bool, error) {
+		schemas, names := s.wanted()
+		rows, err := s.conn.Query(ctx, flagsSQL, schemas, names)
+		if err != nil {
+			return nil, err
+		}
+		list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[flag])
+		if err != nil {
+			return nil, err
+		}
+		set := make(map[flag]bool, len(list))
+		for _, f := range list {
+			set[f] = true
+		}
+		return set, nil
+	}
+	first, err := ask()
+	if err != nil && judge(err) == damaged {
+		return s.confirmError(ctx, catalogue, nil, err, func() error {
+			_, err := ask()
+			return err
+		})
+	}
+	if err != nil || len(first) == 0 {
+		return err
+	}
+	pauseToConfirm(ctx)
+	second, err := ask()
+	if err != nil {
+		return err
+	}
+	for f := range first {
+		if second[f] {
+			s.foundInCatalog(RelationName{f.Schema, f.Relation}, "pg_class."+f.Message)
+		}
+	}
+	return nil
+}
+
+// scopedFlags looks at what pg_class says of the relations of the scope only.
+func (s *session) scopedFlags(ctx context.Context) error {
+	if err := s.flags(ctx, table{Name: RelationName{"pg_catalog", "pg_class"}}); err != nil {
+		return err
+	}
+	for _, r := range s.scope.Relations {
+		s.looked(r)
+	}
+	return nil
+}
