@@ -101,3 +101,52 @@ func TestCatalogDuplicate(t *testing.T) {
 	}
 	t.Errorf("findings %+v, checks %+v", document.Findings, document.Checks)
 }
+
+// TestCatalogOfEverything holds that the check is silent about a database with
+// every extension there is and an object of most kinds.
+func TestCatalogOfEverything(t *testing.T) {
+	t.Parallel()
+	const extensions = `DO $$ DECLARE extension text; BEGIN
+		FOR extension IN SELECT name FROM pg_available_extensions LOOP
+			BEGIN EXECUTE format('CREATE EXTENSION IF NOT EXISTS %I CASCADE', extension);
+			EXCEPTION WHEN OTHERS THEN RAISE NOTICE '%', SQLERRM; END;
+		END LOOP; END $$`
+	const objects = `
+		CREATE TABLE a (id int PRIMARY KEY, b int UNIQUE DEFERRABLE, c int GENERATED ALWAYS AS (b + 1) STORED, d int REFERENCES a);
+		CREATE TABLE p (id int, x int, PRIMARY KEY (id, x)) PARTITION BY RANGE (id);
+		CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (1) TO (100);
+		CREATE TABLE p2 PARTITION OF p DEFAULT;
+		CREATE TABLE f (id int, x int, FOREIGN KEY (id, x) REFERENCES p);
+		ALTER TABLE f ADD FOREIGN KEY (x) REFERENCES a NOT VALID;
+		CREATE TABLE f2 (id int REFERENCES a) PARTITION BY HASH (id);
+		CREATE TABLE f20 PARTITION OF f2 FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+		CREATE TABLE heir () INHERITS (a);
+		DROP TABLE heir;
+		ALTER TABLE a DROP COLUMN c;
+		CREATE RULE r AS ON INSERT TO a WHERE false DO INSTEAD NOTHING;
+		DROP RULE r ON a;
+		CREATE STATISTICS s ON b, d FROM a;
+		CREATE POLICY own ON a USING (true);
+		CREATE PUBLICATION everything FOR ALL TABLES;
+		CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+		CREATE COLLATION plain FROM "C";
+		CREATE ROLE reader;
+		ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO reader;
+		GRANT SELECT ON a TO reader;
+		COMMENT ON TABLE a IS 'commented';
+		CREATE UNLOGGED TABLE fast (i int);
+		CREATE SEQUENCE numbers;
+		CREATE AGGREGATE total (int) (sfunc = int4pl, stype = int);
+		CREATE OPERATOR === (leftarg = int, rightarg = int, function = int4eq);
+		ANALYZE`
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major), pgtest.Setting("wal_level", "logical"))
+		server.MustExec(t, "postgres", "CREATE DATABASE erp")
+		server.MustExec(t, "erp", extensions)
+		server.MustExec(t, "erp", objects)
+		document := sweep(t, server, check.Options{Checks: named(t, "catalog")})
+		if document.ExitCode() != check.ExitClean || document.Checks[0].Objects < 60 {
+			t.Errorf("findings %+v, checks %+v", document.Findings, document.Checks)
+		}
+	})
+}
