@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,23 +89,20 @@ type probe struct {
 	wrong string
 }
 
-// probe asks twice, and reports what was wrong both times.
+// probe reports the answers of a probe.
 func (s *session) probe(ctx context.Context, catalogue table, p probe) error {
-	ask := func() (map[string]bool, error) {
+	return askTwice(ctx, s, catalogue, func() ([]string, error) {
 		rows, err := s.conn.Query(ctx, p.sql)
 		if err != nil {
 			return nil, err
 		}
-		values, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return nil, err
-		}
-		set := make(map[string]bool, len(values))
-		for _, value := range values {
-			set[value] = true
-		}
-		return set, nil
-	}
+		return pgx.CollectRows(rows, pgx.RowTo[string])
+	}, func(value string) { s.foundInCatalog(catalogue.Name, fmt.Sprintf(p.wrong, value)) })
+}
+
+// askTwice reports what is wrong in both of two looks at a catalogue, and an
+// error that is evidence of damage to it.
+func askTwice[T comparable](ctx context.Context, s *session, catalogue table, ask func() ([]T, error), report func(T)) error {
 	first, err := ask()
 	if err != nil && judge(err) == damaged {
 		return s.confirmError(ctx, catalogue, nil, err, func() error {
@@ -120,9 +118,9 @@ func (s *session) probe(ctx context.Context, catalogue table, p probe) error {
 	if err != nil {
 		return err
 	}
-	for value := range first {
-		if second[value] {
-			s.foundInCatalog(catalogue.Name, fmt.Sprintf(p.wrong, value))
+	for _, wrong := range first {
+		if slices.Contains(second, wrong) {
+			report(wrong)
 		}
 	}
 	return nil
@@ -130,7 +128,7 @@ func (s *session) probe(ctx context.Context, catalogue table, p probe) error {
 
 func (s *session) foundInCatalog(about RelationName, message string) {
 	s.found(Finding{
-		Class: ClassCorruption, Severity: SeverityCritical, Schema: about.Schema, Relation: about.Name, SQLState: "XX001",
+		Class: ClassCorruption, Severity: SeverityCritical, Schema: about.Schema, Relation: about.Name,
 		Message: message,
 		Impact:  "The server decides by its catalogues which indexes, triggers, constraints and columns exist: statements on what they describe wrongly fail, or skip keys and checks without a word.",
 		Action:  "Make no schema changes and do not run VACUUM FULL, REINDEX or pg_upgrade. Copy the data directory first; compare with a standby and with the schema in a backup (pg_restore --schema-only) to see what is missing; then restore or fail over rather than edit catalogues by hand.",
@@ -247,27 +245,27 @@ func quoteAll(names []string) []string {
 // that hold it. A flag may stay on when nothing is left of what it announces;
 // one that is off although something exists switches that off without a word.
 const flagsSQL = `WITH wrong AS (
-	SELECT c.oid, 'relhasindex is false although pg_index has indexes of it: they are neither used nor kept up' AS message
+	SELECT c.oid, 'pg_class.relhasindex is false although pg_index has indexes of it: they are neither used nor kept up' AS message
 	FROM pg_class c WHERE NOT c.relhasindex AND EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indislive)
 	UNION ALL
-	SELECT c.oid, 'relhastriggers is false although pg_trigger has triggers of it: foreign keys and triggers do not fire'
+	SELECT c.oid, 'pg_class.relhastriggers is false although pg_trigger has triggers of it: foreign keys and triggers do not fire'
 	FROM pg_class c WHERE NOT c.relhastriggers AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid)
 	UNION ALL
-	SELECT c.oid, 'relhasrules is false although pg_rewrite has rules of it'
+	SELECT c.oid, 'pg_class.relhasrules is false although pg_rewrite has rules of it'
 	FROM pg_class c WHERE NOT c.relhasrules AND EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid)
 	UNION ALL
-	SELECT c.oid, 'relhassubclass is false although pg_inherits has children of it: statements do not see their rows'
+	SELECT c.oid, 'pg_class.relhassubclass is false although pg_inherits has children of it: statements do not see their rows'
 	FROM pg_class c WHERE NOT c.relhassubclass AND EXISTS (SELECT FROM pg_inherits h WHERE h.inhparent = c.oid)
 	UNION ALL
-	SELECT c.oid, format('relchecks is %s although pg_constraint has %s CHECK constraints of it', c.relchecks, coalesce(k.number, 0))
+	SELECT c.oid, format('pg_class.relchecks is %s although pg_constraint has %s CHECK constraints of it', c.relchecks, coalesce(k.number, 0))
 	FROM pg_class c LEFT JOIN (SELECT conrelid, count(*) AS number FROM pg_constraint WHERE contype = 'c' GROUP BY conrelid) k ON k.conrelid = c.oid
 	WHERE c.relchecks <> coalesce(k.number, 0)
 	UNION ALL
-	SELECT c.oid, format('relnatts is %s although pg_attribute has %s columns of it', c.relnatts, coalesce(a.number, 0))
+	SELECT c.oid, format('pg_class.relnatts is %s although pg_attribute has %s columns of it', c.relnatts, coalesce(a.number, 0))
 	FROM pg_class c LEFT JOIN (SELECT attrelid, count(*) AS number FROM pg_attribute WHERE attnum > 0 GROUP BY attrelid) a ON a.attrelid = c.oid
 	WHERE c.relnatts <> coalesce(a.number, 0)
 	UNION ALL
-	SELECT c.oid, 'relfrozenxid or relminmxid lies in the future: rows may seem older or newer than they are'
+	SELECT c.oid, 'pg_class.relfrozenxid or relminmxid lies in the future: rows may seem older or newer than they are'
 	FROM pg_class c WHERE c.relkind IN ('r', 'm', 't') AND (c.relfrozenxid <> '0' AND age(c.relfrozenxid) < 0 OR c.relminmxid <> '0' AND mxid_age(c.relminmxid) < 0)
 	UNION ALL
 	SELECT k.conrelid, format('the foreign key %I has %s of its 4 triggers: it is not enforced', k.conname, count(t.oid))
@@ -285,45 +283,16 @@ SELECT n.nspname::text, c.relname::text, w.message FROM wrong w
 // flag is something wrong in pg_class about one relation.
 type flag struct{ Schema, Relation, Message string }
 
-// flags asks twice, and reports what was wrong both times.
+// flags reports what pg_class says wrongly.
 func (s *session) flags(ctx context.Context, catalogue table) error {
-	ask := func() (map[flag]bool, error) {
+	return askTwice(ctx, s, catalogue, func() ([]flag, error) {
 		schemas, names := s.wanted()
 		rows, err := s.conn.Query(ctx, flagsSQL, schemas, names)
 		if err != nil {
 			return nil, err
 		}
-		list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[flag])
-		if err != nil {
-			return nil, err
-		}
-		set := make(map[flag]bool, len(list))
-		for _, f := range list {
-			set[f] = true
-		}
-		return set, nil
-	}
-	first, err := ask()
-	if err != nil && judge(err) == damaged {
-		return s.confirmError(ctx, catalogue, nil, err, func() error {
-			_, err := ask()
-			return err
-		})
-	}
-	if err != nil || len(first) == 0 {
-		return err
-	}
-	pauseToConfirm(ctx)
-	second, err := ask()
-	if err != nil {
-		return err
-	}
-	for f := range first {
-		if second[f] {
-			s.foundInCatalog(RelationName{f.Schema, f.Relation}, "pg_class."+f.Message)
-		}
-	}
-	return nil
+		return pgx.CollectRows(rows, pgx.RowToStructByPos[flag])
+	}, func(f flag) { s.foundInCatalog(RelationName{f.Schema, f.Relation}, f.Message) })
 }
 
 // scopedFlags looks at what pg_class says of the relations of the scope only.
