@@ -85,7 +85,10 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	}
 	defer conn.Close()
 	s.conn = conn
-	return errors.Join(c.run(ctx, s), s.lookForDropped(ctx))
+	if err := c.run(ctx, s); err != nil {
+		return err
+	}
+	return s.lookForDropped(ctx)
 }
 
 // droppedSQL lists those of the given relations that do not exist. ACCESS SHARE

@@ -216,6 +216,9 @@ func (w *Watcher) nameAgain(ctx context.Context) {
 	waiting := w.nameless
 	w.nameless = nil
 	w.mu.Unlock()
+	if len(waiting) == 0 {
+		return
+	}
 	findings, suspects := w.name(ctx, waiting)
 	w.state.Report(findings)
 	w.scheduler.Suspect(suspects...)
@@ -224,7 +227,11 @@ func (w *Watcher) nameAgain(ctx context.Context) {
 // name finds the relations that events are about. An event without one is only
 // counted; one for which the server could not be asked waits.
 func (w *Watcher) name(ctx context.Context, events []nameless) (findings []state.Finding, suspects []schedule.Suspect) {
-	known := make(map[string]bool)
+	type told struct {
+		fingerprint string
+		old         bool
+	}
+	known := make(map[told]bool)
 	resolver := &resolver{target: w.target, failed: make(map[string]error), found: make(map[pglog.Object]object)}
 	defer resolver.close()
 	for _, e := range events {
@@ -237,10 +244,11 @@ func (w *Watcher) name(ctx context.Context, events []nameless) (findings []state
 			continue
 		}
 		finding := check.LogFinding(e.event, object.database, object.relation)
-		if known[finding.Fingerprint] {
+		this := told{finding.Fingerprint, e.old}
+		if known[this] {
 			continue
 		}
-		known[finding.Fingerprint] = true
+		known[this] = true
 		findings = append(findings, state.Finding{Finding: finding, FirstSeen: e.since, LastSeen: e.since, Doubtful: e.old})
 		suspects = append(suspects, schedule.Suspect{Database: object.database, Relation: object.table})
 	}
@@ -255,14 +263,16 @@ func (w *Watcher) postpone(e nameless, err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.nameless) < maxNameless && !slices.ContainsFunc(w.nameless, func(other nameless) bool { return same(e.event, other.event) }) {
+	if len(w.nameless) < maxNameless && !slices.ContainsFunc(w.nameless, func(other nameless) bool { return other.same(e) }) {
 		w.nameless = append(w.nameless, e)
 	}
 }
 
-// same says whether two events tell the same of the same object.
-func same(a, b pglog.Event) bool {
-	return a.Kind == b.Kind && a.Database == b.Database && a.Object.Path == b.Object.Path && a.Object.Name == b.Object.Name
+// same says whether another event tells the same of the same object. One of the
+// log from before does not stand for a new one.
+func (e nameless) same(other nameless) bool {
+	a, b := e.event, other.event
+	return e.old == other.old && a.Kind == b.Kind && a.Database == b.Database && a.Object.Path == b.Object.Path && a.Object.Name == b.Object.Name
 }
 
 // resolver finds what events are about. It keeps one session within a batch.

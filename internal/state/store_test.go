@@ -122,10 +122,13 @@ func TestDoubtfulFindings(t *testing.T) {
 		"nothing":    {func(*state.Target) {}, false},
 		"told again": {func(target *state.Target) { target.Report(findings(now)) }, true},
 		"no check can look": {func(target *state.Target) {
-			target.RecordResult(check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeSkipped}, false)
+			target.RecordResult(check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeSkipped, Reads: true}, false)
 		}, true},
+		"a check that does not read": {func(target *state.Target) {
+			target.RecordResult(check.Result{Check: "catalog", Database: "erp", Outcome: check.OutcomeFailed}, false)
+		}, false},
 		"another database": {func(target *state.Target) {
-			target.RecordResult(check.Result{Check: "heap", Database: "crm", Outcome: check.OutcomeSkipped}, false)
+			target.RecordResult(check.Result{Check: "heap", Database: "crm", Outcome: check.OutcomeSkipped, Reads: true}, false)
 		}, false},
 		"a check could look": {func(target *state.Target) {
 			target.RecordResult(check.Result{Check: "heap", Database: "erp", Outcome: check.OutcomeOK}, false)

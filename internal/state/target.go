@@ -98,7 +98,7 @@ func (t *Target) RecordResult(result check.Result, whole bool) {
 			}
 		}
 		next.clear(result, whole)
-		if result.Outcome == check.OutcomeSkipped || result.Outcome == check.OutcomeFailed {
+		if result.Reads && (result.Outcome == check.OutcomeSkipped || result.Outcome == check.OutcomeFailed) {
 			next.trust(result.Database)
 		}
 		for _, f := range result.Findings {
