@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"pg_integrity_exporter/alerts"
+	"pg_integrity_exporter/internal/pgtest"
 )
 
 // posted is an alert as Alertmanager's API takes and gives it.
@@ -92,12 +92,11 @@ func startAlertmanager(t *testing.T, p *pager) string {
 			t.Fatal(err)
 		}
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := pgtest.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().String()
-	listener.Close()
+	address := free.String()
 	var log bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), program, "--config.file="+config, "--storage.path="+directory,
 		"--web.listen-address="+address, "--cluster.listen-address=")
@@ -126,12 +125,7 @@ func startAlertmanager(t *testing.T, p *pager) string {
 
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !condition(); {
-		if time.Now().After(deadline) {
-			t.Fatal("not: " + what)
-		}
-		<-time.After(50 * time.Millisecond)
-	}
+	pgtest.Await(t, what, 30*time.Second, condition)
 }
 
 // TestInhibition posts alerts to a real Alertmanager: symptoms wait while their

@@ -95,12 +95,11 @@ func (s *service) text() string {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := pgtest.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return address.String()
 }
 
 // serve starts the program and waits until it listens.
@@ -152,12 +151,7 @@ func (s *service) kill() {
 
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !condition(); {
-		if time.Now().After(deadline) {
-			t.Fatal("not: " + what)
-		}
-		<-time.After(50 * time.Millisecond)
-	}
+	pgtest.Await(t, what, 30*time.Second, condition)
 }
 
 func get(t *testing.T, client *http.Client, url string, header http.Header) (status int, body string) {

@@ -33,23 +33,16 @@ const catalogSQL = `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.r
 	ORDER BY c.relname`
 
 func runCatalog(ctx context.Context, s *session) error {
-	if len(s.scope.Relations) > 0 {
-		return s.scopedFlags(ctx)
-	}
 	const noIndexes = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"
 	if _, err := s.conn.PgConn().Exec(ctx, noIndexes).ReadAll(); err != nil {
 		return fmt.Errorf("switching index scans off: %w", err)
 	}
-	rows, err := s.conn.Query(ctx, catalogSQL)
-	if err != nil {
-		return fmt.Errorf("listing catalogues: %w", err)
+	if len(s.scope.Relations) > 0 {
+		return s.scopedFlags(ctx)
 	}
-	catalogues, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t table, err error) {
-		err = row.Scan(&t.OID, &t.Name.Schema, &t.Name.Name, &t.Pages)
-		return t, err
-	})
+	catalogues, err := s.list(ctx, catalogSQL)
 	if err != nil {
-		return fmt.Errorf("listing catalogues: %w", err)
+		return err
 	}
 	references, err := s.references(ctx)
 	if err != nil {
@@ -59,13 +52,10 @@ func runCatalog(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range catalogues {
-		s.result.TotalBytes += int64(c.Pages) * int64(s.conn.Facts.BlockSize)
-	}
 	return s.each(ctx, len(catalogues), func(i int) error {
 		c := catalogues[i]
 		started := time.Now()
-		for _, p := range append(references[c.Name.Name], keys[c.Name.Name]...) {
+		for _, p := range slices.Concat(references[c.Name.Name], keys[c.Name.Name]) {
 			if err := s.probe(ctx, c, p); err != nil {
 				return err
 			}
@@ -81,11 +71,10 @@ func runCatalog(ctx context.Context, s *session) error {
 	}, func(i int) string { return catalogues[i].Name.String() })
 }
 
-// probe is a question whose every answer is wrong: rows of a value and how
-// often it occurs.
+// probe is a question whose every answer is something wrong.
 type probe struct {
 	sql string
-	// wrong is what an answer means; %s stands for the values.
+	// wrong is what an answer means; %s stands for it.
 	wrong string
 }
 

@@ -62,7 +62,12 @@ const tablesSQL = `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.re
 
 func (s *session) tables(ctx context.Context) ([]table, error) {
 	schemas, names := s.wanted()
-	rows, err := s.conn.Query(ctx, tablesSQL, s.conn.Facts.VersionNum >= 140000, schemas, names)
+	return s.list(ctx, tablesSQL, s.conn.Facts.VersionNum >= 140000, schemas, names)
+}
+
+// list reads tables, and adds their size to what there is to look at.
+func (s *session) list(ctx context.Context, sql string, arguments ...any) ([]table, error) {
+	rows, err := s.conn.Query(ctx, sql, arguments...)
 	if err != nil {
 		return nil, fmt.Errorf("listing tables: %w", err)
 	}
@@ -72,6 +77,9 @@ func (s *session) tables(ctx context.Context) ([]table, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing tables: %w", err)
+	}
+	for _, t := range tables {
+		s.result.TotalBytes += int64(t.Pages) * int64(s.conn.Facts.BlockSize)
 	}
 	return tables, nil
 }
@@ -97,9 +105,6 @@ func runHeap(ctx context.Context, s *session) error {
 	tables, err := s.tables(ctx)
 	if err != nil {
 		return err
-	}
-	for _, t := range tables {
-		s.result.TotalBytes += int64(t.Pages) * int64(s.conn.Facts.BlockSize)
 	}
 	return s.each(ctx, len(tables), func(i int) error {
 		return s.heap(ctx, tables[i], verify)

@@ -210,10 +210,11 @@ func statements(sql string) []string {
 }
 
 func (d *demo) startExporter(ctx context.Context) (string, error) {
-	address, err := freeAddress()
+	free, err := pgtest.FreeAddress()
 	if err != nil {
 		return "", err
 	}
+	address := free.String()
 	d.exporterURL = "http://" + address
 	p, err := start(d.scratch, "exporter", d.exporter,
 		[]string{"--state.path=" + filepath.Join(d.scratch, "state"), "serve", "--web.listen-address=" + address},
@@ -254,10 +255,11 @@ func (d *demo) startAlertmanager(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("writing the URL of a receiver: %w", err)
 		}
 	}
-	address, err := freeAddress()
+	free, err := pgtest.FreeAddress()
 	if err != nil {
 		return "", err
 	}
+	address := free.String()
 	d.alertURL = "http://" + address
 	p, err := start(d.scratch, "alertmanager", program, []string{
 		"--config.file=" + config, "--storage.path=" + filepath.Join(d.scratch, "alertmanager"),
@@ -297,10 +299,11 @@ func (d *demo) startPrometheus(ctx context.Context) (string, error) {
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return "", fmt.Errorf("configuring Prometheus: %w", err)
 	}
-	address, err := freeAddress()
+	free, err := pgtest.FreeAddress()
 	if err != nil {
 		return "", err
 	}
+	address := free.String()
 	d.prometheusURL = "http://" + address
 	p, err := start(d.scratch, "prometheus", program, []string{
 		"--config.file=" + config, "--storage.tsdb.path=" + filepath.Join(d.scratch, "prometheus"),

@@ -81,19 +81,6 @@ func holds(metric *dto.Metric, labels map[string]string) bool {
 	return matched == len(labels)
 }
 
-// await waits for a condition.
-func await(t *testing.T, what string, limit time.Duration, condition func() bool) time.Duration {
-	t.Helper()
-	began := time.Now()
-	for !condition() {
-		if time.Since(began) > limit {
-			t.Fatalf("after %s: not %s", limit, what)
-		}
-		<-time.After(50 * time.Millisecond)
-	}
-	return time.Since(began)
-}
-
 const schema = `
 CREATE SCHEMA ledger;
 CREATE TABLE ledger.postings (id int PRIMARY KEY, memo text NOT NULL);
@@ -134,7 +121,7 @@ func TestDamageIsKnownWithinSeconds(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := run(t, dsn, t.TempDir(), "")
-		await(t, "reading the log", 10*time.Second, func() bool {
+		pgtest.Await(t, "reading the log", 10*time.Second, func() bool {
 			up, _ := value(e, "pgintegrity_log_reader_up", nil)
 			return up == 1
 		})
@@ -146,7 +133,7 @@ func TestDamageIsKnownWithinSeconds(t *testing.T) {
 			t.Fatal("the damaged table can be read")
 		}
 		object := map[string]string{"datname": "erp", "schemaname": "ledger", "relname": "postings", "severity": "critical"}
-		took := await(t, "naming the table", 10*time.Second, func() bool {
+		took := pgtest.Await(t, "naming the table", 10*time.Second, func() bool {
 			_, found := value(e, "pgintegrity_finding_info", object)
 			return found
 		})
@@ -161,7 +148,7 @@ func TestDamageIsKnownWithinSeconds(t *testing.T) {
 			}
 		}
 		// The server tells of it when the session's statistics are written.
-		await(t, "counted by the server", 10*time.Second, func() bool {
+		pgtest.Await(t, "counted by the server", 10*time.Second, func() bool {
 			failures, _ := value(e, "pgintegrity_checksum_failures_total", map[string]string{"datname": "erp"})
 			return failures >= 1
 		})
@@ -169,7 +156,7 @@ func TestDamageIsKnownWithinSeconds(t *testing.T) {
 			return // the role may not read the table
 		}
 		object["check"] = "heap"
-		await(t, "confirmed by the check", 20*time.Second, func() bool {
+		pgtest.Await(t, "confirmed by the check", 20*time.Second, func() bool {
 			_, found := value(e, "pgintegrity_finding_info", object)
 			return found
 		})
@@ -201,7 +188,7 @@ func TestFindingClearsWhenProvedGood(t *testing.T) {
 		n, _ := value(e, "pgintegrity_check_findings", map[string]string{"datname": "erp", "check": "heap"})
 		return n > 0
 	}
-	await(t, "found by the first run of the check", 60*time.Second, open)
+	pgtest.Await(t, "found by the first run of the check", 60*time.Second, open)
 	original := <-page
 	if err := relation.Edit(5, func(p []byte) { copy(p, original) }); err != nil {
 		t.Fatal(err)
@@ -213,7 +200,7 @@ func TestFindingClearsWhenProvedGood(t *testing.T) {
 	if err := server.Exec(t.Context(), "erp", "SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM ledger.postings WHERE id > 0"); err == nil {
 		t.Fatal("the index was not read")
 	}
-	await(t, "cleared by the check", 30*time.Second, func() bool {
+	pgtest.Await(t, "cleared by the check", 30*time.Second, func() bool {
 		_, found := value(e, "pgintegrity_finding_info", map[string]string{"datname": "erp", "relname": "postings"})
 		return !open() && !found
 	})
@@ -249,7 +236,7 @@ func TestMendedDamageInTheLogIsNoAlarm(t *testing.T) {
 		_, found := value(e, "pgintegrity_finding_info", map[string]string{"datname": "erp"})
 		return found
 	}
-	await(t, "the old message counted and the table checked", 60*time.Second, func() bool {
+	pgtest.Await(t, "the old message counted and the table checked", 60*time.Second, func() bool {
 		if damaged() {
 			t.Fatal("a false alarm")
 		}
@@ -277,7 +264,7 @@ func TestCountersSurviveRestarts(t *testing.T) {
 				}
 			}
 			e := run(t, dsn, statePath, "")
-			await(t, "all errors counted", 10*time.Second, func() bool {
+			pgtest.Await(t, "all errors counted", 10*time.Second, func() bool {
 				n, _ := value(e, "pgintegrity_errors_total", labels)
 				return n >= float64(10*round)
 			})
@@ -306,7 +293,7 @@ func TestReload(t *testing.T) {
 			return found && got == want
 		}
 	}
-	await(t, "planned every 2h", 10*time.Second, interval(7200))
+	pgtest.Await(t, "planned every 2h", 10*time.Second, interval(7200))
 	write("checks:\n  heap: {interval: nonsense}\n")
 	if err := e.Reload(); err == nil || !strings.Contains(err.Error(), "nonsense") {
 		t.Errorf("error %v", err)
@@ -321,7 +308,7 @@ func TestReload(t *testing.T) {
 	if err := e.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "planned every 3h", 10*time.Second, interval(10800))
+	pgtest.Await(t, "planned every 3h", 10*time.Second, interval(10800))
 	if ok, _ := value(e, "pgintegrity_config_last_reload_successful", nil); ok != 1 {
 		t.Error("the reload is not told")
 	}

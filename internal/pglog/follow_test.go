@@ -82,12 +82,7 @@ func (r *reader) is(condition func(s Status) bool) func() bool {
 
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); {
-		if time.Now().After(deadline) {
-			t.Fatal("not: " + what)
-		}
-		<-time.After(20 * time.Millisecond)
-	}
+	pgtest.Await(t, what, 20*time.Second, condition)
 }
 
 func write(t *testing.T, path string, content []byte) {

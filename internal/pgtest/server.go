@@ -167,13 +167,9 @@ func prepare(config Config) (*Server, error) {
 // configure writes the settings behind those of the template, with a port that
 // is free now.
 func (s *Server) configure(settings map[string]string) error {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := FreeAddress()
 	if err != nil {
-		return fmt.Errorf("looking for a free port: %w", err)
-	}
-	address, ok := listener.Addr().(*net.TCPAddr)
-	if err := listener.Close(); err != nil || !ok {
-		return errors.Join(errors.New("looking for a free port"), err)
+		return err
 	}
 	s.Port = address.Port
 	lines := map[string]string{

@@ -1,0 +1,35 @@
+package pgtest
+
+import (
+	"fmt"
+	"net"
+	"testing"
+	"time"
+)
+
+// Await waits until a condition holds, and fails the test when it does not
+// within a limit. It gives how long that took.
+func Await(t testing.TB, what string, limit time.Duration, condition func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for !condition() {
+		if time.Since(began) > limit {
+			t.Fatalf("after %s: not %s", limit, what)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+	return time.Since(began)
+}
+
+// FreeAddress is an address on 127.0.0.1 that nothing listens on now.
+func FreeAddress() (*net.TCPAddr, error) {
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, fmt.Errorf("looking for a free port: %w", err)
+	}
+	address := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		return nil, fmt.Errorf("looking for a free port: %w", err)
+	}
+	return net.ResolveTCPAddr("tcp", address)
+}
