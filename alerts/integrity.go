@@ -4,7 +4,7 @@ import "time"
 
 // corruptionFindings are findings of the checks that find damage, and of the
 // log.
-const corruptionFindings = `pgintegrity_finding_info{check=~"btree|catalog|heap|log", severity="critical"}`
+const corruptionFindings = `pgintegrity_finding_info{check=~"btree|catalog|heap|log|page", severity="critical"}`
 
 // clusterKinds are about files of the whole cluster: no finding of a table
 // stands for them.

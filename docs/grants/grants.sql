@@ -29,5 +29,12 @@ BEGIN
 	END LOOP;
 	EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I',
 		(SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck'), monitor);
+
+	-- The check page reads the files of tables and indexes. It needs nothing here when the exporter runs on the
+	-- server's machine and may read the data directory. Elsewhere: PGOPTIONS='... -c pgintegrity.files=on'. A role
+	-- with these rights can read every file of the server, password hashes included: guard it like a superuser.
+	IF current_setting('pgintegrity.files', true) = 'on' THEN
+		EXECUTE format('GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean), pg_stat_file(text, boolean) TO %I', monitor);
+	END IF;
 END
 $grants$;

@@ -59,7 +59,7 @@ type Check struct {
 // do with damaged data first, because what comes later reads more deeply and
 // leaves alone what was found damaged before.
 func All() []Check {
-	return []Check{heapCheck(), btreeCheck(), catalogCheck()}
+	return []Check{pageCheck(), heapCheck(), btreeCheck(), catalogCheck()}
 }
 
 // Scope says which part of a database a check shall look at, and how hard.
@@ -119,10 +119,33 @@ type Result struct {
 type Heaps struct {
 	mu   sync.Mutex
 	sane map[uint32]bool
+	// damaged is which check has reported a page in this sweep.
+	damaged map[place]string
+}
+
+// place is a page of a relation.
+type place struct {
+	relation RelationName
+	block    uint32
 }
 
 // NewHeaps knows nothing yet.
-func NewHeaps() *Heaps { return &Heaps{sane: make(map[uint32]bool)} }
+func NewHeaps() *Heaps { return &Heaps{sane: make(map[uint32]bool), damaged: make(map[place]string)} }
+
+// report says which check has reported a page before; a page that no other
+// check has reported is name's from now on.
+func (h *Heaps) report(name string, p place) (by string) {
+	if h == nil {
+		return name
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if by, known := h.damaged[p]; known {
+		return by
+	}
+	h.damaged[p] = name
+	return name
+}
 
 func (h *Heaps) note(oid uint32, sane bool) {
 	if h == nil {
@@ -130,6 +153,9 @@ func (h *Heaps) note(oid uint32, sane bool) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if known, ok := h.sane[oid]; ok && !known {
+		return // what one check found damaged stays so for the sweep
+	}
 	h.sane[oid] = sane
 }
 

@@ -161,6 +161,12 @@ func (s *session) found(f Finding, kind string) {
 	}
 	s.seen[f.Fingerprint] = true
 	name := RelationName{f.Schema, f.Relation}
+	if f.Block != nil && f.Class == ClassCorruption {
+		if by := s.scope.Heaps.report(s.name, place{name, *f.Block}); by != s.name {
+			s.problems = append(s.problems, fmt.Sprintf("%s block %d is damaged, as the check %s has reported", name, *f.Block, by))
+			return
+		}
+	}
 	s.ofRelation[name]++
 	if s.ofRelation[name] > maxFindings {
 		return

@@ -456,6 +456,14 @@ func (s *Server) GrantChecks(ctx context.Context, database, role string) error {
 	return s.Exec(ctx, database, "SET pgintegrity.role = '"+role+"';\n"+string(script))
 }
 
+// GrantFiles is GrantChecks with the right to read files.
+func (s *Server) GrantFiles(ctx context.Context, database, role string) error {
+	if err := s.Exec(ctx, database, "ALTER ROLE "+superuser+" SET pgintegrity.files = 'on'"); err != nil {
+		return err
+	}
+	return s.GrantChecks(ctx, database, role)
+}
+
 // moduleRoot is the directory of go.mod, above the directory of the test.
 func moduleRoot() string {
 	directory, err := os.Getwd()

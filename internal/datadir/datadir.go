@@ -1,0 +1,183 @@
+package datadir
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_integrity_exporter/internal/pg"
+)
+
+// Entry is one file.
+type Entry struct {
+	// Size is in bytes.
+	Size int64
+	// Directory is whether it is one.
+	Directory bool
+}
+
+// Directory reads a data directory. Names are relative to it and have slashes,
+// as the server has them ("base/5/1259"). An error about a file that does not
+// exist is fs.ErrNotExist.
+type Directory interface {
+	// ReadAt reads up to len(p) bytes from an offset; at the end of the file it
+	// reads fewer, without an error.
+	ReadAt(ctx context.Context, name string, p []byte, offset int64) (int, error)
+	// Stat gives the size and kind of a file.
+	Stat(ctx context.Context, name string) (Entry, error)
+	// Local says that files are read directly, at no cost for the server.
+	Local() bool
+	// Close lets go of what is open.
+	Close()
+}
+
+// ReadFile reads a whole file of up to limit bytes.
+func ReadFile(ctx context.Context, d Directory, name string, limit int) ([]byte, error) {
+	p := make([]byte, limit)
+	n := 0
+	for n < limit {
+		m, err := d.ReadAt(ctx, name, p[n:], int64(n))
+		if err != nil {
+			return nil, err
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	return p[:n], nil
+}
+
+// NoAccessError says why the files of a server cannot be read.
+type NoAccessError struct {
+	// Role is the role that lacks the rights.
+	Role string
+}
+
+// Error says what to grant.
+func (e *NoAccessError) Error() string {
+	return "the files of the server cannot be read: run the exporter on the server's machine as a user that may read the data directory, or GRANT EXECUTE ON FUNCTION " +
+		"pg_read_binary_file(text,bigint,bigint,boolean), pg_stat_file(text, boolean) TO " + e.Role + " (see docs/grants/grants.sql)"
+}
+
+// accessSQL asks where the data directory is and whether the file functions may
+// be called. Settings and catalogues only; data_directory needs pg_monitor.
+const accessSQL = `SELECT coalesce(current_setting('data_directory', true), ''), coalesce(current_setting('port', true), ''),
+	has_function_privilege('pg_catalog.pg_read_binary_file(text,bigint,bigint,boolean)', 'EXECUTE')
+	AND has_function_privilege('pg_catalog.pg_stat_file(text, boolean)', 'EXECUTE')`
+
+// Open finds the best way to read the files of the server of a session: directly
+// when the data directory is on this machine and readable, else through the
+// session, which it then needs as long as it is used. The error is a
+// *NoAccessError when there is no way.
+func Open(ctx context.Context, conn *pg.Conn) (Directory, error) {
+	var path, port string
+	var granted bool
+	err := conn.QueryRow(ctx, accessSQL).Scan(&path, &port, &granted)
+	var denied *pgconn.PgError
+	if errors.As(err, &denied) && denied.Code == "42501" { // data_directory
+		return nil, &NoAccessError{Role: conn.Facts.User}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if path != "" && isHere(ctx, path, port) && sameStart(ctx, conn, path) {
+		return OpenLocal(path), nil
+	}
+	if granted {
+		return OpenRemote(conn), nil
+	}
+	return nil, &NoAccessError{Role: conn.Facts.User}
+}
+
+// isHere says that a server with this port runs in the directory on this
+// machine: the fourth line of postmaster.pid is its port.
+func isHere(ctx context.Context, path, port string) bool {
+	content, err := ReadFile(ctx, OpenLocal(path), "postmaster.pid", 4096)
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(string(content), "\n")
+	return len(lines) > 3 && strings.TrimSpace(lines[3]) == port
+}
+
+// sameStart compares the third line of postmaster.pid, the time at which the
+// postmaster began, with what the server says.
+func sameStart(ctx context.Context, conn *pg.Conn, path string) bool {
+	content, err := ReadFile(ctx, OpenLocal(path), "postmaster.pid", 4096)
+	if err != nil {
+		return false
+	}
+	lines := strings.Split(string(content), "\n")
+	if len(lines) < 3 {
+		return false
+	}
+	began, err := strconv.ParseInt(strings.TrimSpace(lines[2]), 10, 64)
+	if err != nil {
+		return false
+	}
+	var started int64
+	if err := conn.QueryRow(ctx, "SELECT floor(extract(epoch FROM pg_postmaster_start_time()))::bigint").Scan(&started); err != nil {
+		return false
+	}
+	return began-started <= 2 && started-began <= 2
+}
+
+// local is a directory on this machine.
+type local struct {
+	root string
+	// name and file are the file read last: pages are read one after the other.
+	name string
+	file *os.File
+}
+
+// OpenLocal reads a data directory on this machine.
+func OpenLocal(path string) Directory { return &local{root: path} }
+
+func (l *local) Local() bool { return true }
+
+func (l *local) Close() {
+	if l.file != nil {
+		_ = l.file.Close() // it was only read
+		l.file, l.name = nil, ""
+	}
+}
+
+func (l *local) path(name string) string { return filepath.Join(l.root, filepath.FromSlash(name)) }
+
+func (l *local) ReadAt(_ context.Context, name string, p []byte, offset int64) (int, error) {
+	if l.file == nil || l.name != name || offset == 0 {
+		l.Close()
+		file, err := os.Open(l.path(name))
+		if err != nil {
+			return 0, err
+		}
+		l.file, l.name = file, name
+	}
+	n := 0
+	for n < len(p) {
+		m, err := l.file.ReadAt(p[n:], offset+int64(n))
+		n += m
+		switch {
+		case errors.Is(err, io.EOF):
+			return n, nil
+		case err != nil:
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (l *local) Stat(_ context.Context, name string) (Entry, error) {
+	info, err := os.Stat(l.path(name))
+	if err != nil {
+		return Entry{}, err
+	}
+	return Entry{Size: info.Size(), Directory: info.IsDir()}, nil
+}
