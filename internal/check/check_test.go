@@ -455,3 +455,42 @@ func TestBusy(t *testing.T) {
 		t.Logf("%d sweeps of a busy server", sweeps)
 	})
 }
+
+// TestCrash sweeps a server again and again after it crashed under load: what
+// a crash leaves on disk is no damage.
+func TestCrash(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major), pgtest.Checksums())
+		for range 3 {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			for _, work := range []string{
+				"INSERT INTO ledger.postings SELECT max(id) + g, 1, repeat('x', 300) FROM ledger.postings, generate_series(1, 500) g GROUP BY g",
+				"DELETE FROM ledger.postings WHERE id % 10 = (random() * 10)::int",
+				"VACUUM ledger.postings",
+			} {
+				go func() {
+					defer func() { done <- struct{}{} }()
+					for ctx.Err() == nil {
+						_ = server.Exec(ctx, "erp", work) // the crash ends it
+					}
+				}()
+			}
+			<-time.After(time.Second)
+			if err := server.Stop(pgtest.Immediate); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			for range 3 {
+				<-done
+			}
+			if err := server.StartAgain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range sweep(t, server, check.Options{}).Findings {
+				t.Errorf("false alarm: %+v", f)
+			}
+		}
+	})
+}
