@@ -41,17 +41,18 @@ func pageCheck() Check {
 
 // fork is the main fork of a relation on disk.
 type fork struct {
-	OID    uint32
-	Name   RelationName
-	Path   string
-	Pages  int32
-	Kind   string
-	Method string
+	OID   uint32
+	Name  RelationName
+	Path  string
+	Pages int32
+	Index bool
+	Kind  page.Kind
 }
 
 // forksSQL lists the relations that have files of their own. Unlogged ones are
 // left out: a crash empties them by design. ACCESS SHARE on catalogues only.
-const forksSQL = `SELECT c.oid, n.nspname::text, c.relname::text, pg_relation_filepath(c.oid), greatest(c.relpages, 0), c.relkind::text, coalesce(am.amname::text, '')
+const forksSQL = `SELECT c.oid, n.nspname::text, c.relname::text, pg_relation_filepath(c.oid), greatest(c.relpages, 0), c.relkind = 'i',
+	CASE c.relkind WHEN 'S' THEN 'sequence' ELSE coalesce(am.amname::text, '') END
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am am ON am.oid = c.relam
 	WHERE c.relkind IN ('r', 'm', 't', 'i', 'S') AND c.relpersistence = 'p' AND pg_relation_filepath(c.oid) IS NOT NULL
 	AND ($1::text[] IS NULL OR EXISTS (
@@ -62,15 +63,10 @@ const forksSQL = `SELECT c.oid, n.nspname::text, c.relname::text, pg_relation_fi
 		WHERE c.oid IN (w.oid, w.reltoastrelid) OR i.indrelid IN (w.oid, w.reltoastrelid)))
 	ORDER BY n.nspname, c.relname`
 
-// kind is what the pages of the fork are.
-func (f fork) kind() page.Kind {
-	if f.Kind == "S" {
-		return page.Sequence
-	}
-	return map[string]page.Kind{
-		"heap": page.Heap, "btree": page.Btree, "hash": page.Hash, "gist": page.Gist,
-		"gin": page.Gin, "spgist": page.Spgist, "brin": page.Brin,
-	}[f.Method]
+// pageKinds are the kinds of pages by access method.
+var pageKinds = map[string]page.Kind{
+	"heap": page.Heap, "sequence": page.Sequence, "btree": page.Btree, "hash": page.Hash,
+	"gist": page.Gist, "gin": page.Gin, "spgist": page.Spgist, "brin": page.Brin,
 }
 
 // reader is the state of the check page in one run.
@@ -81,6 +77,15 @@ type reader struct {
 	// redo is where the last completed checkpoint began: what was changed before
 	// it is on disk.
 	redo uint64
+	// end is a position that the WAL has reached.
+	end uint64
+	// visible is the page of the present fork's visibility map that was read last,
+	// and visibleNumber its number.
+	visible       []byte
+	visibleNumber uint32
+	// zeroed are the pages of the present fork that are all zeroes although the
+	// map says otherwise, and that wait for a witness.
+	zeroed []uint32
 	// chunk holds the pages that are being looked at.
 	chunk []byte
 }
@@ -99,7 +104,7 @@ func runPage(ctx context.Context, s *session) error {
 		return err
 	}
 	defer files.Close()
-	r := &reader{session: s, files: files}
+	r := &reader{session: s, files: files, chunk: make([]byte, readPages*page.Size)}
 	// Before any page is read.
 	if err := s.conn.QueryRow(ctx, "SELECT (redo_lsn - '0/0')::bigint FROM pg_control_checkpoint()").Scan(&r.redo); err != nil {
 		return fmt.Errorf("asking for the last checkpoint: %w", err)
@@ -110,7 +115,9 @@ func runPage(ctx context.Context, s *session) error {
 		return fmt.Errorf("listing files: %w", err)
 	}
 	forks, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f fork, err error) {
-		err = row.Scan(&f.OID, &f.Name.Schema, &f.Name.Name, &f.Path, &f.Pages, &f.Kind, &f.Method)
+		var method string
+		err = row.Scan(&f.OID, &f.Name.Schema, &f.Name.Name, &f.Path, &f.Pages, &f.Index, &method)
+		f.Kind = pageKinds[method]
 		return f, err
 	})
 	if err != nil {
@@ -125,9 +132,10 @@ func runPage(ctx context.Context, s *session) error {
 
 // fork reads the files of one relation.
 func (r *reader) fork(ctx context.Context, f fork) error {
+	r.zeroed, r.visible = nil, nil
 	for segment := uint32(0); ; segment++ {
 		name := segmentName(f.Path, segment)
-		entry, err := r.files.Stat(ctx, name)
+		size, err := r.files.Size(ctx, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			if segment > 0 {
 				break
@@ -137,12 +145,12 @@ func (r *reader) fork(ctx context.Context, f fork) error {
 		if err != nil {
 			return err
 		}
-		if entry.Size%page.Size != 0 {
+		if size%page.Size != 0 {
 			if err := r.ragged(ctx, f, name); err != nil {
 				return err
 			}
 		}
-		blocks := uint32(entry.Size / page.Size)
+		blocks := uint32(size / page.Size)
 		err = r.segment(ctx, f, segment, blocks)
 		if errors.Is(err, fs.ErrNotExist) || r.full(f.Name) {
 			return nil // dropped or rewritten meanwhile, or nothing new to tell
@@ -163,9 +171,6 @@ func (r *reader) fork(ctx context.Context, f fork) error {
 
 // segment reads the pages of one file.
 func (r *reader) segment(ctx context.Context, f fork, segment, blocks uint32) error {
-	if r.chunk == nil {
-		r.chunk = make([]byte, readPages*page.Size)
-	}
 	for first := uint32(0); first < blocks && !r.full(f.Name); first += readPages {
 		started := time.Now()
 		n, err := r.files.ReadAt(ctx, segmentName(f.Path, segment), r.chunk[:min(readPages, blocks-first)*page.Size], int64(first)*page.Size)
@@ -199,32 +204,21 @@ func (r *reader) unchanged(ctx context.Context, f fork) (bool, error) {
 // missing reports a relation without a file.
 func (r *reader) missing(ctx context.Context, f fork) error {
 	pauseToConfirm(ctx)
-	_, err := r.files.Stat(ctx, f.Path)
-	if !errors.Is(err, fs.ErrNotExist) {
+	if _, err := r.files.Size(ctx, f.Path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	same, err := r.unchanged(ctx, f)
-	if err != nil || !same {
-		return err
-	}
-	r.foundOnDisk(f, nil, "58P01", "the file "+f.Path+" is missing", "missing")
-	return nil
+	return r.report(ctx, f, nil, problem{"the file " + f.Path + " is missing", "58P01", "missing"})
 }
 
 // ragged reports a file that ends in the middle of a page.
 func (r *reader) ragged(ctx context.Context, f fork, name string) error {
 	pauseToConfirm(ctx)
-	entry, err := r.files.Stat(ctx, name)
-	if err != nil || entry.Size%page.Size == 0 {
+	size, err := r.files.Size(ctx, name)
+	if err != nil || size%page.Size == 0 {
 		return err
 	}
-	same, err := r.unchanged(ctx, f)
-	if err != nil || !same {
-		return err
-	}
-	block := uint32(entry.Size / page.Size)
-	r.foundOnDisk(f, &block, "", fmt.Sprintf("the file %s has %d bytes: it ends in the middle of a page", name, entry.Size), "ragged")
-	return nil
+	block := uint32(size / page.Size)
+	return r.report(ctx, f, &block, problem{fmt.Sprintf("the file %s has %d bytes: it ends in the middle of a page", name, size), "", "ragged"})
 }
 
 // beyond reports a file that ends although another one with data follows it.
@@ -232,8 +226,8 @@ func (r *reader) ragged(ctx context.Context, f fork, name string) error {
 func (r *reader) beyond(ctx context.Context, f fork, segment uint32) error {
 	name := segmentName(f.Path, segment+1)
 	for range 2 {
-		entry, err := r.files.Stat(ctx, name)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && entry.Size == 0 {
+		size, err := r.files.Size(ctx, name)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && size == 0 {
 			return nil
 		}
 		if err != nil {
@@ -241,26 +235,52 @@ func (r *reader) beyond(ctx context.Context, f fork, segment uint32) error {
 		}
 		pauseToConfirm(ctx)
 	}
-	before, err := r.files.Stat(ctx, segmentName(f.Path, segment))
-	if err != nil || before.Size == segmentBlocks*page.Size {
+	before, err := r.files.Size(ctx, segmentName(f.Path, segment))
+	if err != nil || before == segmentBlocks*page.Size {
 		return err
 	}
-	same, err := r.unchanged(ctx, f)
-	if err != nil || !same {
+	block := segment*segmentBlocks + uint32(before/page.Size)
+	return r.report(ctx, f, &block, problem{fmt.Sprintf("the file %s ends early although %s follows it", segmentName(f.Path, segment), name), "", "short"})
+}
+
+// page looks at one page.
+//
+// A page that was just added to a table is all zeroes on disk, and where VACUUM
+// had cut the table before, the map on disk may still tell of the page that stood
+// there. So a page of zeroes counts only when a later page is as old as the last
+// checkpoint: then the table was not cut since.
+func (r *reader) page(ctx context.Context, f fork, p []byte, block uint32) error {
+	found, err := r.problem(ctx, f, p, block)
+	switch {
+	case err != nil:
 		return err
+	case found.text != "" && page.IsNew(p):
+		if len(r.zeroed) <= maxFindings {
+			r.zeroed = append(r.zeroed, block)
+		}
+		return nil
+	case found.text != "":
+		return r.confirm(ctx, f, p, block)
+	case len(r.zeroed) == 0:
+		return nil
 	}
-	block := segment*segmentBlocks + uint32(before.Size/page.Size)
-	r.foundOnDisk(f, &block, "", fmt.Sprintf("the file %s ends early although %s follows it", segmentName(f.Path, segment), name), "short")
+	if lsn := page.DecodeHeader(p).LSN; lsn == 0 || lsn >= r.redo {
+		return nil
+	}
+	zeroed := r.zeroed
+	r.zeroed = nil
+	for _, block := range zeroed {
+		if err := r.confirm(ctx, f, make([]byte, page.Size), block); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// page looks at one page, and reports what two later looks see again, so that a
-// page that is just being written, or a file that is just going, is no finding.
-func (r *reader) page(ctx context.Context, f fork, p []byte, block uint32) error {
-	problem, err := r.problem(ctx, f, p, block)
-	if err != nil || problem.text == "" {
-		return err
-	}
+// confirm reports what a later look at a page with the same bytes sees again, so
+// that a page that is just being written, or a file that is just going, is no
+// finding.
+func (r *reader) confirm(ctx context.Context, f fork, p []byte, block uint32) error {
 	before := bytes.Clone(p)
 	again := make([]byte, page.Size)
 	for range 5 {
@@ -272,20 +292,15 @@ func (r *reader) page(ctx context.Context, f fork, p []byte, block uint32) error
 		if err != nil {
 			return err
 		}
-		problem, err = r.problem(ctx, f, again, block)
-		if err != nil || problem.text == "" {
+		r.visible = nil
+		found, err := r.problem(ctx, f, again, block)
+		if err != nil || found.text == "" {
 			return err
 		}
-		if !bytes.Equal(before, again) {
-			copy(before, again)
-			continue
+		if bytes.Equal(before, again) {
+			return r.report(ctx, f, &block, found)
 		}
-		same, err := r.unchanged(ctx, f)
-		if err != nil || !same {
-			return err
-		}
-		r.foundOnDisk(f, &block, problem.sqlstate, problem.text, problem.kind)
-		return nil
+		copy(before, again)
 	}
 	return fmt.Errorf("block %d changes too fast to be looked at", block)
 }
@@ -303,10 +318,10 @@ func (r *reader) problem(ctx context.Context, f fork, p []byte, block uint32) (p
 			return problem{fmt.Sprintf("the page's data checksum is %04x, but %04x is stored in it", sum, h.Checksum), "XX001", "checksum"}, nil
 		}
 	}
-	if text := page.Problem(p, f.kind()); text != "" {
+	if text := page.Problem(p, f.Kind); text != "" {
 		return problem{text, "XX001", kindOf(text)}, nil
 	}
-	if h.LSN > r.redo {
+	if h.LSN > max(r.redo, r.end) {
 		beyond, err := r.beyondWAL(ctx, h.LSN)
 		if err != nil || beyond {
 			return problem{fmt.Sprintf("the page says it was changed at %X/%X, where the WAL has not come to yet", h.LSN>>32, uint32(h.LSN)), "XX001", "lsn"}, err
@@ -324,7 +339,11 @@ func (r *reader) beyondWAL(ctx context.Context, lsn uint64) (bool, error) {
 	if err := r.conn.QueryRow(ctx, sql).Scan(&end); err != nil {
 		return false, fmt.Errorf("asking for the end of the WAL: %w", err)
 	}
-	return end != nil && lsn > uint64(*end), nil
+	if end == nil {
+		return false, nil
+	}
+	r.end = uint64(*end)
+	return lsn > r.end, nil
 }
 
 // visibility compares a heap page with the visibility map: a page that the map
@@ -332,21 +351,13 @@ func (r *reader) beyondWAL(ctx context.Context, lsn uint64) (bool, error) {
 // checkpoint, which is so when neither was changed since.
 func (r *reader) visibility(ctx context.Context, f fork, p []byte, block uint32) (problem, error) {
 	h := page.DecodeHeader(p)
-	if f.kind() != page.Heap || h.Flags&page.AllVisible != 0 || h.LSN >= r.redo {
+	if f.Kind != page.Heap || h.Flags&page.AllVisible != 0 || h.LSN >= r.redo {
 		return problem{}, nil
 	}
 	const perByte, perPage = 4, (page.Size - page.HeaderSize) * 4
-	m := make([]byte, page.Size)
-	number := block / perPage
-	n, err := r.files.ReadAt(ctx, segmentName(f.Path+"_vm", number/segmentBlocks), m, int64(number%segmentBlocks)*page.Size)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && n < page.Size || page.IsNew(m) {
-		return problem{}, nil
-	}
-	if err != nil {
+	m, err := r.visibilityMap(ctx, f, block/perPage)
+	if err != nil || page.IsNew(m) || page.DecodeHeader(m).LSN >= r.redo {
 		return problem{}, err
-	}
-	if page.DecodeHeader(m).LSN >= r.redo {
-		return problem{}, nil
 	}
 	in := block % perPage
 	if m[page.HeaderSize+in/perByte]>>(in%perByte*2)&1 == 0 {
@@ -358,16 +369,41 @@ func (r *reader) visibility(ctx context.Context, f fork, p []byte, block uint32)
 	return problem{"the visibility map says that all rows of the page are visible to everybody, but the page does not: the page or the map is an old version", "XX001", "visibility"}, nil
 }
 
-func (r *reader) foundOnDisk(f fork, block *uint32, state, message, kind string) {
+// visibilityMap reads a page of the visibility map; one that does not exist is
+// all zeroes.
+func (r *reader) visibilityMap(ctx context.Context, f fork, number uint32) ([]byte, error) {
+	if r.visible != nil && r.visibleNumber == number {
+		return r.visible, nil
+	}
+	m := make([]byte, page.Size)
+	n, err := r.files.ReadAt(ctx, segmentName(f.Path+"_vm", number/segmentBlocks), m, int64(number%segmentBlocks)*page.Size)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if n < page.Size {
+		clear(m)
+	}
+	r.visible, r.visibleNumber = m, number
+	return m, nil
+}
+
+// report reports what was seen twice, unless the relation has another file by
+// now.
+func (r *reader) report(ctx context.Context, f fork, block *uint32, seen problem) error {
+	same, err := r.unchanged(ctx, f)
+	if err != nil || !same {
+		return err
+	}
 	r.scope.Heaps.note(f.OID, false)
 	impact := "Statements that read this page fail, miss rows or give wrong data, also when a good copy in memory still hides it: the copy on disk is what a restart, a backup and a base backup will see."
 	action := heapAction
-	if f.Kind == "i" {
+	if f.Index {
 		impact = "Statements that use this index fail, miss rows or give wrong data; the table itself may be intact."
 		action = "Check the index's table for damage first. If it is sane, keep a copy of the index's file and rebuild it with REINDEX INDEX CONCURRENTLY."
 	}
 	r.found(Finding{
 		Class: ClassCorruption, Severity: SeverityCritical, Schema: f.Name.Schema, Relation: f.Name.Name, Block: block,
-		SQLState: state, Message: message, Impact: impact, Action: action,
-	}, kind)
+		SQLState: seen.sqlstate, Message: seen.text, Impact: impact, Action: action,
+	}, seen.kind)
+	return nil
 }

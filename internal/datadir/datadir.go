@@ -14,14 +14,6 @@ import (
 	"pg_integrity_exporter/internal/pg"
 )
 
-// Entry is one file.
-type Entry struct {
-	// Size is in bytes.
-	Size int64
-	// Directory is whether it is one.
-	Directory bool
-}
-
 // Directory reads a data directory. Names are relative to it and have slashes,
 // as the server has them ("base/5/1259"). An error about a file that does not
 // exist is fs.ErrNotExist.
@@ -29,8 +21,8 @@ type Directory interface {
 	// ReadAt reads up to len(p) bytes from an offset; at the end of the file it
 	// reads fewer, without an error.
 	ReadAt(ctx context.Context, name string, p []byte, offset int64) (int, error)
-	// Stat gives the size and kind of a file.
-	Stat(ctx context.Context, name string) (Entry, error)
+	// Size gives the size of a file in bytes.
+	Size(ctx context.Context, name string) (int64, error)
 	// Local says that files are read directly, at no cost for the server.
 	Local() bool
 	// Close lets go of what is open.
@@ -87,7 +79,7 @@ func Open(ctx context.Context, conn *pg.Conn) (Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	if path != "" && isHere(ctx, path, port) && sameStart(ctx, conn, path) {
+	if path != "" && isHere(ctx, conn, path, port) {
 		return OpenLocal(path), nil
 	}
 	if granted {
@@ -96,26 +88,18 @@ func Open(ctx context.Context, conn *pg.Conn) (Directory, error) {
 	return nil, &NoAccessError{Role: conn.Facts.User}
 }
 
-// isHere says that a server with this port runs in the directory on this
-// machine: the fourth line of postmaster.pid is its port.
-func isHere(ctx context.Context, path, port string) bool {
-	content, err := ReadFile(ctx, OpenLocal(path), "postmaster.pid", 4096)
+// isHere says that the session's server runs in the directory on this machine:
+// the third line of postmaster.pid is when the postmaster began, the fourth its
+// port. Another machine may have a directory of the same name.
+func isHere(ctx context.Context, conn *pg.Conn, path, port string) bool {
+	files := OpenLocal(path)
+	defer files.Close()
+	content, err := ReadFile(ctx, files, "postmaster.pid", 4096)
 	if err != nil {
 		return false
 	}
 	lines := strings.Split(string(content), "\n")
-	return len(lines) > 3 && strings.TrimSpace(lines[3]) == port
-}
-
-// sameStart compares the third line of postmaster.pid, the time at which the
-// postmaster began, with what the server says.
-func sameStart(ctx context.Context, conn *pg.Conn, path string) bool {
-	content, err := ReadFile(ctx, OpenLocal(path), "postmaster.pid", 4096)
-	if err != nil {
-		return false
-	}
-	lines := strings.Split(string(content), "\n")
-	if len(lines) < 3 {
+	if len(lines) < 4 || strings.TrimSpace(lines[3]) != port {
 		return false
 	}
 	began, err := strconv.ParseInt(strings.TrimSpace(lines[2]), 10, 64)
@@ -123,7 +107,8 @@ func sameStart(ctx context.Context, conn *pg.Conn, path string) bool {
 		return false
 	}
 	var started int64
-	if err := conn.QueryRow(ctx, "SELECT floor(extract(epoch FROM pg_postmaster_start_time()))::bigint").Scan(&started); err != nil {
+	const sql = "SELECT floor(extract(epoch FROM pg_postmaster_start_time()))::bigint"
+	if err := conn.QueryRow(ctx, sql).Scan(&started); err != nil {
 		return false
 	}
 	return began-started <= 2 && started-began <= 2
@@ -174,10 +159,10 @@ func (l *local) ReadAt(_ context.Context, name string, p []byte, offset int64) (
 	return n, nil
 }
 
-func (l *local) Stat(_ context.Context, name string) (Entry, error) {
+func (l *local) Size(_ context.Context, name string) (int64, error) {
 	info, err := os.Stat(l.path(name))
 	if err != nil {
-		return Entry{}, err
+		return 0, err
 	}
-	return Entry{Size: info.Size(), Directory: info.IsDir()}, nil
+	return info.Size(), nil
 }

@@ -66,12 +66,24 @@ func TestBothWaysReadTheSame(t *testing.T) {
 			}
 		}
 		for way, d := range map[string]datadir.Directory{"local": local, "remote": remote} {
-			if _, err := d.Stat(t.Context(), "base/1/0"); !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("%s: Stat of a missing file: %v", way, err)
+			if _, err := d.Size(t.Context(), "base/1/0"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: Size of a missing file: %v", way, err)
 			}
 			if _, err := d.ReadAt(t.Context(), "base/1/0", make([]byte, 10), 0); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s: ReadAt of a missing file: %v", way, err)
 			}
 		}
 	})
+}
+
+// TestNoAccess holds that a role without rights is told which ones it needs.
+func TestNoAccess(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	server.MustExec(t, "postgres", "CREATE ROLE nobody LOGIN")
+	_, err := datadir.Open(t.Context(), connect(t, server.DSN("postgres", "nobody")))
+	denied, ok := errors.AsType[*datadir.NoAccessError](err)
+	if !ok || denied.Role != "nobody" {
+		t.Errorf("error %v", err)
+	}
 }

@@ -35,24 +35,16 @@ func (r *remote) ReadAt(ctx context.Context, name string, p []byte, offset int64
 	return copy(p, content), nil
 }
 
-func (r *remote) Stat(ctx context.Context, name string) (Entry, error) {
-	var e Entry
-	err := r.conn.QueryRow(ctx, "SELECT size, isdir FROM pg_catalog.pg_stat_file($1, false)", name).Scan(&e.Size, &e.Directory)
-	return e, missing(name, err)
+func (r *remote) Size(ctx context.Context, name string) (int64, error) {
+	var size int64
+	err := r.conn.QueryRow(ctx, "SELECT size FROM pg_catalog.pg_stat_file($1, false)", name).Scan(&size)
+	return size, missing(name, err)
 }
 
-// missing makes fs.ErrNotExist of the server's 58P01, and fs.ErrPermission of a
-// file that the server itself may not open.
+// missing makes fs.ErrNotExist of the server's 58P01.
 func missing(name string, err error) error {
-	var pgError *pgconn.PgError
-	if !errors.As(err, &pgError) {
-		return err
-	}
-	switch {
-	case pgError.Code == "58P01":
+	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok && pgError.Code == "58P01" {
 		return fmt.Errorf("%s: %w", name, fs.ErrNotExist)
-	case pgError.Code == "42501" && pgError.Message != "" && pgError.Message[0] == 'c': // could not open file ...
-		return fmt.Errorf("%s: %w", name, fs.ErrPermission)
 	}
 	return err
 }

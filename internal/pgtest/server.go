@@ -449,19 +449,21 @@ func (s *Server) Monitor(ctx context.Context) (string, error) {
 // GrantChecks runs the project's own script of grants for a role in a
 // database.
 func (s *Server) GrantChecks(ctx context.Context, database, role string) error {
-	script, err := os.ReadFile(filepath.Join(moduleRoot(), "docs", "grants", "grants.sql"))
-	if err != nil {
-		return fmt.Errorf("reading the grants: %w", err)
-	}
-	return s.Exec(ctx, database, "SET pgintegrity.role = '"+role+"';\n"+string(script))
+	return s.grant(ctx, database, role, "")
 }
 
 // GrantFiles is GrantChecks with the right to read files.
 func (s *Server) GrantFiles(ctx context.Context, database, role string) error {
-	if err := s.Exec(ctx, database, "ALTER ROLE "+superuser+" SET pgintegrity.files = 'on'"); err != nil {
-		return err
+	return s.grant(ctx, database, role, "SET pgintegrity.files = 'on';\n")
+}
+
+// grant runs the script of grants with options set before it.
+func (s *Server) grant(ctx context.Context, database, role, options string) error {
+	script, err := os.ReadFile(filepath.Join(moduleRoot(), "docs", "grants", "grants.sql"))
+	if err != nil {
+		return fmt.Errorf("reading the grants: %w", err)
 	}
-	return s.GrantChecks(ctx, database, role)
+	return s.Exec(ctx, database, "SET pgintegrity.role = '"+role+"';\n"+options+string(script))
 }
 
 // moduleRoot is the directory of go.mod, above the directory of the test.
