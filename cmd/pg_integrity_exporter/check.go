@@ -87,6 +87,10 @@ func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 	if err != nil {
 		return check.Document{}, err
 	}
+	options.Memory = f.files(target).Memory()
+	if len(options.Relations) > 0 && !slices.ContainsFunc(options.Checks, func(c check.Check) bool { return !c.Server }) {
+		return check.Document{}, fmt.Errorf("the check %s looks at the whole server: leave out --relation", options.Checks[0].Name)
+	}
 	return check.Sweep(ctx, target, options)
 }
 

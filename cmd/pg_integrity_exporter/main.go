@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/version"
 
 	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/state"
 )
 
 const programName = "pg_integrity_exporter"
@@ -63,7 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		PlaceHolder("DSN").StringVar(&g.dsn)
 	app.Flag("config.file", "Configuration file; every setting has a default.").PlaceHolder("FILE").StringVar(&g.configFile)
 	app.Flag("state.path", "Directory that keeps results, findings and log positions across restarts.").
-		Default(defaultStatePath(os.LookupEnv)).StringVar(&g.statePath)
+		Default(defaultStatePath(g.environment)).StringVar(&g.statePath)
 	logConfig := &promslog.Config{Writer: stderr}
 	flag.AddFlags(app, logConfig)
 
@@ -90,6 +91,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // fail says in one line why a command cannot do its work.
 func (g *globals) fail(err error) {
 	fmt.Fprintf(g.stderr, "%s: %v\n", programName, err)
+}
+
+// files are what the command shares with an exporter that watches the target.
+// Without --state.path and without a state directory that an exporter made, a
+// command leaves nothing behind.
+func (g *globals) files(target *pg.Target) *state.Files {
+	if g.statePath == defaultStatePath(g.environment) {
+		if _, err := os.Stat(g.statePath); err != nil {
+			return state.OpenFiles("", target.Name())
+		}
+	}
+	return state.OpenFiles(g.statePath, target.Name())
 }
 
 // defaultStatePath is where the system keeps the state of a service

@@ -51,6 +51,10 @@ type Check struct {
 	// Reads says that the check reads all of a relation, so that it can disprove
 	// what the log told of it.
 	Reads bool
+	// Server says that the check looks at the whole server: it runs once, through
+	// whatever database can be connected to, and its results and findings name no
+	// database unless the finding does.
+	Server bool
 	// run looks at the database of the session and reports.
 	run func(ctx context.Context, s *session) error
 }
@@ -74,6 +78,8 @@ type Scope struct {
 	// Heaps is what is known of the tables of the database, shared by the checks
 	// of one sweep; nil is nothing.
 	Heaps *Heaps
+	// Memory is what checks remember of earlier runs; nil is nothing.
+	Memory Memory
 }
 
 // RelationName names a relation; Schema is never empty.

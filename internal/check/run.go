@@ -37,21 +37,28 @@ type session struct {
 
 	name     string
 	database string
+	server   bool
 	result   *Result
 	problems []string
 	skipped  string
+	// identifier is the cluster's system identifier, once asked for.
+	identifier int64
 	// ofRelation counts findings by relation.
 	ofRelation map[RelationName]int
 	seen       map[string]bool
 }
 
-// Run runs one check in one database. It always ends with a result: what could
+// Run runs one check in one database ("" is the target's own; a check of the
+// whole server only asks through it). It always ends with a result: what could
 // not be looked at is in its reason. Every session is read only and has a
 // lock_timeout of one second.
 func Run(ctx context.Context, target *pg.Target, database string, c Check, scope Scope, logger *slog.Logger) Result {
 	result := Result{Check: c.Name, Database: database, Started: time.Now(), Findings: []Finding{}, Reads: c.Reads}
+	if c.Server {
+		result.Database = ""
+	}
 	s := &session{
-		scope: scope, logger: logger, name: c.Name, database: database, result: &result,
+		scope: scope, logger: logger, name: c.Name, database: database, server: c.Server, result: &result,
 		ofRelation: make(map[RelationName]int), seen: make(map[string]bool),
 	}
 	if err := s.connectAndRun(ctx, target, c); err != nil {
@@ -153,7 +160,10 @@ func (s *session) skipf(format string, args ...any) {
 // found reports a finding. kind is a word for the kind of damage that is the
 // same in every run.
 func (s *session) found(f Finding, kind string) {
-	f.Check, f.Database = s.name, s.database
+	f.Check = s.name
+	if !s.server {
+		f.Database = s.database
+	}
 	f.Message = oneLine(f.Message)
 	f.Fingerprint = fingerprint(f, kind)
 	if s.seen[f.Fingerprint] {

@@ -45,6 +45,8 @@ type Options struct {
 	RateLimit int64
 	// Jobs is how many databases are looked at in parallel.
 	Jobs int
+	// Memory is what checks remember of earlier runs; nil is nothing.
+	Memory Memory
 	// Progress is told of each check that ends; nil is nobody.
 	Progress func(Result)
 	Logger   *slog.Logger
@@ -69,27 +71,49 @@ func Sweep(ctx context.Context, target *pg.Target, options Options) (Document, e
 		return document, nil
 	}
 	var mu sync.Mutex
+	run := func(database string, checks []Check) {
+		scope := Scope{
+			Relations: options.Relations, Deep: options.Deep, RateLimit: options.RateLimit,
+			Heaps: NewHeaps(), Memory: options.Memory,
+		}
+		for _, c := range checks {
+			result := Run(ctx, target, database, c, scope, options.Logger)
+			mu.Lock()
+			document.Checks = append(document.Checks, result)
+			if options.Progress != nil {
+				options.Progress(result)
+			}
+			mu.Unlock()
+		}
+	}
+	ofServer, ofDatabases := split(options.Checks)
+	if len(options.Relations) == 0 && len(databases) > 0 {
+		run(databases[0], ofServer)
+	}
 	var running sync.WaitGroup
 	slots := make(chan struct{}, max(1, options.Jobs))
 	for _, database := range databases {
 		slots <- struct{}{}
 		running.Go(func() {
 			defer func() { <-slots }()
-			scope := Scope{Relations: options.Relations, Deep: options.Deep, RateLimit: options.RateLimit, Heaps: NewHeaps()}
-			for _, c := range options.Checks {
-				result := Run(ctx, target, database, c, scope, options.Logger)
-				mu.Lock()
-				document.Checks = append(document.Checks, result)
-				if options.Progress != nil {
-					options.Progress(result)
-				}
-				mu.Unlock()
-			}
+			run(database, ofDatabases)
 		})
 	}
 	running.Wait()
 	document.finish()
 	return document, nil
+}
+
+// split tells the checks of the whole server from those of one database.
+func split(checks []Check) (ofServer, ofDatabases []Check) {
+	for _, c := range checks {
+		if c.Server {
+			ofServer = append(ofServer, c)
+		} else {
+			ofDatabases = append(ofDatabases, c)
+		}
+	}
+	return ofServer, ofDatabases
 }
 
 // unreachable says of every check that it could not run.

@@ -158,7 +158,7 @@ func (s *Scheduler) suspectFindings() {
 	s.findingsAsked = time.Now()
 	var suspects []Suspect
 	for _, f := range s.state.Snapshot().Findings {
-		if f.Relation != "" && time.Since(f.LastSeen) >= s.findingInterval {
+		if f.Relation != "" && f.Database != "" && time.Since(f.LastSeen) >= s.findingInterval {
 			suspects = append(suspects, Suspect{Database: f.Database, Relation: check.RelationName{Schema: f.Schema, Name: f.Relation}})
 		}
 	}
@@ -195,13 +195,18 @@ func (s *Scheduler) plan(ctx context.Context) error {
 	settings := s.current()
 	var names []string
 	var planned []state.Planned
+	for _, c := range check.All() {
+		if interval, enabled := settings.Checks[c.Name]; enabled && c.Server {
+			planned = append(planned, state.Planned{Check: c.Name, Interval: interval})
+		}
+	}
 	for _, database := range databases {
 		names = append(names, database.Name)
 		if !database.Connectable || !settings.Selects(database.Name) {
 			continue
 		}
 		for _, c := range check.All() {
-			if interval, enabled := settings.Checks[c.Name]; enabled {
+			if interval, enabled := settings.Checks[c.Name]; enabled && !c.Server {
 				planned = append(planned, state.Planned{Check: c.Name, Database: database.Name, Interval: interval})
 			}
 		}
@@ -213,9 +218,10 @@ func (s *Scheduler) plan(ctx context.Context) error {
 // next is the check that has been due for longest.
 func (s *Scheduler) next(started time.Time) (state.CheckState, bool) {
 	now := time.Now()
+	snapshot := s.state.Snapshot()
 	var due []state.CheckState
-	for _, c := range s.state.Snapshot().Checks {
-		if newSlots(c.Check, c.Database, c.Interval).due(now, c.LastRun, started) || retry(now, c) {
+	for _, c := range snapshot.Checks {
+		if newSlots(c.Check, c.Database, c.Interval).due(now, c.LastRun, started) || retry(now, c) || s.recheck(now, c, snapshot.Findings) {
 			due = append(due, c)
 		}
 	}
@@ -225,6 +231,14 @@ func (s *Scheduler) next(started time.Time) (state.CheckState, bool) {
 	return slices.MinFunc(due, func(a, b state.CheckState) int {
 		return cmp.Or(a.LastRun.Compare(b.LastRun), cmp.Compare(order(a.Check), order(b.Check)), cmp.Compare(a.Database, b.Database))
 	}), true
+}
+
+// recheck says that a check has an open finding of no relation, which clears
+// only when the whole check runs again, and looked long enough ago.
+func (s *Scheduler) recheck(now time.Time, c state.CheckState, findings []state.Finding) bool {
+	return now.Sub(c.LastRun) >= s.findingInterval && slices.ContainsFunc(findings, func(f state.Finding) bool {
+		return f.Check == c.Check && f.Database == c.Database && f.Relation == ""
+	})
 }
 
 // retry says that a check which could not look at everything is to be tried
@@ -272,7 +286,7 @@ func (s *Scheduler) runSuspects(ctx context.Context) {
 			}
 		}
 		for _, c := range check.All() {
-			if _, enabled := s.current().Checks[c.Name]; !enabled {
+			if _, enabled := s.current().Checks[c.Name]; !enabled || c.Server {
 				continue
 			}
 			if result, ok := s.run(ctx, c.Name, suspect.Database, []check.RelationName{suspect.Relation}); ok {
@@ -308,7 +322,7 @@ func (s *Scheduler) run(ctx context.Context, name, database string, relations []
 		return check.Result{}, false
 	}
 	logger := s.logger.With("check", name, "datname", database)
-	scope := check.Scope{Relations: relations, RateLimit: s.current().RateLimit}
+	scope := check.Scope{Relations: relations, RateLimit: s.current().RateLimit, Memory: s.state.Files().Memory()}
 	result := check.Run(ctx, s.target, database, check.All()[index], scope, logger)
 	if ctx.Err() != nil {
 		return check.Result{}, false

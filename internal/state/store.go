@@ -29,8 +29,9 @@ const (
 // Store is the state directory. The zero value of its database keeps
 // everything in memory only.
 type Store struct {
-	db     *bolt.DB
-	logger *slog.Logger
+	db        *bolt.DB
+	directory string
+	logger    *slog.Logger
 
 	mu        sync.Mutex
 	lastError string
@@ -62,7 +63,7 @@ func Open(directory string, logger *slog.Logger) (*Store, error) {
 		}
 		return nil, fmt.Errorf("opening the state: %s: %w (move the file away to start anew, or choose another directory with --state.path)", path, err)
 	}
-	store := &Store{db: db, logger: logger, targets: make(map[string]*Target)}
+	store := &Store{db: db, directory: directory, logger: logger, targets: make(map[string]*Target)}
 	if err := store.checkVersion(); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
 	}
@@ -264,7 +265,7 @@ func (s *Store) load(name string) (*Target, error) {
 			return nil, fmt.Errorf("reading the state of %s: %w", name, err)
 		}
 	}
-	target := &Target{name: name, store: s}
+	target := &Target{name: name, store: s, files: OpenFiles(s.directory, name)}
 	target.current.Store(snapshot)
 	return target, nil
 }

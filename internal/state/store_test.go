@@ -192,3 +192,33 @@ func TestDamagedState(t *testing.T) {
 		t.Errorf("the file was changed (%v)", err)
 	}
 }
+
+// TestFindingsAreEvents finds the opening and the clearing of a finding in the
+// timeline, each once.
+func TestFindingsAreEvents(t *testing.T) {
+	t.Parallel()
+	store, target := open(t, t.TempDir())
+	defer closeStore(t, store)
+	now := time.Now()
+	f := findings(now.Add(-time.Minute))
+	target.CommitLog(nil, pglog.Position{}, f)
+	target.CommitLog(nil, pglog.Position{}, f)
+	target.RecordResult(check.Result{
+		Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now, Finished: now, Reads: true,
+		Verified: []check.RelationName{{Schema: "ledger", Name: "postings"}},
+	}, false)
+	events, err := target.Files().Events(now.Add(-time.Hour), now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kinds []state.EventKind
+	for _, e := range events {
+		kinds = append(kinds, e.Kind)
+		if e.Relation != "postings" || e.Details["fingerprint"] != f[0].Fingerprint {
+			t.Errorf("the event does not name the finding: %+v", e)
+		}
+	}
+	if len(kinds) != 2 || kinds[0] != state.EventFindingOpened || kinds[1] != state.EventFindingCleared {
+		t.Errorf("events: %q", kinds)
+	}
+}

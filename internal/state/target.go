@@ -14,10 +14,22 @@ import (
 type Target struct {
 	name  string
 	store *Store
+	files *Files
 
 	mu      sync.Mutex // one change at a time
 	unsaved bool       // an earlier write failed: the next one writes everything
 	current atomic.Pointer[Snapshot]
+}
+
+// Files are what commands share with the running exporter.
+func (t *Target) Files() *Files { return t.files }
+
+// Record adds an event to the target's timeline. An event that cannot be
+// written is lost; that is logged, once until the reason changes.
+func (t *Target) Record(event Event) {
+	if err := t.files.Record(event); err != nil {
+		t.store.complain(err)
+	}
 }
 
 // Snapshot is the state as last published.
@@ -32,7 +44,8 @@ func (t *Target) change(mutate func(next *Snapshot), write ...record) {
 }
 
 func (t *Target) apply(mutate func(next *Snapshot), write ...record) {
-	next := t.current.Load().clone()
+	before := t.current.Load()
+	next := before.clone()
 	mutate(next)
 	next.Up = t.store.usable()
 	if next.Up && (t.unsaved || len(write) > 0) {
@@ -49,6 +62,46 @@ func (t *Target) apply(mutate func(next *Snapshot), write ...record) {
 	}
 	next.Up = next.Up && !t.unsaved
 	t.current.Store(next)
+	if slices.ContainsFunc(write, func(r record) bool { return r.kind == recordFindings }) {
+		for _, event := range changedFindings(before.Findings, next.Findings, time.Now()) {
+			t.Record(event)
+		}
+	}
+}
+
+// changedFindings tells what opened and what cleared between two snapshots. A
+// doubtful finding is not open yet.
+func changedFindings(before, after []Finding, now time.Time) []Event {
+	open := func(findings []Finding) map[string]Finding {
+		byFingerprint := make(map[string]Finding, len(findings))
+		for _, f := range findings {
+			if !f.Doubtful {
+				byFingerprint[f.Fingerprint] = f
+			}
+		}
+		return byFingerprint
+	}
+	was, is := open(before), open(after)
+	var events []Event
+	for _, f := range after {
+		if _, known := was[f.Fingerprint]; !known && !f.Doubtful {
+			events = append(events, findingEvent(EventFindingOpened, f, now))
+		}
+	}
+	for _, f := range before {
+		if _, still := is[f.Fingerprint]; !still && !f.Doubtful {
+			events = append(events, findingEvent(EventFindingCleared, f, now))
+		}
+	}
+	return events
+}
+
+func findingEvent(kind EventKind, f Finding, now time.Time) Event {
+	return Event{
+		Time: now, Kind: kind, Severity: f.Severity, Database: f.Database, Schema: f.Schema, Relation: f.Relation,
+		Message: f.Message, Source: "check " + f.Check,
+		Details: map[string]string{"check": f.Check, "class": string(f.Class), "fingerprint": f.Fingerprint, "first_seen": f.FirstSeen.UTC().Format(time.RFC3339)},
+	}
 }
 
 // Limit sets how many objects have a series of their own.
