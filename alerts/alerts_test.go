@@ -59,7 +59,7 @@ func TestRuleFilesAreCurrent(t *testing.T) {
 		t.Errorf("%d rule files for %d groups: %v", len(files), len(alerts.Groups()), err)
 	}
 	for _, group := range alerts.Groups() {
-		want, err := group.YAML(alerts.DefaultOptions())
+		want, err := group.YAML(alerts.DefaultValues())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,22 +190,31 @@ func TestExpressionsNameOnlyWhatExists(t *testing.T) {
 	schema := promql.NewSchema()
 	for _, group := range alerts.Groups() {
 		for _, record := range group.Records {
-			if err := schema.Record(record.Name, record.Expr); err != nil {
+			if err := schema.Record(record.Name, expand(t, record.Expr, nil)); err != nil {
 				t.Errorf("%s: %v", record.Name, err)
 			}
 		}
 		for _, alert := range group.Alerts {
-			labels, err := schema.Check(alert.Expr)
+			labels, err := schema.Check(expand(t, alert.Expr, alert.Thresholds))
 			if err != nil {
 				t.Errorf("%s: %v", alert.Name, err)
 			}
-			for _, match := range templateLabel.FindAllStringSubmatch(alert.Summary+alert.Description, -1) {
+			for _, match := range templateLabel.FindAllStringSubmatch(alert.Summary+alert.Description+alert.Impact+alert.Action, -1) {
 				if !slices.Contains(labels, match[1]) {
 					t.Errorf("%s tells of label %s, but has only %v", alert.Name, match[1], labels)
 				}
 			}
 		}
 	}
+}
+
+func expand(t *testing.T, expr string, thresholds []alerts.Threshold) string {
+	t.Helper()
+	expanded, err := alerts.DefaultValues().Expand(expr, thresholds)
+	if err != nil {
+		t.Errorf("%s: %v", expr, err)
+	}
+	return expanded
 }
 
 var headings = []string{
@@ -241,16 +250,18 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 	}
 }
 
-// TestTexts holds what a person woken at night needs: one sentence, then what
-// to do first. An alert that the exporter cannot help with says it all itself.
+// TestTexts holds what a person woken at night needs: one sentence, what is so,
+// what that means, and what to do first.
 func TestTexts(t *testing.T) {
 	for _, group := range alerts.Groups() {
 		for _, alert := range group.Alerts {
 			if !strings.HasSuffix(alert.Summary, ".") || strings.Contains(alert.Summary, "{{") {
 				t.Errorf("%s: the summary is not a fixed sentence: %s", alert.Name, alert.Summary)
 			}
-			if (alert.Severity == alerts.Critical || alert.Severity == alerts.Warning) && !strings.Contains(alert.Description, "First:") && !alert.NoRunbookURL {
-				t.Errorf("%s: the description does not say what to do first: %s", alert.Name, alert.Description)
+			for what, text := range map[string]string{"description": alert.Description, "impact": alert.Impact, "action": alert.Action} {
+				if !strings.HasSuffix(text, ".") && (alert.Severity == alerts.Critical || alert.Severity == alerts.Warning) {
+					t.Errorf("%s: the %s is not a sentence: %q", alert.Key(), what, text)
+				}
 			}
 			if alert.Layer == alerts.Integrity && alert.Mutable {
 				t.Errorf("%s: a maintenance window would mute damage", alert.Name)

@@ -11,3 +11,4 @@ import "embed"
 var FS embed.FS
 
 //go:generate go run ../cmd/pg_integrity_exporter alerts export --output-directory=rules
+//go:generate go run ../cmd/pg_integrity_exporter alerts export --format=kubernetes --output-directory=kubernetes

@@ -193,8 +193,10 @@ func (d *demo) awaitPage(ctx context.Context) (string, error) {
 func quote(p page) string {
 	var text strings.Builder
 	for _, alert := range p.Alerts {
-		fmt.Fprintf(&text, "    | %s %s: %s\n    | %s\n    | %s\n", strings.ToUpper(alert.Labels["severity"]),
-			alert.Labels["alertname"], alert.Annotations["summary"], alert.Annotations["description"], alert.Annotations["runbook_url"])
+		fmt.Fprintf(&text, "    | %s %s: %s\n", strings.ToUpper(alert.Labels["severity"]), alert.Labels["alertname"], alert.Annotations["summary"])
+		for _, name := range []string{"description", "impact", "action", "runbook_url"} {
+			fmt.Fprintf(&text, "    | %s\n", alert.Annotations[name])
+		}
 	}
 	return strings.TrimSuffix(text.String(), "\n")
 }
