@@ -58,6 +58,11 @@ var (
 		Help:   "Times at which the check was due but still waiting or running from the time before.",
 		Source: "the scheduler",
 	}
+	checkHeld = &Family{
+		Name: Namespace + "check_held_seconds_total", Type: Counter, Labels: []string{"reason"},
+		Help:   "Time for which checks held back because the server was under pressure (configuration: limits.latency, limits.replication_lag).",
+		Source: "round trip of a trivial statement; pg_stat_replication.replay_lag",
+	}
 	findingInfo = &Family{
 		Name: Namespace + "finding_info", Type: Gauge, Labels: []string{"check", "datname", "schemaname", "relname", "severity"},
 		Help:   "Open findings by object, the gravest first, up to the configured number; the value is always 1, and check=\"log\" is damage that a statement ran into.",
@@ -78,7 +83,7 @@ func checkCollector() Collector {
 		Help: "Results of the integrity checks.",
 		Families: []*Family{
 			checkFindings, checkLastSuccess, checkLastRun, checkInterval, checkDuration, checkBytes,
-			checkCoverage, checkApplicable, checkRuns, checkScheduleMissed, findingInfo, findingInfoTruncated,
+			checkCoverage, checkApplicable, checkRuns, checkScheduleMissed, checkHeld, findingInfo, findingInfoTruncated,
 		},
 		Snapshot: emitChecks,
 	}
@@ -105,6 +110,9 @@ func emitChecks(snapshot *state.Snapshot, sink *Sink) {
 		sink.Add(checkBytes, float64(c.CheckedBytes), c.Check, c.Database)
 		sink.Add(checkCoverage, c.Coverage, c.Check, c.Database)
 		sink.AddBool(checkApplicable, c.Outcome != check.OutcomeSkipped, c.Check, c.Database)
+	}
+	for _, reason := range state.Pressures() {
+		sink.Add(checkHeld, snapshot.Held[reason].Seconds(), string(reason))
 	}
 	objects, truncated := snapshot.Objects()
 	for _, o := range objects {

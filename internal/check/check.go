@@ -78,8 +78,19 @@ type Scope struct {
 	// Heaps is what is known of the tables of the database, shared by the checks
 	// of one sweep; nil is nothing.
 	Heaps *Heaps
+	// Reported is which check of a sweep has reported which page, so that a person
+	// who reads the sweep's result is told once; nil lets every check report.
+	Reported *Reported
 	// Memory is what checks remember of earlier runs; nil is nothing.
 	Memory Memory
+	// Resume asks to go on where an earlier run was stopped, when Memory knows.
+	Resume bool
+	// Keep is given, now and then, what a long run has found so far; nil is
+	// nobody. It is called before Memory is told how far the run came.
+	Keep func(Result)
+	// Pace is called between two reads and returns when the server can bear the
+	// next one; nil is at once.
+	Pace func(ctx context.Context)
 }
 
 // RelationName names a relation; Schema is never empty.
@@ -124,45 +135,41 @@ type Result struct {
 // damaged must not be read deeply: that could crash the server.
 type Heaps struct {
 	mu   sync.Mutex
-	sane map[uint32]bool
-	// damaged is which check has reported a page in this sweep.
-	damaged map[place]string
+	sane map[uint32]opinion
 }
 
-// place is a page of a relation.
-type place struct {
-	relation RelationName
-	block    uint32
+// opinion is what was found out about a table, and when.
+type opinion struct {
+	sane bool
+	when time.Time
 }
+
+// opinionAge is how long a table is believed to be sane.
+const opinionAge = 12 * time.Hour
 
 // NewHeaps knows nothing yet.
-func NewHeaps() *Heaps { return &Heaps{sane: make(map[uint32]bool), damaged: make(map[place]string)} }
+func NewHeaps() *Heaps { return &Heaps{sane: make(map[uint32]opinion)} }
 
-// report says which check has reported a page before; a page that no other
-// check has reported is name's from now on.
-func (h *Heaps) report(name string, p place) (by string) {
-	if h == nil {
-		return name
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if by, known := h.damaged[p]; known {
-		return by
-	}
-	h.damaged[p] = name
-	return name
-}
-
+// note keeps what was found out about a table. What one check found damaged
+// stays so until Forget.
 func (h *Heaps) note(oid uint32, sane bool) {
 	if h == nil {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if known, ok := h.sane[oid]; ok && !known {
-		return // what one check found damaged stays so for the sweep
+	if known, ok := h.sane[oid]; ok && !known.sane {
+		return
 	}
-	h.sane[oid] = sane
+	h.sane[oid] = opinion{sane, time.Now()}
+}
+
+// Forget drops what is known of all tables, before the checks look anew or
+// after the server crashed.
+func (h *Heaps) Forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	clear(h.sane)
 }
 
 func (h *Heaps) lookup(oid uint32) (sane, known bool) {
@@ -171,6 +178,39 @@ func (h *Heaps) lookup(oid uint32) (sane, known bool) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	sane, known = h.sane[oid]
-	return sane, known
+	o, known := h.sane[oid]
+	if o.sane && time.Since(o.when) > opinionAge {
+		return false, false
+	}
+	return o.sane, known
+}
+
+// Reported is which check has reported which page.
+type Reported struct {
+	mu sync.Mutex
+	by map[place]string
+}
+
+// place is a page of a relation.
+type place struct {
+	relation RelationName
+	block    uint32
+}
+
+// NewReported knows of no page yet.
+func NewReported() *Reported { return &Reported{by: make(map[place]string)} }
+
+// first says which check has reported a page before; a page that no other check
+// has reported is name's from now on.
+func (r *Reported) first(name string, p place) (by string) {
+	if r == nil {
+		return name
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if by, known := r.by[p]; known {
+		return by
+	}
+	r.by[p] = name
+	return name
 }

@@ -111,37 +111,6 @@ func runHeap(ctx context.Context, s *session) error {
 	}, func(i int) string { return tables[i].Name.String() })
 }
 
-// each looks at n relations, those that could not be locked once more at the
-// end. It ends early only when the session is lost.
-func (s *session) each(ctx context.Context, n int, look func(i int) error, name func(i int) string) error {
-	var locked []int
-	for i := range n {
-		err := look(i)
-		switch {
-		case err == nil, gone(err):
-		case ctx.Err() != nil || s.conn.IsClosed():
-			return fmt.Errorf("the session was lost at %s: %w", name(i), err)
-		case sqlstate(err) == "55P03", sqlstate(err) == "40001":
-			locked = append(locked, i)
-		default:
-			s.problem(name(i), err)
-		}
-	}
-	for _, i := range locked {
-		err := look(i)
-		switch {
-		case err == nil, gone(err):
-		case ctx.Err() != nil || s.conn.IsClosed():
-			return fmt.Errorf("the session was lost at %s: %w", name(i), err)
-		case sqlstate(err) == "55P03":
-			s.problem(name(i), errors.New("somebody holds a lock on it (see pg_locks), and a check does not wait"))
-		default:
-			s.problem(name(i), err)
-		}
-	}
-	return nil
-}
-
 // heap looks at one table.
 func (s *session) heap(ctx context.Context, t table, verify function) error {
 	if verify.Name == "" {
@@ -156,7 +125,8 @@ func (s *session) heap(ctx context.Context, t table, verify function) error {
 	if blocks == 0 {
 		err = s.verifyRange(ctx, t, verify, nil, nil)
 	}
-	for start := uint32(0); start < blocks && err == nil && !s.full(t.Name); start += rangeBlocks {
+	first, clean := s.startAt(t.Name.String())
+	for start := first; start < blocks && err == nil && !s.full(t.Name); start += rangeBlocks {
 		started := time.Now()
 		end := min(start+rangeBlocks, blocks) - 1
 		err = s.verifyRange(ctx, t, verify, &start, &end)
@@ -164,11 +134,13 @@ func (s *session) heap(ctx context.Context, t table, verify function) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		clean = clean && len(s.result.Findings) == before
+		s.reached(ctx, t.Name.String(), end+1, !clean)
 	}
 	if err != nil {
 		return err
 	}
-	s.scope.Heaps.note(t.OID, len(s.result.Findings) == before)
+	s.scope.Heaps.note(t.OID, clean && len(s.result.Findings) == before)
 	s.looked(t.Name)
 	return nil
 }

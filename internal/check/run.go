@@ -43,6 +43,13 @@ type session struct {
 	skipped  string
 	// identifier is the cluster's system identifier, once asked for.
 	identifier int64
+	// pass is how far the run came, resumed whether an earlier one was taken up,
+	// kept when it was last written down.
+	pass    pass
+	resumed bool
+	kept    time.Time
+	// lostAt is at which relations the server process of the check died lately.
+	lostAt map[string]time.Time
 	// ofRelation counts findings by relation.
 	ofRelation map[RelationName]int
 	seen       map[string]bool
@@ -92,10 +99,14 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	}
 	defer conn.Close()
 	s.conn = conn
-	if err := c.run(ctx, s); err != nil {
+	if err := s.resume(ctx); err != nil {
 		return err
 	}
-	return s.lookForDropped(ctx)
+	if err := c.run(ctx, s); err != nil {
+		s.stopped(ctx)
+		return err
+	}
+	return errors.Join(s.finishPass(ctx), s.lookForDropped(ctx))
 }
 
 // droppedSQL lists those of the given relations that do not exist. ACCESS SHARE
@@ -172,7 +183,7 @@ func (s *session) found(f Finding, kind string) {
 	s.seen[f.Fingerprint] = true
 	name := RelationName{f.Schema, f.Relation}
 	if f.Block != nil && f.Class == ClassCorruption {
-		if by := s.scope.Heaps.report(s.name, place{name, *f.Block}); by != s.name {
+		if by := s.scope.Reported.first(s.name, place{name, *f.Block}); by != s.name {
 			s.problems = append(s.problems, fmt.Sprintf("%s block %d is damaged, as the check %s has reported", name, *f.Block, by))
 			return
 		}
@@ -194,9 +205,12 @@ func (s *session) looked(r RelationName) {
 }
 
 // throttle counts bytes that were read since started, and waits until they
-// keep the rate limit.
+// keep the rate limit and while the server is under pressure.
 func (s *session) throttle(ctx context.Context, started time.Time, bytes int64) {
 	s.result.Bytes += bytes
+	if s.scope.Pace != nil {
+		s.scope.Pace(ctx)
+	}
 	if s.scope.RateLimit <= 0 {
 		return
 	}

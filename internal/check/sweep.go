@@ -74,7 +74,7 @@ func Sweep(ctx context.Context, target *pg.Target, options Options) (Document, e
 	run := func(database string, checks []Check) {
 		scope := Scope{
 			Relations: options.Relations, Deep: options.Deep, RateLimit: options.RateLimit,
-			Heaps: NewHeaps(), Memory: options.Memory,
+			Heaps: NewHeaps(), Reported: NewReported(), Memory: options.Memory,
 		}
 		for _, c := range checks {
 			result := Run(ctx, target, database, c, scope, options.Logger)

@@ -89,6 +89,12 @@ type Check struct {
 type Limits struct {
 	// CheckRate is how many bytes per second background checks may read.
 	CheckRate Size `yaml:"check_rate"`
+	// Latency is the longest round trip of a trivial statement at which
+	// background checks go on; 0 is no bound.
+	Latency Duration `yaml:"latency"`
+	// ReplicationLag is the longest replay lag of a standby at which they go on;
+	// 0 is no bound.
+	ReplicationLag Duration `yaml:"replication_lag"`
 	// Findings is how many findings have a series of their own.
 	Findings int `yaml:"findings"`
 }
@@ -130,7 +136,9 @@ func Default() Validated {
 		Databases: Databases{Include: []string{}, Exclude: []string{}},
 		Log:       Log{Enabled: true},
 		Checks:    checks,
-		Limits:    Limits{CheckRate: defaultCheckRate, Findings: 50},
+		Limits: Limits{
+			CheckRate: defaultCheckRate, Latency: Duration(100 * time.Millisecond), ReplicationLag: Duration(30 * time.Second), Findings: 50,
+		},
 	}}
 }
 
@@ -229,6 +237,12 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 	}
 	if c.Limits.CheckRate <= 0 {
 		return fail("must be more than 0 bytes per second", nil, "limits", "check_rate")
+	}
+	if c.Limits.Latency < 0 {
+		return fail("must not be negative; 0 is no bound", nil, "limits", "latency")
+	}
+	if c.Limits.ReplicationLag < 0 {
+		return fail("must not be negative; 0 is no bound", nil, "limits", "replication_lag")
 	}
 	if c.Limits.Findings < 1 || c.Limits.Findings > 1000 {
 		return fail("must be between 1 and 1000", nil, "limits", "findings")

@@ -147,8 +147,9 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 			intervals[name] = time.Duration(settings.Interval)
 		}
 	}
-	r.scheduler = schedule.New(target, results, schedule.Settings{
+	r.scheduler = schedule.New(target, r.lane, results, schedule.Settings{
 		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate),
+		Bounds: schedule.Bounds{Latency: time.Duration(c.Limits.Latency), ReplicationLag: time.Duration(c.Limits.ReplicationLag)},
 	}, logger)
 	r.scheduler.Start()
 

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/state"
@@ -36,10 +38,30 @@ const (
 	connectTimeout = 30 * time.Second
 )
 
-// Suspect is a relation that something reported as damaged.
+// Suspect is a relation that is to be checked out of turn.
 type Suspect struct {
 	Database string
 	Relation check.RelationName
+}
+
+// urgency is why a relation is to be checked out of turn, the most urgent
+// first.
+type urgency int
+
+const (
+	// reported: the server's log told of damage.
+	reported urgency = iota
+	// touched: maintenance has just rewritten or rebuilt it.
+	touched
+	// reopened: it has an open finding, which may have been mended.
+	reopened
+)
+
+// waiting is a relation in the queue.
+type waiting struct {
+	Suspect
+
+	why urgency
 }
 
 // Settings say what is to run.
@@ -50,6 +72,8 @@ type Settings struct {
 	Selects func(datname string) bool
 	// RateLimit is how many bytes per second the checks may read.
 	RateLimit int64
+	// Bounds say when the checks hold back.
+	Bounds Bounds
 }
 
 // Scheduler runs the checks of one target.
@@ -58,11 +82,18 @@ type Scheduler struct {
 	state  *state.Target
 	logger *slog.Logger
 
+	governor governor
+
 	mu       sync.Mutex
 	settings Settings
-	queue    []Suspect
+	queue    []waiting
 	checked  map[Suspect]time.Time
 	replan   bool
+
+	// What follows belongs to the goroutine of the slots.
+	heaps   map[string]*check.Heaps // what is known of the tables of each database
+	changes map[string]changes      // how much was written to each database
+	last    string                  // the database that was looked at last
 
 	findingInterval time.Duration
 	findingsAsked   time.Time // when relations with findings were last suspected
@@ -72,12 +103,22 @@ type Scheduler struct {
 	done sync.WaitGroup
 }
 
-// New makes a scheduler. Start runs it.
-func New(target *pg.Target, results *state.Target, settings Settings, logger *slog.Logger) *Scheduler {
-	return &Scheduler{
+// changes is how many rows were written to a database: by now, and by the time
+// its checks last ran.
+type changes struct{ now, checked int64 }
+
+// New makes a scheduler, which feels the server's pulse through lane. Start
+// runs it.
+func New(target *pg.Target, lane *pg.Lane, results *state.Target, settings Settings, logger *slog.Logger) *Scheduler {
+	s := &Scheduler{
 		target: target, state: results, logger: logger, settings: settings,
 		findingInterval: findingInterval, checked: make(map[Suspect]time.Time), wake: make(chan struct{}, 1), replan: true,
+		heaps: make(map[string]*check.Heaps), changes: make(map[string]changes),
 	}
+	s.governor = governor{
+		lane: lane, bounds: func() Bounds { return s.current().Bounds }, paused: results.Held, logger: logger,
+	}
+	return s
 }
 
 // Start begins to run checks until Stop.
@@ -104,17 +145,27 @@ func (s *Scheduler) Configure(settings Settings) {
 	s.mu.Unlock()
 }
 
-// Suspect asks for a relation to be checked at once. A relation that was
-// checked within the last minute, or waits already, is left out.
-func (s *Scheduler) Suspect(suspects ...Suspect) {
+// Suspect asks for relations to be checked at once, because the log told of
+// damage. A relation that was checked within the last minute, or waits already,
+// is left out.
+func (s *Scheduler) Suspect(suspects ...Suspect) { s.enqueue(reported, suspects) }
+
+// Touched asks for relations to be checked soon, because maintenance has
+// rewritten or rebuilt them.
+func (s *Scheduler) Touched(suspects ...Suspect) { s.enqueue(touched, suspects) }
+
+func (s *Scheduler) enqueue(why urgency, suspects []Suspect) {
 	s.mu.Lock()
 	for _, suspect := range suspects {
-		if slices.Contains(s.queue, suspect) || len(s.queue) >= maxSuspects ||
-			time.Since(s.checked[suspect]) < suspectPause {
-			continue
+		at := slices.IndexFunc(s.queue, func(w waiting) bool { return w.Suspect == suspect })
+		switch {
+		case at >= 0:
+			s.queue[at].why = min(s.queue[at].why, why)
+		case len(s.queue) < maxSuspects && time.Since(s.checked[suspect]) >= suspectPause:
+			s.queue = append(s.queue, waiting{suspect, why})
 		}
-		s.queue = append(s.queue, suspect)
 	}
+	slices.SortStableFunc(s.queue, func(a, b waiting) int { return cmp.Compare(a.why, b.why) })
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
@@ -162,7 +213,7 @@ func (s *Scheduler) suspectFindings() {
 			suspects = append(suspects, Suspect{Database: f.Database, Relation: check.RelationName{Schema: f.Schema, Name: f.Relation}})
 		}
 	}
-	s.Suspect(suspects...)
+	s.enqueue(reopened, suspects)
 }
 
 func (s *Scheduler) takeReplan() bool {
@@ -192,6 +243,9 @@ func (s *Scheduler) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.countChanges(ctx, conn); err != nil {
+		return err
+	}
 	settings := s.current()
 	var names []string
 	var planned []state.Planned
@@ -215,22 +269,68 @@ func (s *Scheduler) plan(ctx context.Context) error {
 	return nil
 }
 
-// next is the check that has been due for longest.
+// changesSQL reads the statistics of each database. It needs no privilege.
+const changesSQL = "SELECT datname::text, tup_inserted + tup_updated + tup_deleted FROM pg_stat_database WHERE datname IS NOT NULL"
+
+// countChanges notes how much was written to each database.
+func (s *Scheduler) countChanges(ctx context.Context, conn *pg.Conn) error {
+	rows, err := conn.Query(ctx, changesSQL)
+	if err != nil {
+		return fmt.Errorf("asking what was written: %w", err)
+	}
+	var datname string
+	var written int64
+	_, err = pgx.ForEachRow(rows, []any{&datname, &written}, func() error {
+		s.changes[datname] = changes{now: written, checked: s.changes[datname].checked}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("asking what was written: %w", err)
+	}
+	return nil
+}
+
+// next is the check to run now. The databases that were written to since their
+// last checks come first, then the one whose checks have waited for longest;
+// within a database the checks run in the order of check.All.
 func (s *Scheduler) next(started time.Time) (state.CheckState, bool) {
 	now := time.Now()
 	snapshot := s.state.Snapshot()
 	var due []state.CheckState
+	oldest := make(map[string]time.Time)
 	for _, c := range snapshot.Checks {
-		if newSlots(c.Check, c.Database, c.Interval).due(now, c.LastRun, started) || retry(now, c) || s.recheck(now, c, snapshot.Findings) {
-			due = append(due, c)
+		if !newSlots(c.Database, c.Interval).due(now, c.LastRun, started) && !retry(now, c) && !s.recheck(now, c, snapshot.Findings) {
+			continue
+		}
+		due = append(due, c)
+		if waits, known := oldest[c.Database]; !known || c.LastRun.Before(waits) {
+			oldest[c.Database] = c.LastRun
 		}
 	}
 	if len(due) == 0 {
 		return state.CheckState{}, false
 	}
 	return slices.MinFunc(due, func(a, b state.CheckState) int {
-		return cmp.Or(a.LastRun.Compare(b.LastRun), cmp.Compare(order(a.Check), order(b.Check)), cmp.Compare(a.Database, b.Database))
+		return cmp.Or(
+			cmp.Compare(s.rank(now, a, oldest[a.Database]), s.rank(now, b, oldest[b.Database])),
+			oldest[a.Database].Compare(oldest[b.Database]), cmp.Compare(a.Database, b.Database),
+			cmp.Compare(order(a.Check), order(b.Check)),
+		)
 	}), true
+}
+
+// rank lets a database whose checks have begun come to its end, and puts one
+// that nobody wrote to behind those that changed, but not for longer than an
+// interval.
+func (s *Scheduler) rank(now time.Time, c state.CheckState, waits time.Time) int {
+	if c.Database == s.last {
+		return -1
+	}
+	written := s.changes[c.Database]
+	if c.Database == "" || written.now != written.checked || now.Sub(waits) > 2*c.Interval {
+		return 0
+	}
+	return 1
 }
 
 // recheck says that a check has an open finding of no relation, which clears
@@ -256,6 +356,15 @@ func retry(now time.Time, c state.CheckState) bool {
 	return false
 }
 
+// first is the place in check.All of the first enabled check of a database.
+func (s *Scheduler) first() int {
+	enabled := s.current().Checks
+	return slices.IndexFunc(check.All(), func(c check.Check) bool {
+		_, ok := enabled[c.Name]
+		return ok && !c.Server
+	})
+}
+
 // order is the place of a check in check.All.
 func order(name string) int {
 	return slices.IndexFunc(check.All(), func(c check.Check) bool { return c.Name == name })
@@ -263,12 +372,24 @@ func order(name string) int {
 
 func (s *Scheduler) runSlot(ctx context.Context, planned state.CheckState) {
 	started := time.Now()
-	result, ok := s.run(ctx, planned.Check, planned.Database, nil)
+	s.last = planned.Database
+	heaps, known := s.heaps[planned.Database]
+	if !known {
+		heaps = check.NewHeaps()
+		s.heaps[planned.Database] = heaps
+	}
+	if order(planned.Check) == s.first() {
+		heaps.Forget()
+		s.changes[planned.Database] = changes{s.changes[planned.Database].now, s.changes[planned.Database].now}
+	}
+	result, ok := s.run(ctx, planned.Check, planned.Database, check.Scope{
+		Heaps: heaps, Resume: true, Keep: s.state.RecordPart,
+	})
 	if !ok {
 		return
 	}
 	s.state.RecordResult(result, true)
-	for range newSlots(planned.Check, planned.Database, planned.Interval).missed(started, time.Now()) {
+	for range newSlots(planned.Database, planned.Interval).missed(started, time.Now()) {
 		s.state.MissedSlot(planned.Check)
 	}
 }
@@ -285,11 +406,12 @@ func (s *Scheduler) runSuspects(ctx context.Context) {
 				return
 			}
 		}
+		scope := check.Scope{Relations: []check.RelationName{suspect.Relation}, Heaps: check.NewHeaps()}
 		for _, c := range check.All() {
 			if _, enabled := s.current().Checks[c.Name]; !enabled || c.Server {
 				continue
 			}
-			if result, ok := s.run(ctx, c.Name, suspect.Database, []check.RelationName{suspect.Relation}); ok {
+			if result, ok := s.run(ctx, c.Name, suspect.Database, scope); ok {
 				s.state.RecordResult(result, false)
 			}
 		}
@@ -310,19 +432,19 @@ func (s *Scheduler) takeSuspect() (Suspect, bool) {
 	if len(s.queue) == 0 {
 		return Suspect{}, false
 	}
-	suspect := s.queue[0]
+	suspect := s.queue[0].Suspect
 	s.queue = s.queue[1:]
 	return suspect, true
 }
 
 // run runs one check; ok is false when it was stopped half-way.
-func (s *Scheduler) run(ctx context.Context, name, database string, relations []check.RelationName) (check.Result, bool) {
+func (s *Scheduler) run(ctx context.Context, name, database string, scope check.Scope) (check.Result, bool) {
 	index := order(name)
 	if index < 0 {
 		return check.Result{}, false
 	}
 	logger := s.logger.With("check", name, "datname", database)
-	scope := check.Scope{Relations: relations, RateLimit: s.current().RateLimit, Memory: s.state.Files().Memory()}
+	scope.RateLimit, scope.Memory, scope.Pace = s.current().RateLimit, s.state.Files().Memory(), s.governor.pace
 	result := check.Run(ctx, s.target, database, check.All()[index], scope, logger)
 	if ctx.Err() != nil {
 		return check.Result{}, false

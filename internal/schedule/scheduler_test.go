@@ -30,11 +30,13 @@ func TestOpenFindingsAreLookedAtAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
+	lane := pg.NewLane(target, purpose())
+	defer lane.Close()
 	results, err := state.InMemory(logger).Target(target.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(target, results, Settings{
+	s := New(target, lane, results, Settings{
 		Checks: map[string]time.Duration{"heap": 24 * time.Hour}, Selects: func(name string) bool { return name == "erp" },
 	}, logger)
 	s.findingInterval = 100 * time.Millisecond

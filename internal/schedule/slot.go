@@ -8,17 +8,18 @@ import (
 // firstRunSpread is the time over which first runs are spread after a start.
 const firstRunSpread = 10 * time.Second
 
-// slots are the times at which one check is due in one database.
+// slots are the times at which a check with an interval is due in one database.
 type slots struct {
 	interval time.Duration
 	offset   time.Duration
 }
 
-// newSlots shifts the slots of a check by a hash that is the same in every
-// process.
-func newSlots(name, database string, interval time.Duration) slots {
+// newSlots shifts the slots of a database by a hash that is the same in every
+// process. Checks of one database with the same interval are due together: the
+// deep ones rely on what the harmless ones have just found out.
+func newSlots(database string, interval time.Duration) slots {
 	hash := fnv.New64a()
-	_, _ = hash.Write([]byte(name + "\x00" + database))
+	_, _ = hash.Write([]byte(database))
 	return slots{interval: interval, offset: time.Duration(hash.Sum64() % uint64(interval))}
 }
 

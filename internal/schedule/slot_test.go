@@ -9,7 +9,7 @@ import (
 func TestSlotsAreDueOncePerInterval(t *testing.T) {
 	t.Parallel()
 	started := time.Date(2026, 3, 15, 9, 0, 0, 0, time.UTC)
-	s := newSlots("heap", "erp", time.Hour)
+	s := newSlots("erp", time.Hour)
 	lastRun := started
 	runs := 0
 	for now := started; now.Before(started.Add(24 * time.Hour)); now = now.Add(time.Minute) {
@@ -26,7 +26,7 @@ func TestSlotsAreDueOncePerInterval(t *testing.T) {
 func TestSlotsDoNotDependOnTheProcess(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 15, 9, 0, 0, 0, time.UTC)
-	if a, b := newSlots("heap", "erp", time.Hour), newSlots("heap", "erp", time.Hour); a.latest(now) != b.latest(now) {
+	if a, b := newSlots("erp", time.Hour), newSlots("erp", time.Hour); a.latest(now) != b.latest(now) {
 		t.Error("two processes disagree about the slot")
 	}
 }
@@ -35,7 +35,7 @@ func TestSlotsAreSpread(t *testing.T) {
 	t.Parallel()
 	quarters := make(map[int]int)
 	for i := range 1000 {
-		s := newSlots("heap", fmt.Sprintf("db%d", i), time.Hour)
+		s := newSlots(fmt.Sprintf("db%d", i), time.Hour)
 		quarters[int(s.offset/(15*time.Minute))]++
 	}
 	for quarter, n := range quarters {
@@ -48,7 +48,7 @@ func TestSlotsAreSpread(t *testing.T) {
 func TestDueAfterTheClockWasSetBack(t *testing.T) {
 	t.Parallel()
 	started := time.Date(2026, 3, 15, 9, 0, 0, 0, time.UTC)
-	s := newSlots("heap", "erp", time.Hour)
+	s := newSlots("erp", time.Hour)
 	if !s.due(started.Add(firstRunSpread), started.Add(48*time.Hour), started) {
 		t.Error("a last run in the future silences the check")
 	}
@@ -58,7 +58,7 @@ func TestFirstRunComesSoonAfterStart(t *testing.T) {
 	t.Parallel()
 	started := time.Date(2026, 3, 15, 9, 0, 0, 0, time.UTC)
 	for i := range 100 {
-		s := newSlots("heap", fmt.Sprintf("db%d", i), 24*time.Hour)
+		s := newSlots(fmt.Sprintf("db%d", i), 24*time.Hour)
 		if !s.due(started.Add(firstRunSpread), time.Time{}, started) {
 			t.Errorf("database %d: not due %s after the start", i, firstRunSpread)
 		}

@@ -34,6 +34,8 @@ type Snapshot struct {
 	Runs map[RunKey]uint64
 	// MissedSlots counts due times that found the check still waiting, by check.
 	MissedSlots map[string]uint64
+	// Held is for how long checks held back since the exporter started, by reason.
+	Held map[Pressure]time.Duration
 	// Findings are the open findings, the gravest first.
 	Findings []Finding
 
@@ -135,6 +137,7 @@ func (s *Snapshot) clone() *Snapshot {
 	next.Checks = slices.Clone(s.Checks)
 	next.Runs = maps.Clone(s.Runs)
 	next.MissedSlots = maps.Clone(s.MissedSlots)
+	next.Held = maps.Clone(s.Held)
 	next.Findings = slices.Clone(s.Findings)
 	next.accumulators = maps.Clone(s.accumulators)
 	return &next

@@ -251,6 +251,7 @@ func (s *Store) load(name string) (*Target, error) {
 		Counters:     make(map[pglog.Counter]uint64),
 		Runs:         make(map[RunKey]uint64),
 		MissedSlots:  make(map[string]uint64),
+		Held:         make(map[Pressure]time.Duration),
 		accumulators: make(map[string]accumulator),
 	}
 	if s.usable() {

@@ -161,6 +161,18 @@ func (t *Target) RecordResult(result check.Result, whole bool) {
 	}, record{kind: recordChecks}, record{kind: recordFindings}, record{kind: recordRuns})
 }
 
+// RecordPart keeps what a run has found that goes on: the findings, and what
+// they are no longer true of. The run itself is recorded when it ends.
+func (t *Target) RecordPart(result check.Result) {
+	t.change(func(next *Snapshot) {
+		next.clear(result, false)
+		for _, f := range result.Findings {
+			next.report(Finding{Finding: f, FirstSeen: result.Finished, LastSeen: result.Finished})
+		}
+		next.sortFindings()
+	}, record{kind: recordFindings})
+}
+
 func (c *CheckState) record(result check.Result) {
 	c.Outcome, c.Reason = result.Outcome, result.Reason
 	c.LastRun = result.Finished

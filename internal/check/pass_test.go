@@ -1,0 +1,133 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+// passTest is a check of four relations that does to each what it is told.
+type passTest struct {
+	target *pg.Target
+	memory kept
+	parts  []Result
+	looked []string
+}
+
+func (p *passTest) run(ctx context.Context, look func(s *session, name string) error) Result {
+	p.looked = nil
+	names := []string{"public.a", "public.b", "public.c", "public.d"}
+	c := Check{Name: "passing", run: func(ctx context.Context, s *session) error {
+		return s.each(ctx, len(names), func(i int) error {
+			p.looked = append(p.looked, names[i])
+			return look(s, names[i])
+		}, func(i int) string { return names[i] })
+	}}
+	scope := Scope{Memory: p.memory, Resume: true, Keep: func(r Result) { p.parts = append(p.parts, r) }}
+	return Run(ctx, p.target, "postgres", c, scope, slog.New(slog.DiscardHandler))
+}
+
+func newPassTest(t *testing.T) (*passTest, *pgtest.Server) {
+	t.Helper()
+	server := pgtest.Start(t)
+	target, err := pg.ResolveTarget(server.DSN("postgres"), func(string) (string, bool) { return "", false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &passTest{target: target, memory: kept{}}, server
+}
+
+// TestResume stops a run in the middle of a relation. The next one goes on
+// there, knows what could not be looked at before, and lasts from the start of
+// the first; what was found by then was kept.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	p, _ := newPassTest(t)
+	ctx, stop := context.WithCancel(t.Context())
+	first := p.run(ctx, func(s *session, name string) error {
+		switch name {
+		case "public.a":
+			return errors.New("a cannot be looked at")
+		case "public.b":
+			s.found(Finding{Class: ClassCorruption, Severity: SeverityCritical, Schema: "public", Relation: "b", Message: "damaged"}, "x")
+		case "public.c":
+			s.reached(ctx, name, 7, true)
+			stop()
+			return ctx.Err()
+		}
+		return nil
+	})
+	if len(p.parts) != 1 || len(p.parts[0].Findings) != 1 || first.Whole {
+		t.Fatalf("kept %+v of the stopped run, whole %v", p.parts, first.Whole)
+	}
+	var block uint32
+	var clean bool
+	second := p.run(t.Context(), func(s *session, name string) error {
+		if name == "public.c" {
+			block, clean = s.startAt(name)
+		}
+		return nil
+	})
+	if !slices.Equal(p.looked, []string{"public.c", "public.d"}) || block != 7 || clean {
+		t.Errorf("went on with %q at block %d, clean %v", p.looked, block, clean)
+	}
+	if !second.Started.Equal(first.Started) || second.Whole || !strings.Contains(second.Reason, "a cannot be looked at") {
+		t.Errorf("the second run started %s, not %s; whole %v, reason %q", second.Started, first.Started, second.Whole, second.Reason)
+	}
+	third := p.run(t.Context(), func(*session, string) error { return nil })
+	if len(p.looked) != 4 || !third.Whole {
+		t.Errorf("after a pass that came to its end the next looks at %q, whole %v", p.looked, third.Whole)
+	}
+}
+
+// TestLostSession leaves a relation alone for a day at which the server process
+// of the check died by itself, and no relation when the server was stopped.
+func TestLostSession(t *testing.T) {
+	t.Parallel()
+	p, server := newPassTest(t)
+	end := func(sql string) func(*session, string) error {
+		return func(s *session, name string) error {
+			if name != "public.b" {
+				return nil
+			}
+			_, err := s.conn.Exec(t.Context(), sql)
+			return err
+		}
+	}
+	p.run(t.Context(), end("SELECT pg_terminate_backend(pg_backend_pid())"))
+	p.run(t.Context(), func(*session, string) error { return nil })
+	if !slices.Contains(p.looked, "public.b") {
+		t.Errorf("left alone after the session was terminated: looked at %q", p.looked)
+	}
+
+	crash := func(s *session, name string) error {
+		if name != "public.b" {
+			return nil
+		}
+		var pid int
+		if err := s.conn.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+			return err
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			return err
+		}
+		_, err := s.conn.Exec(t.Context(), "SELECT pg_sleep(5)")
+		return err
+	}
+	p.run(t.Context(), crash)
+	pgtest.Await(t, "the server after its crash", 20*time.Second, func() bool {
+		return server.Exec(t.Context(), "postgres", "SELECT") == nil
+	})
+	result := p.run(t.Context(), func(*session, string) error { return nil })
+	if slices.Contains(p.looked, "public.b") || !slices.Contains(p.looked, "public.d") || !strings.Contains(result.Reason, "left alone") {
+		t.Errorf("after the crash: looked at %q, reason %q", p.looked, result.Reason)
+	}
+}
