@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -64,6 +65,11 @@ type Check struct {
 // leaves alone what was found damaged before.
 func All() []Check {
 	return []Check{pageCheck(), heapCheck(), btreeCheck(), catalogCheck()}
+}
+
+// Reads says whether the check of a name reads all of a relation.
+func Reads(name string) bool {
+	return slices.ContainsFunc(All(), func(c Check) bool { return c.Name == name && c.Reads })
 }
 
 // Scope says which part of a database a check shall look at, and how hard.

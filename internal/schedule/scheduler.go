@@ -89,6 +89,7 @@ type Scheduler struct {
 	queue    []waiting
 	checked  map[Suspect]time.Time
 	replan   bool
+	asked    []state.Planned // checks that somebody wants to run now
 
 	// What follows belongs to the goroutine of the slots.
 	heaps   map[string]*check.Heaps // what is known of the tables of each database
@@ -154,6 +155,46 @@ func (s *Scheduler) Suspect(suspects ...Suspect) { s.enqueue(reported, suspects)
 // rewritten or rebuilt them.
 func (s *Scheduler) Touched(suspects ...Suspect) { s.enqueue(touched, suspects) }
 
+// RunNow asks for a planned check of a database to run next; ok is false when no
+// such check is planned.
+func (s *Scheduler) RunNow(name, database string) (ok bool) {
+	wanted := state.Planned{Check: name, Database: database}
+	if !slices.ContainsFunc(s.state.Snapshot().Checks, func(c state.CheckState) bool { return c.Check == name && c.Database == database }) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.asked, wanted) {
+		s.asked = append(s.asked, wanted)
+	}
+	return true
+}
+
+// askedFor takes the next check that somebody wants to run now.
+func (s *Scheduler) askedFor() (state.CheckState, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.asked) > 0 {
+		wanted := s.asked[0]
+		s.asked = s.asked[1:]
+		for _, c := range s.state.Snapshot().Checks {
+			if c.Check == wanted.Check && c.Database == wanted.Database {
+				return c, true
+			}
+		}
+	}
+	return state.CheckState{}, false
+}
+
+// NextRun is when a check is due next; a moment that has passed says that it
+// waits for its turn.
+func NextRun(c state.CheckState) time.Time {
+	if c.LastRun.IsZero() {
+		return time.Now()
+	}
+	return newSlots(c.Database, c.Interval).latest(c.LastRun).Add(c.Interval)
+}
+
 func (s *Scheduler) enqueue(why urgency, suspects []Suspect) {
 	s.mu.Lock()
 	for _, suspect := range suspects {
@@ -190,7 +231,9 @@ func (s *Scheduler) runSlots(ctx context.Context) {
 				s.suspectFindings()
 			}
 		}
-		if c, ok := s.next(started); ok && reachable {
+		if c, ok := s.askedFor(); ok && reachable {
+			s.runSlot(ctx, c)
+		} else if c, ok := s.next(started); ok && reachable {
 			s.runSlot(ctx, c)
 		}
 		select {

@@ -20,6 +20,7 @@ type EventKind string
 
 // The kinds of events. Each has one writer.
 const (
+	EventAcknowledged      EventKind = "acknowledged"
 	EventBaselineAccepted  EventKind = "baseline_accepted"
 	EventCorruption        EventKind = "corruption" // the log told of damage
 	EventDrill             EventKind = "drill"

@@ -69,6 +69,20 @@ type CheckState struct {
 	Coverage float64 `json:"coverage,omitempty"`
 	// CheckedBytes is what all runs together have looked at.
 	CheckedBytes uint64 `json:"checked_bytes,omitempty"`
+	// History are the last whole runs, the newest first.
+	History []Run `json:"history,omitempty"`
+}
+
+// historyLength is how many whole runs of a check are kept.
+const historyLength = 10
+
+// Run is how one whole run of a check ended.
+type Run struct {
+	Finished time.Time     `json:"finished"`
+	Duration time.Duration `json:"duration"`
+	Outcome  check.Outcome `json:"outcome"`
+	// Findings is how many findings the run reported.
+	Findings int `json:"findings,omitempty"`
 }
 
 // Finding is a finding with its history.
@@ -77,9 +91,25 @@ type Finding struct {
 
 	FirstSeen time.Time `json:"first_seen"`
 	LastSeen  time.Time `json:"last_seen"`
+	// LastGood is when a check had last looked at everything in the database
+	// without this finding: damage is younger. Zero is never.
+	LastGood time.Time `json:"last_good,omitzero"`
 	// Doubtful says that the log told of it before anybody followed it: it may
 	// have been mended long ago. It is shown when no check can look.
 	Doubtful bool `json:"doubtful,omitempty"`
+}
+
+// lastGood is when a check had last proved that a database does not have a new
+// finding of a check: that check itself, or for what the log told of any check
+// that reads everything.
+func (s *Snapshot) lastGood(f Finding) time.Time {
+	var last time.Time
+	for _, c := range s.Checks {
+		if c.Database == f.Database && (c.Check == f.Check || f.Check == CheckLog && check.Reads(c.Check)) && c.LastSuccess.After(last) {
+			last = c.LastSuccess
+		}
+	}
+	return last
 }
 
 // Object is a relation with findings of one check.

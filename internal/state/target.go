@@ -143,6 +143,7 @@ func (t *Target) Plan(databases []string, planned []Planned) {
 // the log told of clears when a check has read the relation since.
 func (t *Target) RecordResult(result check.Result, whole bool) {
 	t.change(func(next *Snapshot) {
+		found := next.dated(result)
 		next.Runs[RunKey{result.Check, result.Outcome}]++
 		if c := next.check(result.Check, result.Database); c != nil {
 			c.CheckedBytes += uint64(max(result.Bytes, 0))
@@ -154,10 +155,7 @@ func (t *Target) RecordResult(result check.Result, whole bool) {
 		if result.Reads && (result.Outcome == check.OutcomeSkipped || result.Outcome == check.OutcomeFailed) {
 			next.trust(result.Database)
 		}
-		for _, f := range result.Findings {
-			next.report(Finding{Finding: f, FirstSeen: result.Finished, LastSeen: result.Finished})
-		}
-		next.sortFindings()
+		next.reportAll(found)
 	}, record{kind: recordChecks}, record{kind: recordFindings}, record{kind: recordRuns})
 }
 
@@ -165,12 +163,22 @@ func (t *Target) RecordResult(result check.Result, whole bool) {
 // they are no longer true of. The run itself is recorded when it ends.
 func (t *Target) RecordPart(result check.Result) {
 	t.change(func(next *Snapshot) {
+		found := next.dated(result)
 		next.clear(result, false)
-		for _, f := range result.Findings {
-			next.report(Finding{Finding: f, FirstSeen: result.Finished, LastSeen: result.Finished})
-		}
-		next.sortFindings()
+		next.reportAll(found)
 	}, record{kind: recordFindings})
+}
+
+// dated are the findings of a result with what is known of their time, before
+// the result itself counts.
+func (s *Snapshot) dated(result check.Result) []Finding {
+	found := make([]Finding, 0, len(result.Findings))
+	for _, f := range result.Findings {
+		dated := Finding{Finding: f, FirstSeen: result.Finished, LastSeen: result.Finished}
+		dated.LastGood = s.lastGood(dated)
+		found = append(found, dated)
+	}
+	return found
 }
 
 func (c *CheckState) record(result check.Result) {
@@ -186,6 +194,8 @@ func (c *CheckState) record(result check.Result) {
 	case result.TotalBytes > 0:
 		c.Coverage = min(float64(result.Bytes)/float64(result.TotalBytes), 1)
 	}
+	run := Run{Finished: result.Finished, Duration: c.Duration, Outcome: result.Outcome, Findings: len(result.Findings)}
+	c.History = append([]Run{run}, c.History[:min(len(c.History), historyLength-1)]...)
 }
 
 // clear takes away the findings that result proves to be over.
@@ -270,6 +280,9 @@ func (t *Target) Report(findings []Finding) {
 
 func (s *Snapshot) reportAll(findings []Finding) {
 	for _, f := range findings {
+		if f.LastGood.IsZero() {
+			f.LastGood = s.lastGood(f)
+		}
 		s.report(f)
 	}
 	s.sortFindings()
