@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/state"
 )
 
@@ -41,15 +42,21 @@ type Sources struct {
 	// Reloaded says whether the configuration was last reloaded, and when that
 	// last succeeded.
 	Reloaded func() (ok bool, success time.Time)
+	// Observe is told where the WAL of the primary is; nil is nobody.
+	Observe func(recovery.Sample)
+	// Recovery is what is known of the repositories; nil is nothing.
+	Recovery func() []recovery.Status
 }
 
 // All lists the collectors, by name.
 func All(sources Sources) []Collector {
 	return []Collector{
+		archiverCollector(sources.Observe),
 		checkCollector(),
 		databaseCollector(sources.Accumulate),
 		databaseConflictsCollector(),
 		logCollector(),
+		recoveryCollector(sources.Recovery),
 		serverCollector(),
 		stateCollector(sources.Reloaded),
 	}

@@ -22,6 +22,7 @@ import (
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/pgtest"
+	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/state"
 )
 
@@ -46,8 +47,19 @@ func watch(t testing.TB, dsn string) (*collector.Set, *state.Target) {
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate,
 		Reloaded: func() (bool, time.Time) { return true, time.Unix(1, 0) },
+		Recovery: oneRepository(t),
 	}
 	return collector.NewSet(lane, sources, collector.All(sources), logger), results
+}
+
+// oneRepository is a repository without backups.
+func oneRepository(t testing.TB) func() []recovery.Status {
+	repository := recovery.Repository{Name: "nightly", Type: recovery.TypeDirectory, Path: t.TempDir()}
+	status := recovery.Status{
+		Watched:   recovery.Watched{Repository: repository, VerifyInterval: time.Hour},
+		Inventory: recovery.ReadRepository(t.Context(), repository),
+	}
+	return func() []recovery.Status { return []recovery.Status{status} }
 }
 
 // scrape collects once within a time limit.

@@ -34,6 +34,8 @@ type Config struct {
 	Checks map[string]Check `yaml:"checks"`
 	// Limits bound what the exporter costs the server and Prometheus.
 	Limits Limits `yaml:"limits"`
+	// Recovery says where the backups are and how they are proved.
+	Recovery Recovery `yaml:"recovery"`
 }
 
 // Target is where the server is and how to log in.
@@ -139,6 +141,7 @@ func Default() Validated {
 		Limits: Limits{
 			CheckRate: defaultCheckRate, Latency: Duration(100 * time.Millisecond), ReplicationLag: Duration(30 * time.Second), Findings: 50,
 		},
+		Recovery: defaultRecovery(),
 	}}
 }
 
@@ -246,6 +249,9 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 	}
 	if c.Limits.Findings < 1 || c.Limits.Findings > 1000 {
 		return fail("must be between 1 and 1000", nil, "limits", "findings")
+	}
+	if text, keys := c.Recovery.problem(); text != "" {
+		return fail("%s", []any{text}, append([]string{"recovery"}, keys...)...)
 	}
 	return nil
 }

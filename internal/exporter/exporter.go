@@ -19,6 +19,7 @@ import (
 	"pg_integrity_exporter/internal/config"
 	"pg_integrity_exporter/internal/logwatch"
 	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/schedule"
 	"pg_integrity_exporter/internal/state"
 )
@@ -63,6 +64,7 @@ type runtime struct {
 	set       *collector.Set
 	scheduler *schedule.Scheduler
 	watcher   *logwatch.Watcher
+	recovery  *recovery.Watcher
 }
 
 // New reads the configuration and starts to watch. The server need not be
@@ -158,8 +160,12 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 		r.watcher.Start()
 	}
 
+	r.recovery = recovery.NewWatcher(c.Recovery.Watched(), time.Duration(c.Recovery.Interval), int64(c.Recovery.VerifyRate), results.Files(), logger)
+	r.recovery.Start()
+
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate, Reloaded: e.reloaded,
+		Observe: r.recovery.Observe, Recovery: r.recovery.Statuses,
 	}
 	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {
 		return slices.Contains(e.options.Disabled, c.Name)
@@ -191,6 +197,7 @@ func (r *runtime) stop() {
 	if r.watcher != nil {
 		r.watcher.Stop()
 	}
+	r.recovery.Stop()
 	r.scheduler.Stop()
 	r.lane.Close()
 }
