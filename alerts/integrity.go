@@ -2,9 +2,9 @@ package alerts
 
 import "time"
 
-// corruptionFindings are findings of the checks that find damage, and of the
-// log.
-const corruptionFindings = `pgintegrity_finding_info{check=~"btree|catalog|heap|log|page", severity="critical"}`
+// corruptionFindings are the objects that a check has found damaged, or that
+// the log tells of.
+const corruptionFindings = `(pgintegrity_finding_info{severity="critical"} and on (${target}, check, datname) pgintegrity_check_findings{class="corruption", severity="critical"} > 0 or pgintegrity_finding_info{check="log", severity="critical"})`
 
 // clusterKinds are about files of the whole cluster: no finding of a table
 // stands for them.
@@ -15,12 +15,12 @@ const clusterKinds = `kind=~"control_file|relation_map|transaction_status"`
 func integrity() Group {
 	return Group{Name: "postgres-integrity", Alerts: []Alert{
 		{
-			Name: "PostgresCorruptionDetected", Expr: "max without (check, severity) (" + corruptionFindings + ")",
+			Name: "PostgresCorruptionDetected", Expr: "max without (check, severity) " + corruptionFindings,
 			KeepFiringFor: 15 * time.Minute, Severity: Critical, Layer: Integrity, Inform: true,
 			Summary:     "Data is corrupted.",
-			Description: "Damaged: {{ $labels.schemaname }}.{{ $labels.relname }} in database {{ $labels.datname }} ({{ $labels.instance }}). This is corruption, not configuration or network.",
+			Description: "Damaged: {{ if $labels.relname }}{{ $labels.schemaname }}.{{ $labels.relname }}{{ else }}files of the cluster{{ end }}{{ if $labels.datname }} in database {{ $labels.datname }}{{ end }} ({{ $labels.instance }}). This is corruption, not configuration or network.",
 			Impact:      "Statements that touch it fail or give wrong data, and writing to it can make the loss final.",
-			Action:      "Stop writing to it; no VACUUM, REINDEX or restart; copy the data directory or take a snapshot; stop backups and WAL from expiring. Then: pg_integrity_exporter check --database={{ $labels.datname }} --relation={{ $labels.schemaname }}.{{ $labels.relname }} shows the evidence.",
+			Action:      "Stop writing to it; no VACUUM, REINDEX or restart; copy the data directory or take a snapshot; stop backups and WAL from expiring. Then: pg_integrity_exporter check{{ if $labels.datname }} --database={{ $labels.datname }}{{ end }}{{ if $labels.relname }} --relation={{ $labels.schemaname }}.{{ $labels.relname }}{{ end }} shows the evidence.",
 		},
 		{
 			Name: "PostgresCorruptionEvents", Expr: "(increase(pgintegrity_corruption_events_total[30m]) > 0 unless on (${target}) " + corruptionFindings + ") or increase(pgintegrity_corruption_events_total{" + clusterKinds + "}[30m]) > 0",
@@ -59,14 +59,6 @@ func integrity() Group {
 			For: time.Hour, Severity: Info, Layer: Integrity,
 			Summary:     "Data checksums are off.",
 			Description: "The server of {{ $labels.instance }} cannot tell when the storage gives back other bytes than were written. Plan pg_checksums --enable in a maintenance window; the server must be stopped for it.",
-		},
-		{
-			Name: "PostgresLeftover", Expr: `pgintegrity_check_findings{class="leftover"} > 0`,
-			For: time.Hour, Severity: Warning, Layer: Integrity, NeedsDatabase: true,
-			Summary:     "Interrupted maintenance left something behind.",
-			Description: "{{ $value }} leftovers in database {{ $labels.datname }} ({{ $labels.instance }}), found by check {{ $labels.check }}, for example an index that is not valid.",
-			Impact:      "It costs space and writes, or a constraint or index is not in force as people believe.",
-			Action:      "pg_integrity_exporter check --check={{ $labels.check }} --database={{ $labels.datname }} names them.",
 		},
 	}}
 }

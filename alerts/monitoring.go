@@ -37,6 +37,14 @@ func monitoring() Group {
 			Action:      "Read the end of the server's log. If it does not start, do not delete files and do not run pg_resetwal.",
 		},
 		{
+			Name: "PostgresRestarted", Expr: "changes(pgintegrity_postmaster_start_timestamp_seconds[10m]) > 0",
+			KeepFiringFor: 30 * time.Minute, Severity: Info, Layer: Availability,
+			Summary:     "A PostgreSQL server was started anew.",
+			Description: "The server of {{ $labels.instance }} was started {{ $value }} times within 10 minutes.",
+			Impact:      "Every session was lost; statistics and caches are cold.",
+			Action:      "See who did it: PostgresServerCrashed fires as well when it was no clean shutdown.",
+		},
+		{
 			Name: "PostgresCollectorFailing", Expr: "pgintegrity_scrape_collector_success == 0 unless on (${target}) pgintegrity_up == 0",
 			For: 15 * time.Minute, Severity: Warning, Layer: Monitoring, NeedsDatabase: true,
 			Summary:     "A part of the exporter cannot collect its metrics.",
@@ -60,6 +68,15 @@ func monitoring() Group {
 			Description: "The log reader of {{ $labels.instance }} is {{ $value | humanize1024 }}B behind or has lost that much.",
 			Impact:      "Errors and corruption that statements run into are counted late or not at all.",
 			Action:      "See whether the server logs far more than usual, and whether log files are removed too early.",
+		},
+		{
+			Name: "PostgresLogNotUnderstood", Expr: "increase(pgintegrity_log_parse_failures_total[15m]) > ${records}",
+			Thresholds: []Threshold{{"records", 10, "records of the log within 15 minutes that could not be understood"}},
+			For:        5 * time.Minute, KeepFiringFor: 15 * time.Minute, Severity: Warning, Layer: Monitoring,
+			Summary:     "The server's log has records that the exporter cannot read.",
+			Description: "{{ $value | printf \"%.0f\" }} records of the log of the server of {{ $labels.instance }} were not understood within 15 minutes.",
+			Impact:      "Errors and corruption in these records are not counted.",
+			Action:      "The exporter's log shows one of them; compare log_line_prefix and log_destination with what the files hold.",
 		},
 		{
 			Name:       "PostgresCheckOverdue",
@@ -86,6 +103,15 @@ func monitoring() Group {
 			Description: "Check {{ $labels.check }} of database {{ $labels.datname }} ({{ $labels.instance }}) is skipped.",
 			Impact:      "Damage of its kind is found only when a statement runs into it.",
 			Action:      "Run docs/grants/grants.sql in that database as a superuser, or exclude the database in the configuration.",
+		},
+		{
+			Name: "PostgresCheckCoverageLow", Expr: "pgintegrity_check_coverage_ratio < ${ratio} and pgintegrity_check_last_run_timestamp_seconds > 0 and pgintegrity_check_applicable == 1",
+			Thresholds: []Threshold{{"ratio", 0.9, "share of the database, by bytes, that the last run looked at, 0 to 1"}},
+			For:        24 * time.Hour, Severity: Warning, Layer: Monitoring, NeedsDatabase: true,
+			Summary:     "An integrity check leaves much of a database out.",
+			Description: "Check {{ $labels.check }} looked at {{ $value | humanizePercentage }} of database {{ $labels.datname }} ({{ $labels.instance }}) in its last run, for a day now.",
+			Impact:      "Damage in the rest is found only when a statement runs into it.",
+			Action:      checkCommand,
 		},
 		{
 			Name: "PostgresStateNotKept", Expr: "pgintegrity_state_up == 0",

@@ -51,14 +51,23 @@ type Sources struct {
 // All lists the collectors, by name.
 func All(sources Sources) []Collector {
 	return []Collector{
+		activityCollector(),
 		archiverCollector(sources.Observe),
 		checkCollector(),
 		databaseCollector(sources.Accumulate),
 		databaseConflictsCollector(),
+		horizonCollector(),
+		locksCollector(),
 		logCollector(),
 		recoveryCollector(sources.Recovery),
+		replicationCollector(),
 		serverCollector(),
+		slotsCollector(),
+		standbyCollector(),
 		stateCollector(sources.Reloaded),
+		subscriptionsCollector(),
+		timelineCollector(),
+		wraparoundCollector(),
 	}
 }
 

@@ -68,6 +68,10 @@ func (s Schema) Check(expr string) ([]string, error) {
 			if err == nil {
 				err = selectorErr
 			}
+		case *metricsql.FuncExpr:
+			if text, ok := labelReplaced(e); ok {
+				known = append(known, text)
+			}
 		case *metricsql.AggrFuncExpr:
 			grouped = append(grouped, e.Modifier.Args...)
 			if e.Modifier.Op == "without" {
@@ -89,6 +93,18 @@ func (s Schema) Check(expr string) ([]string, error) {
 	slices.Sort(known)
 	known = slices.DeleteFunc(slices.Compact(known), func(label string) bool { return slices.Contains(dropped, label) })
 	return known, nil
+}
+
+// labelReplaced is the label that label_replace() makes.
+func labelReplaced(e *metricsql.FuncExpr) (label string, ok bool) {
+	if e.Name != "label_replace" || len(e.Args) < 2 {
+		return "", false
+	}
+	text, ok := e.Args[1].(*metricsql.StringExpr)
+	if !ok {
+		return "", false
+	}
+	return text.S, true
 }
 
 // selector checks one selector and gives the labels of its metric.
