@@ -12,7 +12,7 @@ var (
 		Help:   "Whether somebody uses the replication slot now (1) or not (0); a slot that a standby copies from its primary counts as used.",
 		Source: "pg_replication_slots: active, synced (17+)",
 	}
-	slotRetained = &Family{
+	slotKept = &Family{
 		Name: Namespace + "replication_slot_retained_bytes", Type: Gauge, Labels: []string{"slot_name", "slot_type"},
 		Help:   "WAL that the server keeps because the slot may still need it.",
 		Source: "pg_replication_slots: restart_lsn",
@@ -40,7 +40,7 @@ func slotsCollector() Collector {
 	return Collector{
 		Name:     "slots",
 		Help:     "Replication slots: whether they are used, what they retain, whether they are lost.",
-		Families: []*Family{slotActive, slotRetained, slotSafe, slotLost, walSizeLimit},
+		Families: []*Family{slotActive, slotKept, slotSafe, slotLost, walSizeLimit},
 		SQL: func(facts pg.Facts) string {
 			position := "pg_current_wal_lsn()"
 			if facts.InRecovery {
@@ -77,7 +77,7 @@ func slotsCollector() Collector {
 					return nil // there is no slot
 				}
 				sink.AddBool(slotActive, active, name, kind)
-				sink.Add(slotRetained, retained, name, kind)
+				sink.Add(slotKept, retained, name, kind)
 				sink.AddBool(slotLost, lost, name, kind)
 				if safe != nil {
 					sink.Add(slotSafe, *safe, name, kind)
