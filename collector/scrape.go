@@ -61,8 +61,9 @@ type Set struct {
 	collectors []Collector
 	logger     *slog.Logger
 
-	mu     sync.Mutex
-	errors map[string]string // last error of each collector, so that a repeated one is logged once
+	mu          sync.Mutex
+	errors      map[string]string // last error of each collector, so that a repeated one is logged once
+	unreachable string
 }
 
 // NewSet makes a set of collectors that share one lane.
@@ -187,10 +188,14 @@ func (s *Set) expose(reports []report, connectError error) []*dto.MetricFamily {
 	out := newPage()
 	own := newSink(scrapeFamilies)
 	own.AddBool(scrapeUp, connectError == nil)
-	failure := pg.Failure("")
+	failure, unreachable := pg.Failure(""), ""
 	if connectError != nil {
 		failure = pg.FailureOf(connectError)
+		unreachable = string(failure) + ", " + failure.Advice()
 	}
+	s.mu.Lock()
+	s.unreachable = unreachable
+	s.mu.Unlock()
 	for _, reason := range pg.Failures() {
 		own.AddBool(scrapeFailure, reason == failure, string(reason))
 	}
@@ -206,6 +211,14 @@ func (s *Set) expose(reports []report, connectError error) []*dto.MetricFamily {
 	}
 	out.add(own)
 	return out.sorted()
+}
+
+// Unreachable says why the server did not answer the last scrape; empty is that
+// it did, or that there was none yet.
+func (s *Set) Unreachable() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unreachable
 }
 
 // log says once that a collector began to fail, and once that it works again.

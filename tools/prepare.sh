@@ -35,6 +35,8 @@ demo)
 test)
 	need gcc gcc
 	need npm npm
+	need chromium chromium
+	"$here/axe.sh" >/dev/null
 	"$here/postgres/install.sh"
 	"$here/build.sh" promtool >/dev/null
 	"$here/build.sh" amtool >/dev/null

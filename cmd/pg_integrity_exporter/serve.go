@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors/version"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+	"go.yaml.in/yaml/v3"
 
 	"pg_integrity_exporter/alerts"
 	"pg_integrity_exporter/collector"
@@ -129,6 +130,7 @@ func (f *serveFlags) listen(ctx context.Context, e *exporter.Exporter) error {
 	handler, err := web.Handler(web.Options{
 		TelemetryPath: f.telemetryPath, Scrape: e.Scrape, Self: self, Reload: reload, Runbooks: runbooks,
 		Timeout: f.timeout, TimeoutOffset: f.timeoutOffset, MaxRequests: f.maxRequests, Logger: f.logger,
+		Watched: e.Watched, User: f.user,
 	})
 	if err != nil {
 		return err
@@ -157,6 +159,37 @@ func (f *serveFlags) listen(ctx context.Context, e *exporter.Exporter) error {
 			return nil
 		}
 	}
+}
+
+// webUsers is the part of the file of --web.config.file that says who may log
+// in.
+type webUsers struct {
+	BasicAuthUsers map[string]string `yaml:"basic_auth_users"`
+}
+
+// user is who sends a request: the user of HTTP basic authentication, whose
+// password exporter-toolkit has verified if the file has users, or the subject
+// of a verified client certificate.
+func (f *serveFlags) user(r *http.Request) string {
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && len(r.TLS.VerifiedChains[0]) > 0 {
+		return r.TLS.VerifiedChains[0][0].Subject.CommonName
+	}
+	name, _, ok := r.BasicAuth()
+	if !ok || f.toolkit.WebConfigFile == nil || *f.toolkit.WebConfigFile == "" {
+		return ""
+	}
+	content, err := os.ReadFile(*f.toolkit.WebConfigFile)
+	if err != nil {
+		return ""
+	}
+	var users webUsers
+	if err := yaml.Unmarshal(content, &users); err != nil {
+		return ""
+	}
+	if _, known := users.BasicAuthUsers[name]; !known {
+		return ""
+	}
+	return name
 }
 
 // explainListen adds what to do to the commonest failure.

@@ -22,6 +22,7 @@ import (
 	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/schedule"
 	"pg_integrity_exporter/internal/state"
+	"pg_integrity_exporter/internal/web"
 )
 
 // Options are what stays the same for the life of the process.
@@ -60,6 +61,8 @@ type reloadResult struct {
 
 // runtime is everything that a reload replaces.
 type runtime struct {
+	target    *pg.Target
+	results   *state.Target
 	lane      *pg.Lane
 	set       *collector.Set
 	scheduler *schedule.Scheduler
@@ -141,7 +144,7 @@ func Resolve(dsn, configFile string, environment pg.Environment) (config.Validat
 func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Target) *runtime {
 	logger := e.options.Logger.With("target", target.Name())
 	results.Limit(c.Limits.Findings)
-	r := &runtime{lane: pg.NewLane(target, collector.ScrapePurpose())}
+	r := &runtime{target: target, results: results, lane: pg.NewLane(target, collector.ScrapePurpose())}
 
 	intervals := make(map[string]time.Duration)
 	for name, settings := range c.Checks {
@@ -184,6 +187,17 @@ func (e *Exporter) Scrape(ctx context.Context) []*dto.MetricFamily {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	return e.current.set.Scrape(ctx)
+}
+
+// Watched is what the integrity page shows.
+func (e *Exporter) Watched() web.Watched {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	r := e.current
+	return web.Watched{
+		Target: r.target.Name(), Snapshot: r.results.Snapshot(), Files: r.results.Files(),
+		Unreachable: r.set.Unreachable(), NextRun: schedule.NextRun, RunNow: r.scheduler.RunNow,
+	}
 }
 
 // Stop ends everything that runs.

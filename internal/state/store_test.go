@@ -222,3 +222,31 @@ func TestFindingsAreEvents(t *testing.T) {
 		t.Errorf("events: %q", kinds)
 	}
 }
+
+// TestLastGood dates damage between the last run that did not find it and the
+// one that did, and keeps that when it is found again.
+func TestLastGood(t *testing.T) {
+	t.Parallel()
+	_, target := open(t, t.TempDir())
+	target.Plan([]string{"erp"}, []state.Planned{{Check: "heap", Database: "erp", Interval: time.Hour}})
+	start := time.Now().Add(-time.Hour)
+	damaged := findings(start)[0].Finding
+	damaged.Check, damaged.Fingerprint = "heap", "x"
+	for i := range 4 {
+		result := check.Result{
+			Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Whole: true, Reads: true,
+			Started: start.Add(time.Duration(i) * time.Minute), Finished: start.Add(time.Duration(i) * time.Minute),
+		}
+		if i >= 2 {
+			result.Outcome, result.Findings = check.OutcomeFindings, []check.Finding{damaged}
+		}
+		target.RecordResult(result, true)
+	}
+	snapshot := target.Snapshot()
+	if len(snapshot.Findings) != 1 || !snapshot.Findings[0].LastGood.Equal(start.Add(time.Minute)) || !snapshot.Findings[0].FirstSeen.Equal(start.Add(2*time.Minute)) {
+		t.Errorf("%+v, started %s", snapshot.Findings, start)
+	}
+	if history := snapshot.Checks[0].History; len(history) != 4 || history[0].Outcome != check.OutcomeFindings || history[3].Outcome != check.OutcomeOK {
+		t.Errorf("history %+v", history)
+	}
+}

@@ -176,9 +176,24 @@ func (s *Snapshot) dated(result check.Result) []Finding {
 	for _, f := range result.Findings {
 		dated := Finding{Finding: f, FirstSeen: result.Finished, LastSeen: result.Finished}
 		dated.LastGood = s.lastGood(dated)
+		for _, known := range s.Findings {
+			if known.Fingerprint == f.Fingerprint {
+				dated.FirstSeen, dated.LastGood = known.FirstSeen, known.LastGood
+			}
+		}
 		found = append(found, dated)
 	}
 	return found
+}
+
+// told are findings that the log told of, with when the object was last known to
+// be good.
+func (s *Snapshot) told(findings []Finding) []Finding {
+	findings = slices.Clone(findings)
+	for i := range findings {
+		findings[i].LastGood = s.lastGood(findings[i])
+	}
+	return findings
 }
 
 func (c *CheckState) record(result check.Result) {
@@ -266,7 +281,7 @@ func (t *Target) CommitLog(counts map[pglog.Counter]uint64, position pglog.Posit
 		for counter, n := range counts {
 			next.Counters[counter] += n
 		}
-		next.reportAll(findings)
+		next.reportAll(next.told(findings))
 	}, write...)
 }
 
@@ -275,14 +290,11 @@ func (t *Target) Report(findings []Finding) {
 	if len(findings) == 0 {
 		return
 	}
-	t.change(func(next *Snapshot) { next.reportAll(findings) }, record{kind: recordFindings})
+	t.change(func(next *Snapshot) { next.reportAll(next.told(findings)) }, record{kind: recordFindings})
 }
 
 func (s *Snapshot) reportAll(findings []Finding) {
 	for _, f := range findings {
-		if f.LastGood.IsZero() {
-			f.LastGood = s.lastGood(f)
-		}
 		s.report(f)
 	}
 	s.sortFindings()

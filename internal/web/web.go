@@ -1,5 +1,6 @@
-// Package web serves the exporter's pages: metrics, health, reload, runbooks
-// and the landing page. It knows nothing of PostgreSQL.
+// Package web serves the exporter's pages: metrics, the integrity page, health,
+// reload, runbooks and the landing page. It asks the server nothing: it shows
+// the state.
 package web
 
 import (
@@ -40,6 +41,11 @@ type Options struct {
 	TimeoutOffset time.Duration
 	// MaxRequests bounds scrapes under way at once.
 	MaxRequests int
+	// Watched is what the integrity page shows.
+	Watched func() Watched
+	// User gives the authenticated user of a request, or "" without one; nil is
+	// nobody.
+	User func(r *http.Request) string
 	// Logger takes errors of serving.
 	Logger *slog.Logger
 }
@@ -52,6 +58,7 @@ func Handler(options Options) (http.Handler, error) {
 		Version:     version.Info(),
 		Links: []toolkit.LandingLinks{
 			{Address: options.TelemetryPath, Text: "Metrics", Description: "what Prometheus scrapes"},
+			{Address: "/integrity", Text: "Integrity", Description: "is the data safe, what was looked at, what is wrong"},
 			{Address: "/runbooks/", Text: "Runbooks", Description: "what to do about each alert"},
 			{Address: "/-/healthy", Text: "Healthy", Description: "the process answers"},
 			{Address: "/-/ready", Text: "Ready", Description: "the process serves metrics"},
@@ -61,7 +68,12 @@ func Handler(options Options) (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the landing page: %w", err)
 	}
+	page, err := newIntegrity(options)
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
+	page.register(mux)
 	mux.Handle("GET "+options.TelemetryPath, metrics(options))
 	mux.Handle("GET /runbooks/{name...}", runbooks(options.Runbooks))
 	mux.HandleFunc("GET /-/healthy", say("Healthy"))

@@ -1,0 +1,244 @@
+package web
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/state"
+)
+
+//go:embed pages
+var pages embed.FS
+
+// maxNote bounds the note of an acknowledgement, in bytes.
+const maxNote = 500
+
+// integrity serves the integrity page: for people as HTML, for programs as JSON
+// by Accept. Its actions need an authenticated user.
+type integrity struct {
+	options  Options
+	template *template.Template
+	style    []byte
+	// version changes the address of the style with its content.
+	version string
+}
+
+func newIntegrity(options Options) (*integrity, error) {
+	style, err := pages.ReadFile("pages/integrity.css")
+	if err != nil {
+		return nil, fmt.Errorf("opening the embedded style: %w", err)
+	}
+	sum := sha256.Sum256(style)
+	i := &integrity{options: options, style: style, version: hex.EncodeToString(sum[:6])}
+	i.template, err = template.New("integrity.html").Funcs(template.FuncMap{
+		"ago":      ago,
+		"span":     span,
+		"count":    count,
+		"moment":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") },
+		"machine":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"percent":  func(ratio float64) string { return fmt.Sprintf("%.0f %%", ratio*100) },
+		"kind":     func(k state.EventKind) string { return strings.ReplaceAll(string(k), "_", " ") },
+		"class":    func(c check.Class) string { return strings.ReplaceAll(string(c), "_", " ") },
+		"lower":    strings.ToLower,
+		"database": func(name string) string { return orServer(name) },
+	}).ParseFS(pages, "pages/integrity.html")
+	if err != nil {
+		return nil, fmt.Errorf("reading the embedded page: %w", err)
+	}
+	return i, nil
+}
+
+// orServer is a database's name, or what stands for the whole server.
+func orServer(database string) string {
+	if database == "" {
+		return "whole server"
+	}
+	return database
+}
+
+// register adds the pages to a mux. Actions of other sites are refused by where
+// the browser says that they come from.
+func (i *integrity) register(mux *http.ServeMux) {
+	mux.HandleFunc("GET /integrity", i.show)
+	mux.HandleFunc("GET /integrity/style.css", i.serveStyle)
+	sameSite := http.NewCrossOriginProtection()
+	mux.Handle("POST /integrity/run", sameSite.Handler(i.action(i.run)))
+	mux.Handle("POST /integrity/acknowledge", sameSite.Handler(i.action(i.acknowledge)))
+}
+
+// matrix is the coverage map: one row for each database, one column for each
+// check.
+type matrix struct {
+	Checks []string
+	Rows   []matrixRow
+}
+
+type matrixRow struct {
+	Database string
+	Cells    []*CheckView
+}
+
+func coverageMap(checks []CheckView) matrix {
+	var m matrix
+	of := make(map[string]map[string]*CheckView)
+	for n := range checks {
+		c := &checks[n]
+		if c.Database == "" {
+			continue
+		}
+		if !slices.Contains(m.Checks, c.Check) {
+			m.Checks = append(m.Checks, c.Check)
+		}
+		if of[c.Database] == nil {
+			of[c.Database] = make(map[string]*CheckView)
+			m.Rows = append(m.Rows, matrixRow{Database: c.Database})
+		}
+		of[c.Database][c.Check] = c
+	}
+	for n, row := range m.Rows {
+		for _, name := range m.Checks {
+			m.Rows[n].Cells = append(m.Rows[n].Cells, of[row.Database][name])
+		}
+	}
+	return m
+}
+
+// shown is what the template gets.
+type shown struct {
+	View
+
+	Now     time.Time
+	Version string
+	Map     matrix
+	// User is who may act; empty is nobody.
+	User string
+	// Done says what an action did.
+	Done string
+}
+
+func (i *integrity) show(w http.ResponseWriter, r *http.Request) {
+	now := time.Now()
+	view, err := look(i.options.Watched(), now)
+	if err != nil {
+		http.Error(w, "The state cannot be read: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Vary", "Accept")
+	w.Header().Set("Cache-Control", "no-store")
+	if wantsJSON(r) {
+		w.Header().Set("Content-Type", "application/json")
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		_ = encoder.Encode(view) // a client that went away needs no answer
+		return
+	}
+	var out bytes.Buffer
+	err = i.template.Execute(&out, shown{
+		View: view, Now: now, Version: i.version, Map: coverageMap(view.Checks), User: i.user(r), Done: done(r.URL.Query().Get("done")),
+	})
+	if err != nil {
+		http.Error(w, "The page cannot be shown: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	_, _ = out.WriteTo(w)
+}
+
+// done is the sentence of an action; an unknown one is nothing, so that a link
+// cannot put words on the page.
+func done(action string) string {
+	return map[string]string{
+		"run": "The check runs next; reload the page to see how it ended.", "acknowledged": "Acknowledged. It mutes nothing: the alert stays until the finding clears.",
+	}[action]
+}
+
+// wantsJSON says that the client prefers JSON to a page.
+func wantsJSON(r *http.Request) bool {
+	for part := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
+		switch kind, _, _ := strings.Cut(strings.TrimSpace(part), ";"); kind {
+		case "application/json":
+			return true
+		case "text/html", "*/*":
+			return false
+		}
+	}
+	return false
+}
+
+func (i *integrity) serveStyle(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/css; charset=utf-8")
+	w.Header().Set("Cache-Control", "public, max-age=86400")
+	_, _ = w.Write(i.style)
+}
+
+// user is the authenticated user of a request; empty when there is none,
+// because the exporter runs without authentication.
+func (i *integrity) user(r *http.Request) string {
+	if i.options.User == nil {
+		return ""
+	}
+	return i.options.User(r)
+}
+
+// action does something for an authenticated user and goes back to the page.
+func (i *integrity) action(do func(r *http.Request, user string) (done string, status int, err error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user := i.user(r)
+		if user == "" {
+			http.Error(w, "Actions need a user who has logged in: set basic_auth_users or client certificates in the file of --web.config.file.", http.StatusForbidden)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, 1<<14)
+		done, status, err := do(r, user)
+		if err != nil {
+			http.Error(w, err.Error(), status)
+			return
+		}
+		http.Redirect(w, r, "/integrity?done="+done, http.StatusSeeOther)
+	})
+}
+
+func (i *integrity) run(r *http.Request, user string) (string, int, error) {
+	name, database := r.PostFormValue("check"), r.PostFormValue("database")
+	if !i.options.Watched().RunNow(name, database) {
+		return "", http.StatusNotFound, fmt.Errorf("there is no check %q in %s", name, orServer(database))
+	}
+	i.options.Logger.Info("check asked for", "check", name, "datname", database, "user", user)
+	return "run", 0, nil
+}
+
+func (i *integrity) acknowledge(r *http.Request, user string) (string, int, error) {
+	watched := i.options.Watched()
+	fingerprint, note := r.PostFormValue("fingerprint"), r.PostFormValue("note")
+	at := slices.IndexFunc(watched.Snapshot.Findings, func(f state.Finding) bool { return f.Fingerprint == fingerprint })
+	if at < 0 {
+		return "", http.StatusNotFound, fmt.Errorf("there is no open finding %q: it may have cleared", fingerprint)
+	}
+	if len(note) > maxNote {
+		return "", http.StatusBadRequest, fmt.Errorf("the note has more than %d bytes", maxNote)
+	}
+	now := time.Now().UTC()
+	if err := watched.Files.Put(acknowledgements, fingerprint, Acknowledgement{By: user, When: now, Note: note}); err != nil {
+		return "", http.StatusInternalServerError, err
+	}
+	f := watched.Snapshot.Findings[at]
+	err := watched.Files.Record(state.Event{
+		Time: now, Kind: state.EventAcknowledged, Severity: f.Severity, Database: f.Database, Schema: f.Schema, Relation: f.Relation,
+		Message: "acknowledged by " + user, Source: "integrity page", Details: map[string]string{"fingerprint": fingerprint, "note": note},
+	})
+	if err != nil {
+		return "", http.StatusInternalServerError, err
+	}
+	return "acknowledged", 0, nil
+}

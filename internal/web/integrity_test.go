@@ -1,0 +1,182 @@
+package web
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/schedule"
+	"pg_integrity_exporter/internal/state"
+)
+
+// watched is a target with the results of a few checks.
+func watched(t *testing.T, results ...check.Result) (Watched, *[]string) {
+	t.Helper()
+	target, err := state.InMemory(slog.New(slog.DiscardHandler)).Target("db.example:5432")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var planned []state.Planned
+	for _, r := range results {
+		planned = append(planned, state.Planned{Check: r.Check, Database: r.Database, Interval: 24 * time.Hour})
+	}
+	target.Plan([]string{"erp"}, planned)
+	for _, r := range results {
+		if !r.Finished.IsZero() {
+			target.RecordResult(r, true)
+		}
+	}
+	asked := &[]string{}
+	return Watched{
+		Target: "db.example:5432", Snapshot: target.Snapshot(), Files: target.Files(), NextRun: schedule.NextRun,
+		RunNow: func(name, database string) bool {
+			*asked = append(*asked, name+" in "+database)
+			return name != "x"
+		},
+	}, asked
+}
+
+func ran(name, database string, outcome check.Outcome, reason string, ago time.Duration, findings ...check.Finding) check.Result {
+	finished := time.Now().Add(-ago)
+	return check.Result{
+		Check: name, Database: database, Outcome: outcome, Reason: reason, Started: finished.Add(-time.Minute), Finished: finished,
+		Objects: 3, Bytes: 8192, TotalBytes: 8192, Whole: reason == "", Findings: findings, Reads: true,
+	}
+}
+
+func damage() check.Finding {
+	block := uint32(5)
+	return check.Finding{
+		Check: "heap", Class: check.ClassCorruption, Severity: check.SeverityCritical, Database: "erp", Schema: "ledger", Relation: `<b>"postings`,
+		Block: &block, SQLState: "XX001", Message: "invalid page in block 5", Impact: "Statements that read the page fail.", Action: "Do not vacuum the table.", Fingerprint: "0123456789abcdef",
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	warning := damage()
+	warning.Class, warning.Severity = check.ClassLeftover, check.SeverityWarning
+	rule := damage()
+	rule.Class = check.ClassDataRule
+	for name, c := range map[string]struct {
+		results []check.Result
+		want    Verdict
+		say     string
+	}{
+		"nothing planned": {nil, VerdictUnknown, "Not known"},
+		"never ran":       {[]check.Result{{Check: "heap", Database: "erp"}}, VerdictUnknown, "1 did not run yet"},
+		"well":            {[]check.Result{ran("heap", "erp", check.OutcomeOK, "", time.Hour)}, VerdictGood, "every check has passed, the oldest proof is from 60 minutes ago"},
+		"overdue":         {[]check.Result{ran("heap", "erp", check.OutcomeOK, "", 72*time.Hour)}, VerdictUnknown, "1 are overdue"},
+		"failed":          {[]check.Result{ran("heap", "erp", check.OutcomeFailed, "a lock", time.Hour)}, VerdictUnknown, "1 could not look"},
+		"skipped":         {[]check.Result{ran("heap", "erp", check.OutcomeSkipped, "no extension", time.Hour)}, VerdictUnknown, "1 check cannot run here"},
+		"leftover":        {[]check.Result{ran("heap", "erp", check.OutcomeFindings, "", time.Hour, warning)}, VerdictWarning, "No damage is known; 1 finding"},
+		"data rule":       {[]check.Result{ran("heap", "erp", check.OutcomeFindings, "", time.Hour, rule)}, VerdictDamaged, "cannot be trusted"},
+		"damaged":         {[]check.Result{ran("heap", "erp", check.OutcomeFindings, "", time.Hour, damage())}, VerdictDamaged, `Data is damaged: 1 finding, the first seen 60 minutes ago in erp: ledger.<b>"postings block 5.`},
+	} {
+		w, _ := watched(t, c.results...)
+		view, err := look(w, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if view.Verdict != c.want || !strings.Contains(view.Sentence, c.say) {
+			t.Errorf("%s: %s, %q; want %s, %q", name, view.Verdict, view.Sentence, c.want, c.say)
+		}
+	}
+}
+
+func TestIntegrityPage(t *testing.T) {
+	t.Parallel()
+	w, _ := watched(t, ran("heap", "erp", check.OutcomeFindings, "", time.Hour, damage()),
+		ran("btree", "erp", check.OutcomeSkipped, "run GRANT EXECUTE ON FUNCTION bt_index_check(regclass) TO monitor", time.Hour))
+	server := serve(t, Options{Watched: func() Watched { return w }})
+	status, header, body := fetch(t, http.MethodGet, server.URL+"/integrity", map[string]string{"Accept": "text/html,application/json;q=0.5"})
+	if status != http.StatusOK || !strings.HasPrefix(header.Get("Content-Type"), "text/html") {
+		t.Fatalf("%d %s", status, header.Get("Content-Type"))
+	}
+	for _, want := range []string{
+		"Data is damaged", "&lt;b&gt;&#34;postings block 5", "Do not vacuum the table.", "GRANT EXECUTE ON FUNCTION bt_index_check(regclass) TO monitor", "finding opened", "never checked before",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	for _, unwanted := range []string{"<b>", "<script", "http://", "<form"} {
+		if strings.Contains(body, unwanted) {
+			t.Errorf("the page has %q", unwanted)
+		}
+	}
+	if policy := header.Get("Content-Security-Policy"); !strings.Contains(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") {
+		t.Errorf("policy %q", policy)
+	}
+
+	_, header, body = fetch(t, http.MethodGet, server.URL+"/integrity", map[string]string{"Accept": "application/json"})
+	var view View
+	if err := json.Unmarshal([]byte(body), &view); err != nil || header.Get("Content-Type") != "application/json" {
+		t.Fatalf("%v: %s", err, body)
+	}
+	if view.Verdict != VerdictDamaged || len(view.Findings) != 1 || view.Findings[0].Relation != `<b>"postings` || len(view.Checks) != 2 || len(view.Problems) != 1 {
+		t.Errorf("as data: %+v", view)
+	}
+}
+
+// TestActions are refused without a login and from other sites, and do what
+// they say with one.
+func TestActions(t *testing.T) {
+	t.Parallel()
+	w, asked := watched(t, ran("heap", "erp", check.OutcomeFindings, "", time.Hour, damage()))
+	user := ""
+	server := serve(t, Options{Watched: func() Watched { return w }, User: func(*http.Request) string { return user }})
+	post := func(path string, form url.Values, header map[string]string) (int, string) {
+		t.Helper()
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(form.Encode()))
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		for name, value := range header {
+			request.Header.Set(name, value)
+		}
+		recorder := httptest.NewRecorder()
+		server.Config.Handler.ServeHTTP(recorder, request)
+		return recorder.Code, recorder.Body.String()
+	}
+	run := url.Values{"check": {"heap"}, "database": {"erp"}}
+	if status, text := post("/integrity/run", run, nil); status != http.StatusForbidden || !strings.Contains(text, "basic_auth_users") {
+		t.Errorf("without a login: %d %s", status, text)
+	}
+	user = "anna"
+	if status, _ := post("/integrity/run", run, map[string]string{"Sec-Fetch-Site": "cross-site"}); status != http.StatusForbidden {
+		t.Errorf("from another site: %d", status)
+	}
+	if len(*asked) != 0 {
+		t.Fatalf("asked for %q", *asked)
+	}
+	if status, _ := post("/integrity/run", run, map[string]string{"Sec-Fetch-Site": "same-origin"}); status != http.StatusSeeOther || (*asked)[0] != "heap in erp" {
+		t.Errorf("with a login: %d, asked for %q", status, *asked)
+	}
+	if status, text := post("/integrity/run", url.Values{"check": {"x"}}, nil); status != http.StatusNotFound || !strings.Contains(text, `no check "x" in whole server`) {
+		t.Errorf("unknown check: %d %s", status, text)
+	}
+
+	if status, _ := post("/integrity/acknowledge", url.Values{"fingerprint": {"x"}}, nil); status != http.StatusNotFound {
+		t.Errorf("unknown finding: %d", status)
+	}
+	if status, _ := post("/integrity/acknowledge", url.Values{"fingerprint": {damage().Fingerprint}, "note": {strings.Repeat("x", maxNote+1)}}, nil); status != http.StatusBadRequest {
+		t.Errorf("a note that is too long: %d", status)
+	}
+	if status, _ := post("/integrity/acknowledge", url.Values{"fingerprint": {damage().Fingerprint}, "note": {"on it <i>"}}, nil); status != http.StatusSeeOther {
+		t.Errorf("acknowledge: %d", status)
+	}
+	_, _, body := fetch(t, http.MethodGet, server.URL+"/integrity?done=acknowledged", nil)
+	for _, want := range []string{"by anna", "on it &lt;i&gt;", "It mutes nothing", "acknowledged by anna", "Run heap now"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+	if strings.Contains(body, "Acknowledge as") {
+		t.Error("an acknowledged finding can be acknowledged again")
+	}
+}

@@ -1,0 +1,258 @@
+package web
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/state"
+)
+
+// Watched is what the integrity page knows of one target.
+type Watched struct {
+	// Target is host:port.
+	Target string
+	// Snapshot and Files are the target's state.
+	Snapshot *state.Snapshot
+	Files    *state.Files
+	// Unreachable says why the server did not answer the last scrape; empty is
+	// that it did, or that there was none.
+	Unreachable string
+	// NextRun is when a check is due next.
+	NextRun func(state.CheckState) time.Time
+	// RunNow asks for a check to run next.
+	RunNow func(check, database string) bool
+}
+
+// Verdict is the answer to the one question that brings people to the page.
+type Verdict string
+
+// The verdicts, the gravest first.
+const (
+	VerdictDamaged Verdict = "damaged" // an open finding of critical severity
+	VerdictWarning Verdict = "warning" // open findings of lower severity
+	VerdictUnknown Verdict = "unknown" // something was not looked at, or not lately
+	VerdictGood    Verdict = "good"    // everything was looked at lately and is well
+)
+
+// View is the integrity page as data; the JSON of the page.
+type View struct {
+	Version   int       `json:"version"`
+	Target    string    `json:"target"`
+	Generated time.Time `json:"generated"`
+	Verdict   Verdict   `json:"verdict"`
+	// Sentence is the verdict for people.
+	Sentence    string        `json:"sentence"`
+	Unreachable string        `json:"unreachable,omitempty"`
+	StateKept   bool          `json:"state_kept"`
+	Findings    []FindingView `json:"findings"`
+	Checks      []CheckView   `json:"checks"`
+	// Problems are checks that could not look at something, with what to do.
+	Problems []ProblemView `json:"problems"`
+	// Events are what happened in the last seven days, the newest first.
+	Events []state.Event `json:"events"`
+}
+
+// FindingView is an open finding with its history.
+type FindingView struct {
+	check.Finding
+
+	Object       string           `json:"object"`
+	FirstSeen    time.Time        `json:"first_seen"`
+	LastSeen     time.Time        `json:"last_seen"`
+	LastGood     time.Time        `json:"last_known_good,omitzero"`
+	Acknowledged *Acknowledgement `json:"acknowledged,omitempty"`
+}
+
+// Acknowledgement says that somebody has taken a finding on. It mutes nothing.
+type Acknowledgement struct {
+	By   string    `json:"by"`
+	When time.Time `json:"when"`
+	Note string    `json:"note,omitempty"`
+}
+
+// CheckView is one check in one database, or of the whole server.
+type CheckView struct {
+	Check       string        `json:"check"`
+	Question    string        `json:"question"`
+	Database    string        `json:"database,omitempty"`
+	Outcome     string        `json:"outcome"`
+	Reason      string        `json:"reason,omitempty"`
+	LastRun     time.Time     `json:"last_run,omitzero"`
+	LastSuccess time.Time     `json:"last_success,omitzero"`
+	NextRun     time.Time     `json:"next_run"`
+	Interval    time.Duration `json:"interval_ns"`
+	Duration    time.Duration `json:"duration_ns"`
+	Objects     int           `json:"objects"`
+	Coverage    float64       `json:"coverage_ratio"`
+	Overdue     bool          `json:"overdue"`
+	History     []state.Run   `json:"history"`
+}
+
+// ProblemView is something that a check could not look at.
+type ProblemView struct {
+	Check    string `json:"check"`
+	Database string `json:"database,omitempty"`
+	Reason   string `json:"reason"`
+}
+
+const (
+	// outcomeNever stands for the outcome of a check that did not run yet.
+	outcomeNever = "never"
+	// overdueIntervals is how many intervals old the last success may be.
+	overdueIntervals = 2
+	// timeline is how far back the page tells what happened, and timelineLength
+	// how much of it.
+	timeline       = 7 * 24 * time.Hour
+	timelineLength = 50
+	// acknowledgements is the kind of the documents that hold them.
+	acknowledgements = "acknowledgements"
+	// viewVersion is the version of the page's JSON.
+	viewVersion = 1
+)
+
+// look makes the page's data.
+func look(w Watched, now time.Time) (View, error) {
+	view := View{
+		Version: viewVersion, Target: w.Target, Generated: now.UTC(), Unreachable: w.Unreachable, StateKept: w.Snapshot.Up,
+		Findings: []FindingView{}, Checks: []CheckView{}, Problems: []ProblemView{}, Events: []state.Event{},
+	}
+	for _, f := range w.Snapshot.Findings {
+		if f.Doubtful {
+			continue
+		}
+		shown := FindingView{Finding: f.Finding, Object: f.Object(), FirstSeen: f.FirstSeen.UTC(), LastSeen: f.LastSeen.UTC(), LastGood: f.LastGood}
+		var by Acknowledgement
+		if found, err := w.Files.Get(acknowledgements, f.Fingerprint, &by); err == nil && found && !by.When.Before(f.FirstSeen) {
+			shown.Acknowledged = &by
+		}
+		view.Findings = append(view.Findings, shown)
+	}
+	questions := make(map[string]string)
+	for _, c := range check.All() {
+		questions[c.Name] = c.Question
+	}
+	for _, c := range w.Snapshot.Checks {
+		shown := CheckView{
+			Check: c.Check, Question: questions[c.Check], Database: c.Database, Outcome: cmp.Or(string(c.Outcome), outcomeNever),
+			Reason: c.Reason, LastRun: c.LastRun, LastSuccess: c.LastSuccess, NextRun: w.NextRun(c).UTC(), Interval: c.Interval,
+			Duration: c.Duration, Objects: c.Objects, Coverage: c.Coverage, History: c.History,
+			Overdue: !c.LastSuccess.IsZero() && now.Sub(c.LastSuccess) > overdueIntervals*c.Interval,
+		}
+		view.Checks = append(view.Checks, shown)
+		if c.Reason != "" {
+			view.Problems = append(view.Problems, ProblemView{c.Check, c.Database, c.Reason})
+		}
+	}
+	events, err := w.Files.Events(now.Add(-timeline), now.Add(time.Minute))
+	if err != nil {
+		return view, err
+	}
+	slices.Reverse(events)
+	view.Events = append(view.Events, events[:min(len(events), timelineLength)]...)
+	view.judge(now)
+	return view, nil
+}
+
+// judge says in one sentence whether the data is safe.
+func (v *View) judge(now time.Time) {
+	var critical, lesser, damaged int
+	var first FindingView
+	for _, f := range v.Findings {
+		switch {
+		case f.Severity == check.SeverityCritical:
+			if critical == 0 || f.FirstSeen.Before(first.FirstSeen) {
+				first = f
+			}
+			critical++
+			if f.Class == check.ClassCorruption {
+				damaged++
+			}
+		case f.Severity == check.SeverityWarning:
+			lesser++
+		}
+	}
+	var never, failed, skipped, overdue int
+	oldest := now
+	for _, c := range v.Checks {
+		switch {
+		case c.Outcome == outcomeNever:
+			never++
+		case c.Outcome == string(check.OutcomeFailed):
+			failed++
+		case c.Outcome == string(check.OutcomeSkipped):
+			skipped++
+		case c.Overdue:
+			overdue++
+		}
+		if !c.LastSuccess.IsZero() && c.LastSuccess.Before(oldest) {
+			oldest = c.LastSuccess
+		}
+	}
+	switch {
+	case damaged > 0:
+		v.Verdict = VerdictDamaged
+		v.Sentence = fmt.Sprintf("Data is damaged: %s, the first seen %s in %s.", count(damaged, "finding"), ago(first.FirstSeen, now), first.Object)
+	case critical > 0:
+		v.Verdict = VerdictDamaged
+		v.Sentence = fmt.Sprintf("The data cannot be trusted: %s that needs somebody now, the first seen %s in %s.", count(critical, "finding"), ago(first.FirstSeen, now), first.Object)
+	case never+failed+overdue > 0 || len(v.Checks) == 0:
+		v.Verdict = VerdictUnknown
+		v.Sentence = fmt.Sprintf("Not known: of %s %d did not run yet, %d could not look at everything and %d are overdue. What was looked at is well.",
+			count(len(v.Checks), "check"), never, failed, overdue)
+		if lesser > 0 {
+			v.Sentence = fmt.Sprintf("Not known: of %s %d did not run yet, %d could not look at everything and %d are overdue; %s of lower severity.",
+				count(len(v.Checks), "check"), never, failed, overdue, count(lesser, "finding"))
+		}
+	case lesser > 0:
+		v.Verdict = VerdictWarning
+		v.Sentence = fmt.Sprintf("No damage is known; %s should be looked at. The oldest proof is from %s.", count(lesser, "finding"), ago(oldest, now))
+	case skipped > 0:
+		v.Verdict = VerdictUnknown
+		v.Sentence = fmt.Sprintf("What was looked at is well, but %s cannot run here; see below what they need.", count(skipped, "check"))
+	default:
+		v.Verdict = VerdictGood
+		v.Sentence = fmt.Sprintf("The data is safe: every check has passed, the oldest proof is from %s.", ago(oldest, now))
+	}
+	if v.Unreachable != "" {
+		v.Sentence += " The server does not answer now: " + v.Unreachable + "."
+	}
+}
+
+// count is a number with its noun.
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// ago is how long before now a moment was, for people.
+func ago(moment, now time.Time) string {
+	if moment.IsZero() {
+		return "never"
+	}
+	passed := now.Sub(moment)
+	if passed < 0 {
+		return "in " + span(-passed)
+	}
+	if passed < time.Second {
+		return "just now"
+	}
+	return span(passed) + " ago"
+}
+
+// span is a duration for people, in its largest unit that counts at least two.
+func span(d time.Duration) string {
+	for _, unit := range []struct {
+		name string
+		size time.Duration
+	}{{"day", 24 * time.Hour}, {"hour", time.Hour}, {"minute", time.Minute}} {
+		if d >= 2*unit.size {
+			return fmt.Sprintf("%d %ss", d/unit.size, unit.name)
+		}
+	}
+	return count(int(d/time.Second), "second")
+}
