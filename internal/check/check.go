@@ -56,15 +56,27 @@ type Check struct {
 	// whatever database can be connected to, and its results and findings name no
 	// database unless the finding does.
 	Server bool
+	// idle says why the check has nothing to do in a database; nil is never.
+	idle func(scope Scope, database string) string
 	// run looks at the database of the session and reports.
 	run func(ctx context.Context, s *session) error
+}
+
+// Idle says why the check has nothing to do in a database of this scope, for
+// example because nothing is configured for it; empty is that it has.
+func (c Check) Idle(scope Scope, database string) string {
+	if c.idle == nil {
+		return ""
+	}
+	return c.idle(scope, database)
 }
 
 // All lists the checks in the order in which they must run: what is safe to
 // do with damaged data first, because what comes later reads more deeply and
 // leaves alone what was found damaged before.
 func All() []Check {
-	return []Check{pageCheck(), heapCheck(), btreeCheck(), catalogCheck()}
+	return []Check{pageCheck(), heapCheck(), btreeCheck(), catalogCheck(), constraintCheck(),
+		generatedCheck(), sequenceCheck(), invariantCheck(), sealedCheck(), matviewCheck()}
 }
 
 // Reads says whether the check of a name reads all of a relation.
@@ -97,6 +109,20 @@ type Scope struct {
 	// Pace is called between two reads and returns when the server can bear the
 	// next one; nil is at once.
 	Pace func(ctx context.Context)
+	// Rules are what the configuration says of the data.
+	Rules Rules
+	// Scheduled says that the exporter asks and not a person: rules that have an
+	// interval of their own are evaluated when they are due.
+	Scheduled bool
+	// Accept makes what is found now the baseline of later runs.
+	Accept *Acceptance
+}
+
+// Acceptance is somebody's word that things are as they should be.
+type Acceptance struct {
+	Time   time.Time `json:"time"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
 }
 
 // RelationName names a relation; Schema is never empty.
@@ -133,6 +159,8 @@ type Result struct {
 	// it can be cleared. Whole says that it is the whole database.
 	Verified []RelationName `json:"-"`
 	Whole    bool           `json:"-"`
+	// Partly says that some of it was left for another run on purpose.
+	Partly bool `json:"-"`
 	// Reads is that of the check.
 	Reads bool `json:"-"`
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,6 +42,8 @@ type session struct {
 	result   *Result
 	problems []string
 	skipped  string
+	// parts says what was left for another run on purpose.
+	parts []string
 	// identifier is the cluster's system identifier, once asked for.
 	identifier int64
 	// pass is how far the run came, resumed whether an earlier one was taken up,
@@ -84,7 +87,8 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 	default:
 		result.Outcome = OutcomeOK
 	}
-	result.Whole = len(s.problems) == 0 && s.skipped == "" && len(scope.Relations) == 0
+	result.Partly = len(s.problems) == 0 && s.skipped == "" && len(s.parts) > 0
+	result.Whole = len(s.problems) == 0 && s.skipped == "" && len(s.parts) == 0 && len(scope.Relations) == 0
 	return result
 }
 
@@ -137,7 +141,7 @@ func (s *session) lookForDropped(ctx context.Context) error {
 
 // reason says in one line what could not be looked at.
 func (s *session) reason() string {
-	reasons := s.problems
+	reasons := slices.Concat(s.problems, s.parts)
 	if s.skipped != "" {
 		reasons = append([]string{s.skipped}, reasons...)
 	}
@@ -161,6 +165,12 @@ func (s *session) problem(object string, err error) {
 	}
 	s.problems = append(s.problems, text)
 	s.logger.Debug("could not be checked", "object", object, "err", err)
+}
+
+// partly notes what was left for another run on purpose. It is no failure, but
+// the whole database was not looked at.
+func (s *session) partly(format string, args ...any) {
+	s.parts = append(s.parts, fmt.Sprintf(format, args...))
 }
 
 // skipf notes that the check does not apply here, and what to do.

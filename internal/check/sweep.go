@@ -47,6 +47,10 @@ type Options struct {
 	Jobs int
 	// Memory is what checks remember of earlier runs; nil is nothing.
 	Memory Memory
+	// Rules are what the configuration says of the data.
+	Rules Rules
+	// Accept: see Scope.
+	Accept *Acceptance
 	// Progress is told of each check that ends; nil is nobody.
 	Progress func(Result)
 	Logger   *slog.Logger
@@ -74,9 +78,12 @@ func Sweep(ctx context.Context, target *pg.Target, options Options) (Document, e
 	run := func(database string, checks []Check) {
 		scope := Scope{
 			Relations: options.Relations, Deep: options.Deep, RateLimit: options.RateLimit,
-			Heaps: NewHeaps(), Reported: NewReported(), Memory: options.Memory,
+			Heaps: NewHeaps(), Reported: NewReported(), Memory: options.Memory, Rules: options.Rules, Accept: options.Accept,
 		}
 		for _, c := range checks {
+			if c.Idle(scope, database) != "" {
+				continue
+			}
 			result := Run(ctx, target, database, c, scope, options.Logger)
 			mu.Lock()
 			document.Checks = append(document.Checks, result)

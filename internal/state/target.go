@@ -206,6 +206,9 @@ func (c *CheckState) record(result check.Result) {
 	case result.Whole:
 		c.Coverage = 1
 		c.LastSuccess = result.Finished
+	case result.Partly && result.TotalBytes > 0:
+		c.Coverage = min(float64(result.Bytes)/float64(result.TotalBytes), 1)
+		c.LastSuccess = result.Finished
 	case result.TotalBytes > 0:
 		c.Coverage = min(float64(result.Bytes)/float64(result.TotalBytes), 1)
 	}

@@ -1,0 +1,316 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// uniqueKey is a primary key, a unique constraint or a unique index.
+type uniqueKey struct {
+	Table uint32
+	Name  string
+	Kind  string
+	// Keys are the expressions of the index, with their collations; Columns is
+	// how messages name them.
+	Keys []string
+	// Predicate is the condition of a partial index, or empty.
+	Predicate string
+	// NullsEqual is NULLS NOT DISTINCT.
+	NullsEqual bool
+}
+
+// uniqueKeysSQL lists unique indexes that are valid or belong to a constraint.
+// One that an interrupted CREATE INDEX CONCURRENTLY left promises nothing.
+const uniqueKeysSQL = `SELECT i.indrelid, ic.relname::text,
+	CASE WHEN i.indisprimary THEN 'primary key' WHEN k.oid IS NOT NULL THEN 'unique constraint' ELSE 'unique index' END,
+	ARRAY(SELECT pg_get_indexdef(i.indexrelid, n, false) || coalesce((SELECT format(' COLLATE %I.%I', cn.nspname, co.collname)
+			FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace
+			WHERE co.oid = i.indcollation[n - 1] AND co.collname <> 'default'), '')
+		FROM generate_series(1, i.indnkeyatts) AS n ORDER BY n),
+	coalesce(pg_get_expr(i.indpred, i.indrelid), ''), coalesce(to_jsonb(i) ->> 'indnullsnotdistinct', 'false') = 'true'
+	FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid JOIN pg_am am ON am.oid = ic.relam AND am.amname = 'btree'
+	LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u') AND k.conrelid = i.indrelid
+	WHERE i.indisunique AND (i.indisvalid OR k.oid IS NOT NULL) AND i.indrelid = ANY ($1)
+	ORDER BY NOT i.indisprimary, ic.relname`
+
+// uniqueKey looks for keys that occur more than once: all of them, or those
+// whose hash falls into the part. ACCESS SHARE on the table; temporary files of
+// about the size of the keys when they do not fit into memory.
+func (s *session) uniqueKey(ctx context.Context, t table, k uniqueKey, part part) error {
+	conditions := []string{"true"}
+	keys := strings.Join(k.Keys, ", ")
+	if k.Predicate != "" {
+		conditions = append(conditions, "("+k.Predicate+")")
+	}
+	if !k.NullsEqual {
+		conditions = append(conditions, "num_nulls("+keys+") = 0")
+	}
+	if part.Of > 1 && s.conn.Facts.VersionNum >= 140000 {
+		conditions = append(conditions, fmt.Sprintf("hash_record_extended(ROW(%s), 0) & 2147483647 BETWEEN %d AND %d",
+			keys, part.Number*(1<<31/part.Of), (part.Number+1)*(1<<31/part.Of)))
+	}
+	texts := make([]string, len(k.Keys))
+	for i, key := range k.Keys {
+		texts[i] = "coalesce(left((" + key + ")::text, 80), 'null')"
+	}
+	shown := "concat_ws(', ', " + strings.Join(texts, ", ") + ")"
+	if s.scope.Rules.MaskKeys {
+		shown = "'masked'"
+	}
+	rows, err := s.conn.Query(ctx, fmt.Sprintf("SELECT %s, count(*) FROM ONLY %s WHERE %s GROUP BY %s HAVING count(*) > 1 LIMIT %d",
+		shown, t.Name.sql(), strings.Join(conditions, " AND "), keys, rowLimit))
+	if err != nil {
+		return err
+	}
+	type double struct {
+		Key   string
+		Count int64
+	}
+	doubles, err := pgx.CollectRows(rows, pgx.RowToStructByPos[double])
+	if err != nil || len(doubles) == 0 {
+		return err
+	}
+	var examples []string
+	for _, d := range doubles[:min(rowsShown, len(doubles))] {
+		examples = append(examples, fmt.Sprintf("(%s)=(%s) in %d rows", strings.Join(k.Keys, ", "), d.Key, d.Count))
+	}
+	number := fmt.Sprintf("%d keys occur", len(doubles))
+	if len(doubles) == 1 {
+		number = "1 key occurs"
+	}
+	s.broken(t, "unique", k.Name, "", fmt.Sprintf("%s %s is broken: %s more than once: %s", k.Kind, quote(k.Name), number, strings.Join(examples, "; ")),
+		"There are rows twice that must exist once: amounts are counted double, updates and deletes by key hit several rows or only one of them, foreign keys point at two rows, and the index cannot be rebuilt.")
+	return nil
+}
+
+// exclusion is an exclusion constraint, or a key WITHOUT OVERLAPS (18).
+type exclusion struct {
+	Table     uint32
+	Name      string
+	Keys      []string // expressions of the index
+	Operators []string // as SQL has them, one for each key
+	Names     []string // names of the operators
+	Ranges    []bool   // which keys are ranges
+	Predicate string
+}
+
+// exclusionsSQL lists exclusion constraints.
+const exclusionsSQL = `SELECT i.indrelid, k.conname::text,
+	ARRAY(SELECT pg_get_indexdef(i.indexrelid, n, false) FROM generate_series(1, i.indnkeyatts) AS n ORDER BY n),
+	ARRAY(SELECT format('OPERATOR(%I.%s)', ns.nspname, o.oprname) FROM unnest(k.conexclop) WITH ORDINALITY AS e(op, n)
+		JOIN pg_operator o ON o.oid = e.op JOIN pg_namespace ns ON ns.oid = o.oprnamespace ORDER BY e.n),
+	ARRAY(SELECT o.oprname::text FROM unnest(k.conexclop) WITH ORDINALITY AS e(op, n) JOIN pg_operator o ON o.oid = e.op ORDER BY e.n),
+	ARRAY(SELECT y.typtype = 'r' FROM generate_series(1, i.indnkeyatts) AS n
+		JOIN pg_attribute a ON a.attrelid = i.indexrelid AND a.attnum = n JOIN pg_type y ON y.oid = a.atttypid ORDER BY n),
+	coalesce(pg_get_expr(i.indpred, i.indrelid), '')
+	FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid
+	WHERE k.conexclop IS NOT NULL AND k.contype IN ('x', 'p', 'u') AND k.conrelid = i.indrelid AND i.indrelid = ANY ($1)`
+
+// maxComparisons bounds the pairs of rows of an exclusion constraint that are
+// compared one by one: some ten seconds.
+const maxComparisons = 100_000_000
+
+// exclusion looks for pairs of rows that exclude each other. Ranges that must
+// not overlap are sorted: if any two overlap then two that are neighbours do.
+// Other operators need every row compared with every other; where that is too
+// much, a sample of the rows is. ACCESS SHARE on the table.
+func (s *session) exclusion(ctx context.Context, t table, x exclusion) error {
+	if n := len(x.Keys); n == 0 || len(x.Operators) != n || len(x.Names) != n || len(x.Ranges) != n {
+		return errors.New("the catalogues do not describe it completely (see the check catalog)")
+	}
+	where := ""
+	if x.Predicate != "" {
+		where = " WHERE " + x.Predicate
+	}
+	columns := make([]string, len(x.Keys))
+	for i, key := range x.Keys {
+		columns[i] = fmt.Sprintf("%s AS k%d", key, i)
+	}
+	base := fmt.Sprintf("WITH r AS MATERIALIZED (SELECT ctid AS place, %s FROM ONLY %s%s)", strings.Join(columns, ", "), t.Name.sql(), where)
+	sql := base + x.neighbours()
+	if !x.sortable() {
+		var rows int64
+		if err := s.conn.QueryRow(ctx, base+" SELECT count(*) FROM r").Scan(&rows); err != nil {
+			return err
+		}
+		sample := rows
+		if rows > 0 && rows*rows > maxComparisons && !s.scope.Deep && !x.hashable() {
+			sample = max(1, maxComparisons/rows)
+			s.partly("%s: of constraint %s %d of %d rows were compared with all others; --deep compares all", t.Name, quote(x.Name), sample, rows)
+		}
+		sql = base + x.pairs(sample, sample < rows)
+	}
+	rows, err := s.conn.Query(ctx, sql)
+	if err != nil {
+		return err
+	}
+	type pair struct{ A, B string }
+	pairs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[pair])
+	if err != nil || len(pairs) == 0 {
+		return err
+	}
+	var examples []string
+	for _, p := range pairs[:min(rowsShown, len(pairs))] {
+		examples = append(examples, "ctid "+p.A+" and "+p.B)
+	}
+	s.broken(t, "exclusion", x.Name, "", fmt.Sprintf("exclusion constraint %s is broken by at least %d pairs of rows: %s", quote(x.Name), len(pairs), strings.Join(examples, "; ")),
+		"Rows exist together that exclude each other, for example two validity periods or bookings that overlap: look-ups give two answers, and the index cannot be rebuilt.")
+	return nil
+}
+
+// hashable says that one operator is equality, so that few pairs are compared.
+func (x exclusion) hashable() bool {
+	for _, name := range x.Names {
+		if name == "=" {
+			return true
+		}
+	}
+	return false
+}
+
+// sortable says that all operators but one are equality, and that one is the
+// overlapping of ranges.
+func (x exclusion) sortable() bool {
+	overlaps := 0
+	for i, name := range x.Names {
+		switch {
+		case name == "&&" && x.Ranges[i]:
+			overlaps++
+		case name != "=":
+			return false
+		}
+	}
+	return overlaps == 1
+}
+
+// neighbours asks for neighbours that overlap.
+func (x exclusion) neighbours() string {
+	var equal []string
+	var period, operator string
+	for i, name := range x.Names {
+		if name == "=" {
+			equal = append(equal, fmt.Sprintf("k%d", i))
+		} else {
+			period, operator = fmt.Sprintf("k%d", i), x.Operators[i]
+		}
+	}
+	partition := ""
+	if len(equal) > 0 {
+		partition = "PARTITION BY " + strings.Join(equal, ", ") + " "
+	}
+	return fmt.Sprintf(` SELECT before::text, place::text FROM (
+		SELECT place, %[1]s AS period, lag(place) OVER w AS before, lag(%[1]s) OVER w AS earlier FROM r WHERE num_nulls(%[2]s) = 0 AND NOT isempty(%[1]s)
+		WINDOW w AS (%[3]sORDER BY %[1]s)) AS sorted WHERE earlier %[4]s period LIMIT %[5]d`,
+		period, strings.Join(append(equal, period), ", "), partition, operator, rowLimit)
+}
+
+// pairs asks for pairs of rows, of which one is in the sample.
+func (x exclusion) pairs(sample int64, sampled bool) string {
+	conditions := make([]string, len(x.Operators))
+	for i, operator := range x.Operators {
+		conditions[i] = fmt.Sprintf("a.k%[1]d %[2]s b.k%[1]d", i, operator)
+	}
+	order, from := "a.place < b.place", "r"
+	if sampled {
+		order, from = "a.place <> b.place", fmt.Sprintf("(SELECT * FROM r ORDER BY random() LIMIT %d)", sample)
+	}
+	return fmt.Sprintf(" SELECT a.place::text, b.place::text FROM %s AS a JOIN r AS b ON %s AND %s LIMIT %d",
+		from, order, strings.Join(conditions, " AND "), rowLimit)
+}
+
+// foreignKey is a foreign key of a table that holds rows.
+type foreignKey struct {
+	Table   uint32
+	Name    string
+	Columns []string
+	// To is the table referred to, as SQL has it with ONLY unless it is
+	// partitioned; ToName is its name.
+	To      string
+	ToName  string
+	ToPages int32
+	// ToColumns, Operators and Collations belong to Columns.
+	ToColumns  []string
+	Operators  []string
+	Collations []string
+	// Period says that the last column is a period (18).
+	Period bool
+	Status string
+}
+
+// foreignKeysSQL lists the foreign keys of tables that hold rows: those of a
+// partitioned table are found at its partitions, and those to the single
+// partitions of a table referred to are part of the one to the table.
+const foreignKeysSQL = `SELECT k.conrelid, k.conname::text,
+	ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS c(n, i) JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = c.n ORDER BY c.i),
+	format(CASE WHEN r.relkind = 'p' THEN '%I.%I' ELSE 'ONLY %I.%I' END, rn.nspname, r.relname), format('%s.%s', rn.nspname, r.relname), greatest(r.relpages, 0),
+	ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS c(n, i) JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = c.n ORDER BY c.i),
+	ARRAY(SELECT format('OPERATOR(%I.%s)', ns.nspname, o.oprname) FROM unnest(k.conpfeqop) WITH ORDINALITY AS e(op, i)
+		JOIN pg_operator o ON o.oid = e.op JOIN pg_namespace ns ON ns.oid = o.oprnamespace ORDER BY e.i),
+	ARRAY(SELECT coalesce(' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname), '') FROM unnest(k.conkey, k.confkey) WITH ORDINALITY AS c(f, p, i)
+		JOIN pg_attribute fa ON fa.attrelid = k.conrelid AND fa.attnum = c.f JOIN pg_attribute pa ON pa.attrelid = k.confrelid AND pa.attnum = c.p
+		LEFT JOIN pg_collation co ON co.oid = pa.attcollation AND pa.attcollation <> fa.attcollation
+		LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace ORDER BY c.i),
+	coalesce(to_jsonb(k) ->> 'conperiod', 'false') = 'true',
+	CASE WHEN to_jsonb(k) ->> 'conenforced' = 'false' THEN 'NOT ENFORCED' WHEN NOT k.convalidated THEN 'NOT VALID' ELSE '' END
+	FROM pg_constraint k JOIN pg_class r ON r.oid = k.confrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
+	WHERE k.contype = 'f' AND k.conrelid = ANY ($1)
+	AND NOT EXISTS (SELECT FROM pg_constraint p WHERE p.oid = k.conparentid AND p.conrelid = k.conrelid)
+	ORDER BY k.conname`
+
+// foreignKey looks for rows in a range that refer to nothing. Both tables are
+// read in one statement with one snapshot, so that what other transactions do
+// meanwhile cannot look like a broken reference. ACCESS SHARE on both tables.
+func (s *session) foreignKey(ctx context.Context, t table, f foreignKey, primary []string, r blockRange) error {
+	if n := len(f.Columns); n == 0 || len(f.ToColumns) != n || len(f.Operators) != n || len(f.Collations) != n {
+		return errors.New("the catalogues do not describe it completely (see the check catalog)")
+	}
+	var wrong []row
+	// Each piece reads the table referred to once, so it must not be small beside it.
+	pieces := s.split(r, max(rangeBlocks, uint32(f.ToPages)))
+	for _, piece := range pieces {
+		err := s.ask(ctx, t, f.Name, min(piece.End, r.End)-piece.Start, func() error {
+			rows, err := s.conn.Query(ctx, f.orphans(t, s.keyText("f.", primary), piece))
+			if err != nil {
+				return err
+			}
+			found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+			wrong = append(wrong, found...)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(wrong) >= rowLimit {
+			break
+		}
+	}
+	if len(wrong) > 0 {
+		s.broken(t, "foreign key", f.Name, f.Status,
+			fmt.Sprintf("foreign key %s (%s) is broken: what %s refer to does not exist in %s", quote(f.Name), strings.Join(f.Columns, ", "), describeRows(wrong), f.ToName),
+			"These rows refer to rows that do not exist: joins leave them out, totals differ from report to report, and dumps of the tables cannot be restored.")
+	}
+	return nil
+}
+
+// orphans asks for rows that refer to nothing.
+func (f foreignKey) orphans(t table, key string, r blockRange) string {
+	var own, joins []string
+	for i, column := range f.Columns {
+		own = append(own, "f."+quote(column))
+		if i < len(f.Columns)-1 || !f.Period {
+			joins = append(joins, fmt.Sprintf("p.%s %s f.%s%s", quote(f.ToColumns[i]), f.Operators[i], quote(column), f.Collations[i]))
+		}
+	}
+	missing := fmt.Sprintf("NOT EXISTS (SELECT FROM %s AS p WHERE %s)", f.To, strings.Join(joins, " AND "))
+	if f.Period {
+		last := len(f.Columns) - 1
+		missing = fmt.Sprintf("NOT coalesce(f.%[1]s <@ (SELECT range_agg(p.%[2]s) FROM %[3]s AS p WHERE %[4]s AND p.%[2]s && f.%[1]s), false)",
+			quote(f.Columns[last]), quote(f.ToColumns[last]), f.To, strings.Join(joins, " AND "))
+	}
+	return fmt.Sprintf("SELECT f.ctid::text, %s FROM ONLY %s AS f WHERE num_nulls(%s) = 0 AND %s AND %s LIMIT %d",
+		key, t.Name.sql(), strings.Join(own, ", "), r.condition("f."), missing, rowLimit)
+}

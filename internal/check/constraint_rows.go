@@ -1,0 +1,261 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// rowRule is a rule that each row obeys or breaks by itself.
+type rowRule struct {
+	Table uint32
+	Kind  string // what it is, in the words of the documentation
+	Name  string // the constraint's name, or the column's
+	Wrong string // an SQL condition that is true for a row that breaks it
+	// Status is NOT VALID or NOT ENFORCED; empty is valid.
+	Status string
+}
+
+// rowRulesSQL makes the conditions of all rules. Conditions must not be ones
+// that the planner can answer from the constraint itself: num_nulls is a
+// function like any other to it, IS NULL is not. Unqualified column names and
+// whole rows under the table's name are how pg_get_expr writes expressions.
+// An enum value is compared by its hash, which is that of its OID, because its
+// text cannot be asked for when pg_enum does not have it.
+const rowRulesSQL = `WITH RECURSIVE columns AS (
+	SELECT a.attrelid, a.attnum, a.attname, a.attnotnull, a.atttypid, a.attgenerated
+	FROM pg_attribute a WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
+), types AS (
+	SELECT attrelid, attname, atttypid AS typid, false AS is_array FROM columns
+	UNION ALL
+	SELECT t.attrelid, t.attname, CASE WHEN y.typtype = 'd' THEN y.typbasetype ELSE y.typelem END, t.is_array OR y.typtype <> 'd'
+	FROM types t JOIN pg_type y ON y.oid = t.typid
+	WHERE y.typtype = 'd' OR (y.typcategory = 'A' AND y.typelem <> 0 AND NOT t.is_array)
+), base AS (
+	SELECT y.oid, CASE WHEN y.typtype = 'd' THEN (
+		WITH RECURSIVE down AS (SELECT y.typbasetype AS oid, y.typtypmod AS typmod UNION ALL
+			SELECT b.typbasetype, b.typtypmod FROM down JOIN pg_type b ON b.oid = down.oid WHERE b.typtype = 'd')
+		SELECT format_type(down.oid, down.typmod) FROM down JOIN pg_type b ON b.oid = down.oid WHERE b.typtype <> 'd') END AS name
+	FROM pg_type y WHERE y.typtype = 'd'
+), keys AS (
+	SELECT i.indrelid, k.attnum FROM pg_index i CROSS JOIN unnest(i.indkey) AS k(attnum) WHERE i.indisprimary AND i.indrelid = ANY ($1)
+), constraints AS (
+	SELECT k.*, CASE WHEN to_jsonb(k) ->> 'conenforced' = 'false' THEN 'NOT ENFORCED' WHEN NOT k.convalidated THEN 'NOT VALID' ELSE '' END AS status
+	FROM pg_constraint k WHERE k.conrelid = ANY ($1) OR k.contypid <> 0
+)
+SELECT c.attrelid, 'NOT NULL constraint', c.attname::text, format('num_nulls(%I) > 0', c.attname), coalesce(k.status, '')
+	FROM columns c LEFT JOIN constraints k ON k.conrelid = c.attrelid AND k.contype = 'n' AND k.conkey[1] = c.attnum
+	WHERE c.attnotnull OR (c.attrelid, c.attnum) IN (SELECT indrelid, attnum FROM keys)
+UNION ALL
+SELECT k.conrelid, 'CHECK constraint', k.conname::text, format('(%s) IS FALSE', pg_get_expr(k.conbin, k.conrelid)), k.status
+	FROM constraints k WHERE k.contype = 'c' AND k.conrelid = ANY ($1)
+UNION ALL
+SELECT t.attrelid, 'domain ' || format_type(t.typid, NULL) || ' of column', t.attname::text,
+	CASE WHEN t.is_array THEN format('(SELECT bool_and(%s) FROM unnest(%I::%s[]) AS d(value)) IS FALSE', pg_get_expr(k.conbin, 0), t.attname, b.name)
+	ELSE format('(SELECT (%s) FROM (SELECT %I::%s AS value) AS d) IS FALSE', pg_get_expr(k.conbin, 0), t.attname, b.name) END, k.status
+	FROM types t JOIN base b ON b.oid = t.typid JOIN constraints k ON k.contypid = t.typid AND k.contype = 'c'
+UNION ALL
+SELECT t.attrelid, 'domain ' || format_type(t.typid, NULL) || ' of column', t.attname::text,
+	CASE WHEN t.is_array THEN format('EXISTS (SELECT FROM unnest(%I::%s[]) AS d(value) WHERE num_nulls(value) > 0)', t.attname, b.name)
+	ELSE format('num_nulls(%I) > 0', t.attname) END, ''
+	FROM types t JOIN base b ON b.oid = t.typid JOIN pg_type y ON y.oid = t.typid WHERE y.typnotnull
+UNION ALL
+SELECT t.attrelid, 'enum ' || format_type(t.typid, NULL) || ' of column', t.attname::text,
+	CASE WHEN t.is_array THEN format('EXISTS (SELECT FROM unnest(%I::%s[]) AS e(value) WHERE hashenum(value) <> ALL (ARRAY(SELECT hashoid(oid) FROM pg_enum WHERE enumtypid = %s)))',
+		t.attname, format_type(t.typid, NULL), t.typid)
+	ELSE format('hashenum(%I::%s) <> ALL (ARRAY(SELECT hashoid(oid) FROM pg_enum WHERE enumtypid = %s))', t.attname, format_type(t.typid, NULL), t.typid) END, ''
+	FROM types t JOIN pg_type y ON y.oid = t.typid WHERE y.typtype = 'e'
+UNION ALL
+SELECT c.oid, 'partition bound', c.relname::text, format('(%s) IS FALSE', pg_get_partition_constraintdef(c.oid)), ''
+	FROM pg_class c WHERE c.oid = ANY ($1) AND c.relispartition AND pg_get_partition_constraintdef(c.oid) IS NOT NULL
+UNION ALL
+SELECT k.conrelid, 'MATCH FULL foreign key', k.conname::text, format('num_nulls(%s) BETWEEN 1 AND %s', (
+		SELECT string_agg(quote_ident(a.attname), ', ') FROM pg_attribute a WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey)), cardinality(k.conkey) - 1), k.status
+	FROM constraints k WHERE k.contype = 'f' AND k.confmatchtype = 'f' AND cardinality(k.conkey) > 1 AND k.conrelid = ANY ($1)
+ORDER BY 1, 2, 3`
+
+// blockRange is a range of pages of a table; End is not in it.
+type blockRange struct {
+	Start, End uint32
+	whole      bool
+}
+
+// split divides a range into pieces that are read at once, so that a rate
+// limit can be kept between them. Before 14 the server reads the whole table
+// for each range, so there is one piece.
+func (s *session) split(r blockRange, blocks uint32) []blockRange {
+	if r.End-r.Start <= blocks || s.conn.Facts.VersionNum < 140000 {
+		return []blockRange{r}
+	}
+	var pieces []blockRange
+	for start := r.Start; start < r.End; start += blocks {
+		end := r.End
+		if r.End-start > blocks {
+			end = start + blocks
+		}
+		pieces = append(pieces, blockRange{Start: start, End: end})
+	}
+	if r.whole {
+		pieces[len(pieces)-1].End = 1<<32 - 1 // with what was added meanwhile
+	}
+	return pieces
+}
+
+// condition is the range as an SQL condition. ctid stands for prefix's.
+func (r blockRange) condition(prefix string) string {
+	if r.whole {
+		return "true"
+	}
+	return fmt.Sprintf("%[1]sctid >= '(%[2]d,0)'::tid AND %[1]sctid < '(%[3]d,0)'::tid", prefix, r.Start, r.End)
+}
+
+// rowRules looks at the rows in a range of a table, with one sequential scan
+// for all rules.
+func (s *session) rowRules(ctx context.Context, t table, rules []rowRule, primary []string, r blockRange) error {
+	if len(rules) == 0 {
+		return nil
+	}
+	scan := &rowScan{table: t, key: s.keyText("", primary), rules: rules, wrong: make([][]row, len(rules)), failed: make([]bool, len(rules))}
+	for _, piece := range s.split(r, rangeBlocks) {
+		started := time.Now()
+		if err := s.scanRows(ctx, scan, piece); err != nil {
+			return err
+		}
+		s.throttle(ctx, started, int64(min(piece.End, r.End)-piece.Start)*int64(s.conn.Facts.BlockSize))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	for i, rule := range rules {
+		if len(scan.wrong[i]) > 0 {
+			s.brokenRow(t, rule, scan.wrong[i])
+		}
+	}
+	return nil
+}
+
+// rowScan is a scan of one table under way.
+type rowScan struct {
+	table  table
+	key    string
+	rules  []rowRule
+	wrong  [][]row // by rule
+	failed []bool  // by rule: an error ended it
+}
+
+// scanRows asks for the rows of a range that break one of the rules. When that
+// fails each rule is asked for by itself, and those that fail are left out
+// from then on.
+func (s *session) scanRows(ctx context.Context, scan *rowScan, r blockRange) error {
+	var indexes []int
+	for i := range scan.rules {
+		if !scan.failed[i] && len(scan.wrong[i]) < rowLimit {
+			indexes = append(indexes, i)
+		}
+	}
+	err := s.scanFor(ctx, scan, indexes, r)
+	if err == nil || fatal(ctx, s, err) || len(indexes) == 0 {
+		return err
+	}
+	for _, i := range indexes {
+		err := s.scanFor(ctx, scan, []int{i}, r)
+		if err != nil && !fatal(ctx, s, err) && namesMissing(err) {
+			// A function of the constraint relies on the search_path of those who write.
+			err = s.withSearchPath(ctx, scan.table.Name.Schema, func() error { return s.scanFor(ctx, scan, []int{i}, r) })
+		}
+		if fatal(ctx, s, err) {
+			return err
+		}
+		if err != nil {
+			scan.failed[i] = true
+			s.problem(fmt.Sprintf("%s: %s %s", scan.table.Name, scan.rules[i].Kind, quote(scan.rules[i].Name)), err)
+		}
+	}
+	return nil
+}
+
+// fatal says that an error is not about the question but about the session or
+// the table.
+func fatal(ctx context.Context, s *session, err error) bool {
+	if err == nil {
+		return false
+	}
+	state := sqlstate(err)
+	return gone(err) || ctx.Err() != nil || s.conn.IsClosed() || state == "55P03" || state == "40001" || state == "42501" ||
+		state == "57014" || judge(err) == damaged
+}
+
+// namesMissing says that a name was not found.
+func namesMissing(err error) bool {
+	switch sqlstate(err) {
+	case "42883", "42P01", "42704", "42703", "3F000":
+		return true
+	}
+	return false
+}
+
+// withSearchPath does something with the search_path that a user of the schema
+// would have.
+func (s *session) withSearchPath(ctx context.Context, schema string, do func() error) error {
+	if err := s.set(ctx, "SET search_path = pg_catalog, "+quote(schema)+", public"); err != nil {
+		return err
+	}
+	err := do()
+	if s.conn.IsClosed() {
+		return err
+	}
+	if reset := s.set(ctx, "SET search_path = pg_catalog"); reset != nil {
+		return reset
+	}
+	return err
+}
+
+// scanFor asks for the rows of a range that break one of the rules of these
+// numbers. ACCESS SHARE on the table; SELECT on it is needed.
+func (s *session) scanFor(ctx context.Context, scan *rowScan, indexes []int, r blockRange) error {
+	if len(indexes) == 0 {
+		return nil
+	}
+	conditions := make([]string, len(indexes))
+	for n, i := range indexes {
+		conditions[n] = "(" + scan.rules[i].Wrong + ")"
+	}
+	sql := fmt.Sprintf("SELECT ctid::text, %s, ARRAY[%s] FROM ONLY %s WHERE (%s) AND %s LIMIT %d", scan.key, strings.Join(conditions, ", "),
+		scan.table.Name.sql(), strings.Join(conditions, " OR "), r.condition(""), rowLimit)
+	rows, err := s.conn.Query(ctx, sql)
+	if err != nil {
+		return err
+	}
+	type found struct {
+		Place, Key string
+		Breaks     []*bool
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[found])
+	if err != nil {
+		return err
+	}
+	for _, f := range list {
+		for n, breaks := range f.Breaks {
+			if breaks != nil && *breaks {
+				scan.wrong[indexes[n]] = append(scan.wrong[indexes[n]], row{f.Place, f.Key})
+			}
+		}
+	}
+	return nil
+}
+
+// sql is the name as SQL has it.
+func (r RelationName) sql() string { return pgx.Identifier{r.Schema, r.Name}.Sanitize() }
+
+// brokenRow reports rows that break a rule of rows.
+func (s *session) brokenRow(t table, rule rowRule, rows []row) {
+	impact := "The server and every program take the constraint for granted: queries may leave these rows out or give wrong results, and dumps of the table cannot be restored."
+	if rule.Kind == "partition bound" {
+		impact = "Statements with a condition on the partition key do not look into this partition for these rows: they miss them, and unique keys and foreign keys do not hold for them."
+	}
+	s.broken(t, rule.Kind, rule.Name, rule.Status,
+		fmt.Sprintf("%s %s is broken by %s", rule.Kind, quote(rule.Name), describeRows(rows)), impact)
+}

@@ -1,0 +1,128 @@
+package check_test
+
+import (
+	"strings"
+	"testing"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+// violation is a way in which rows come to break a constraint.
+type violation struct {
+	name  string
+	since int
+	// schema makes healthy tables in a schema of their own, breaks does the rest.
+	schema, breaks string
+	// table is the table of the finding, message a part of its message.
+	table, message string
+	severity       check.Severity
+}
+
+// violations lists rows that break each kind of constraint in the ways that
+// happen: triggers switched off, keys dropped and marked valid by hand,
+// changed functions and catalogues, indexes that do not see a row.
+func violations() []violation {
+	const off = "SET session_replication_role = replica; "
+	const catalog = "SET allow_system_table_mods = on; "
+	return []violation{
+		{name: "foreign_key", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a); INSERT INTO a SELECT generate_series(1, 100); INSERT INTO b SELECT g, g FROM generate_series(1, 100) g; INSERT INTO b VALUES (101, NULL)`,
+			breaks: off + "DELETE FROM a WHERE id = 7", table: "b", message: `foreign key "b_a_fkey" (a) is broken: what 1 row: (id)=(7), ctid (0,7) refer to does not exist in foreign_key.a`},
+		{name: "triggers_off", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (a int REFERENCES a DEFERRABLE INITIALLY DEFERRED); INSERT INTO a VALUES (1)`,
+			breaks: "ALTER TABLE b DISABLE TRIGGER ALL; INSERT INTO b VALUES (1), (2); ALTER TABLE b ENABLE TRIGGER ALL", table: "b", message: "1 row: ctid (0,2)"},
+		{name: "composite", since: 13, schema: `CREATE TABLE a (x int, y text, PRIMARY KEY (y, x)); CREATE TABLE b (id int, x bigint, y varchar, FOREIGN KEY (x, y) REFERENCES a (x, y)); INSERT INTO a VALUES (1, 'a'), (2, 'b'); INSERT INTO b VALUES (1, 1, 'a'), (2, NULL, 'nothing'), (3, 9, NULL)`,
+			breaks: off + "INSERT INTO b VALUES (4, 1, 'b')", table: "b", message: `"b_x_y_fkey" (x, y) is broken: what 1 row`},
+		{name: "match_full", since: 13, schema: `CREATE TABLE a (x int, y int, PRIMARY KEY (x, y)); CREATE TABLE b (x int, y int, FOREIGN KEY (x, y) REFERENCES a MATCH FULL); INSERT INTO b VALUES (NULL, NULL)`,
+			breaks: off + "INSERT INTO b VALUES (1, NULL)", table: "b", message: `MATCH FULL foreign key "b_x_y_fkey" is broken by 1 row`},
+		{name: "self_reference", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY, parent int REFERENCES a); INSERT INTO a VALUES (1, NULL), (2, 1), (3, 3)`,
+			breaks: off + "UPDATE a SET parent = 42 WHERE id = 2", table: "a", message: "(id)=(2)"},
+		{name: "referencing_partition", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1); CREATE TABLE b (y int, a int REFERENCES a) PARTITION BY RANGE (y); CREATE TABLE b1 PARTITION OF b FOR VALUES FROM (1) TO (10); CREATE TABLE b2 PARTITION OF b DEFAULT; INSERT INTO b VALUES (1, 1), (20, 1)`,
+			breaks: off + "INSERT INTO b VALUES (2, 99)", table: "b1", message: `"b_a_fkey" (a) is broken`},
+		{name: "referenced_partition", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY) PARTITION BY HASH (id); CREATE TABLE a0 PARTITION OF a FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE a1 PARTITION OF a FOR VALUES WITH (MODULUS 2, REMAINDER 1); CREATE TABLE b (a int REFERENCES a); INSERT INTO a SELECT generate_series(1, 20); INSERT INTO b SELECT generate_series(1, 20)`,
+			breaks: off + "TRUNCATE a1 CASCADE; INSERT INTO b VALUES (1), (2), (3), (4), (5), (6), (7), (8), (9)", table: "b", message: `"b_a_fkey" (a) is broken`},
+		{name: "check_constraint", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY, amount numeric CHECK (amount >= 0)); INSERT INTO a VALUES (1, 1), (2, NULL)`,
+			breaks: catalog + "UPDATE pg_class SET relchecks = 0 WHERE oid = 'check_constraint.a'::regclass; INSERT INTO a VALUES (3, -5); UPDATE pg_class SET relchecks = 1 WHERE oid = 'check_constraint.a'::regclass", table: "a", message: `CHECK constraint "a_amount_check" is broken by 1 row: (id)=(3), ctid (0,3)`},
+		{name: "changed_function", since: 13, schema: `CREATE FUNCTION limit_of() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 100'; CREATE FUNCTION good(a int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN a < limit_of(); END'; SET search_path = changed_function; CREATE TABLE a (v int CHECK (good(v))); INSERT INTO a VALUES (50)`,
+			breaks: "CREATE OR REPLACE FUNCTION limit_of() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 10'", table: "a", message: `CHECK constraint "a_v_check" is broken by 1 row`},
+		{name: "not_null", since: 13, schema: `CREATE TABLE a (id int, v text NOT NULL); INSERT INTO a VALUES (1, 'x')`,
+			breaks: catalog + "UPDATE pg_attribute SET attnotnull = false WHERE attrelid = 'not_null.a'::regclass AND attname = 'v'; INSERT INTO a VALUES (2, NULL); UPDATE pg_attribute SET attnotnull = true WHERE attrelid = 'not_null.a'::regclass AND attname = 'v'", table: "a", message: `NOT NULL constraint "v" is broken by 1 row: ctid (0,2)`},
+		{name: "primary_key", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a SELECT g, 'x' FROM generate_series(1, 1000) g`,
+			breaks: catalog + "UPDATE pg_index SET indisready = false, indislive = false WHERE indrelid = 'primary_key.a'::regclass; INSERT INTO a VALUES (5, 'again'), (5, 'and again'); UPDATE pg_index SET indisready = true, indislive = true WHERE indrelid = 'primary_key.a'::regclass", table: "a", message: `primary key "a_pkey" is broken: 1 key occurs more than once: (id)=(5) in 3 rows`},
+		{name: "unique_index", since: 13, schema: `CREATE TABLE a (v text, active bool); CREATE UNIQUE INDEX ON a (lower(v)) WHERE active; INSERT INTO a VALUES ('x', true), ('X', false), (NULL, true), (NULL, true)`,
+			breaks: catalog + "UPDATE pg_index SET indisready = false, indislive = false WHERE indrelid = 'unique_index.a'::regclass; INSERT INTO a VALUES ('X', true); UPDATE pg_index SET indisready = true, indislive = true WHERE indrelid = 'unique_index.a'::regclass", table: "a", message: `(lower(v))=(x) in 2 rows`},
+		{name: "nulls_not_distinct", since: 15, schema: `CREATE TABLE a (v text UNIQUE NULLS NOT DISTINCT); INSERT INTO a VALUES (NULL), ('x')`,
+			breaks: catalog + "UPDATE pg_index SET indisready = false, indislive = false WHERE indrelid = 'nulls_not_distinct.a'::regclass; INSERT INTO a VALUES (NULL); UPDATE pg_index SET indisready = true, indislive = true WHERE indrelid = 'nulls_not_distinct.a'::regclass", table: "a", message: `(v)=(null) in 2 rows`},
+		{name: "excluded_ranges", since: 13, schema: `CREATE TABLE a (id int, r int4range, EXCLUDE USING gist (r WITH &&)); INSERT INTO a VALUES (1, '[1,5)'), (2, '[5,9)'), (3, 'empty'), (4, NULL), (5, NULL)`,
+			breaks: catalog + "UPDATE pg_index SET indisready = false, indislive = false WHERE indrelid = 'excluded_ranges.a'::regclass; INSERT INTO a VALUES (6, '[8,20)'); UPDATE pg_index SET indisready = true, indislive = true WHERE indrelid = 'excluded_ranges.a'::regclass", table: "a", message: `exclusion constraint "a_r_excl" is broken by at least 1 pairs`},
+		{name: "excluded_boxes", since: 13, schema: `CREATE TABLE a (id int, b box, EXCLUDE USING gist (b WITH &&)); INSERT INTO a VALUES (1, '(0,0),(1,1)'), (2, '(5,5),(6,6)')`,
+			breaks: catalog + "UPDATE pg_index SET indisready = false, indislive = false WHERE indrelid = 'excluded_boxes.a'::regclass; INSERT INTO a VALUES (6, '(0,0),(9,9)'); UPDATE pg_index SET indisready = true, indislive = true WHERE indrelid = 'excluded_boxes.a'::regclass", table: "a", message: `exclusion constraint "a_b_excl" is broken by at least 2 pairs`},
+		{name: "partition_bound", since: 13, schema: `CREATE TABLE a (id int, y int) PARTITION BY RANGE (y); CREATE TABLE a1 PARTITION OF a FOR VALUES FROM (1) TO (10); CREATE TABLE a2 PARTITION OF a FOR VALUES FROM (10) TO (20); INSERT INTO a VALUES (1, 1), (2, 15)`,
+			breaks: catalog + "UPDATE pg_class SET relispartition = false WHERE oid = 'partition_bound.a1'::regclass; INSERT INTO a1 VALUES (3, 15); UPDATE pg_class SET relispartition = true WHERE oid = 'partition_bound.a1'::regclass", table: "a1", message: `partition bound "a1" is broken by 1 row`},
+		{name: "domain_check", since: 13, schema: `CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE DOMAIN small AS positive CHECK (VALUE < 1000); CREATE TABLE a (id int PRIMARY KEY, v small, many positive[]); INSERT INTO a VALUES (1, 5, '{1,2}'), (2, NULL, NULL)`,
+			breaks: catalog + "CREATE TEMP TABLE kept AS SELECT * FROM pg_constraint WHERE contypid = 'domain_check.positive'::regtype; DELETE FROM pg_constraint WHERE contypid = 'domain_check.positive'::regtype; INSERT INTO a VALUES (3, -1, '{-7}'); INSERT INTO pg_constraint TABLE kept", table: "a", message: `domain domain_check.positive of column "v" is broken by 1 row: (id)=(3)`},
+		{name: "domain_array", since: 13, schema: `CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE TABLE a (many positive[]); INSERT INTO a VALUES ('{1,2}'), (NULL)`,
+			breaks: catalog + "CREATE TEMP TABLE kept2 AS SELECT * FROM pg_constraint WHERE contypid = 'domain_array.positive'::regtype; DELETE FROM pg_constraint WHERE contypid = 'domain_array.positive'::regtype; INSERT INTO a VALUES ('{1,-7}'); INSERT INTO pg_constraint TABLE kept2", table: "a", message: `domain domain_array.positive of column "many" is broken by 1 row`},
+		{name: "enum_value", since: 13, schema: `CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE a (id int PRIMARY KEY, m mood); INSERT INTO a VALUES (1, 'good'), (2, 'bad'), (3, NULL)`,
+			breaks: catalog + "DELETE FROM pg_enum WHERE enumlabel = 'bad' AND enumtypid = 'enum_value.mood'::regtype", table: "a", message: `enum enum_value.mood of column "m" is broken by 1 row: (id)=(2)`},
+		{name: "not_valid", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (a int)`,
+			breaks: "INSERT INTO b VALUES (1); ALTER TABLE b ADD FOREIGN KEY (a) REFERENCES a NOT VALID", table: "b", message: "the constraint is NOT VALID", severity: check.SeverityWarning},
+		{name: "marked_valid", since: 13, schema: `CREATE TABLE a (v int)`,
+			breaks: catalog + "INSERT INTO a VALUES (-1); ALTER TABLE a ADD CONSTRAINT positive CHECK (v > 0) NOT VALID; UPDATE pg_constraint SET convalidated = true WHERE conrelid = 'marked_valid.a'::regclass", table: "a", message: `CHECK constraint "positive" is broken by 1 row`},
+		{name: "not_enforced", since: 18, schema: `CREATE TABLE a (v int CHECK (v > 0))`,
+			breaks: "ALTER TABLE a DROP CONSTRAINT a_v_check; ALTER TABLE a ADD CHECK (v > 0) NOT ENFORCED; INSERT INTO a VALUES (-1)", table: "a", message: "the constraint is NOT ENFORCED", severity: check.SeverityWarning},
+		{name: "without_overlaps", since: 18, schema: `CREATE TABLE a (v int4range, id int4range, r int4range, PRIMARY KEY (id, r WITHOUT OVERLAPS)); INSERT INTO a VALUES (NULL, '[1,2)', '[1,5)'), (NULL, '[2,3)', '[1,5)'), (NULL, '[1,2)', '[5,9)'); CREATE TABLE b (id int4range, r int4range, FOREIGN KEY (id, PERIOD r) REFERENCES a (id, PERIOD r)); INSERT INTO b VALUES ('[1,2)', '[2,7)')`,
+			breaks: off + "INSERT INTO b VALUES ('[2,3)', '[2,7)')", table: "b", message: "foreign key \"b_id_r_fkey\" (id, r) is broken: what 1 row: ctid (0,2)"},
+	}
+}
+
+// TestConstraint breaks every kind of constraint, each in a schema of its own.
+func TestConstraint(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major))
+		server.MustExec(t, "postgres", "CREATE DATABASE erp")
+		var kinds []violation
+		for _, v := range violations() {
+			if major < v.since {
+				continue
+			}
+			if v.severity == "" {
+				v.severity = check.SeverityCritical
+			}
+			kinds = append(kinds, v)
+			server.MustExec(t, "erp", "CREATE SCHEMA "+v.name+"; SET search_path = "+v.name+"; "+v.schema)
+		}
+		constraint := named(t, "constraint")
+		document := sweep(t, server, check.Options{Checks: constraint})
+		if document.ExitCode() != check.ExitClean || document.Checks[0].Objects < len(kinds) || !document.Checks[0].Whole {
+			t.Fatalf("healthy: findings %+v, checks %+v", document.Findings, document.Checks)
+		}
+		for _, v := range kinds {
+			server.MustExec(t, "erp", "SET search_path = "+v.name+"; "+v.breaks)
+		}
+		document = sweep(t, server, check.Options{Checks: constraint})
+		for _, v := range kinds {
+			hit := false
+			for _, f := range document.Findings {
+				if f.Schema == v.name && f.Relation == v.table && strings.Contains(f.Message, v.message) {
+					hit = f.Severity == v.severity && f.Class == check.ClassDataRule && f.Impact != "" && f.Action != ""
+				}
+			}
+			if !hit {
+				t.Errorf("%s was not found", v.name)
+			}
+		}
+		expected := len(kinds) + 1 // the domain of domain_check holds for two columns
+		if len(document.Findings) != expected || document.Checks[0].Reason != "" {
+			t.Errorf("%d findings, %d expected; checks %+v", len(document.Findings), expected, document.Checks)
+			for _, f := range document.Findings {
+				t.Logf("%s.%s: %s", f.Schema, f.Relation, f.Message)
+			}
+		}
+		for _, f := range sweep(t, server, check.Options{Checks: constraint, Rules: check.Rules{MaskKeys: true}}).Findings {
+			if strings.Contains(f.Message, ")=(") && !strings.Contains(f.Message, "=(masked)") {
+				t.Errorf("a key is told: %s", f.Message)
+			}
+		}
+	})
+}
