@@ -5,6 +5,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"pg_integrity_exporter/internal/business"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/state"
@@ -46,6 +47,8 @@ type Sources struct {
 	Observe func(recovery.Sample)
 	// Recovery is what is known of the repositories; nil is nothing.
 	Recovery func() []recovery.Status
+	// Business is what business transactions came to; nil is none.
+	Business func() []business.Count
 }
 
 // All lists the collectors, by name.
@@ -53,6 +56,7 @@ func All(sources Sources) []Collector {
 	return []Collector{
 		activityCollector(),
 		archiverCollector(sources.Observe),
+		businessCollector(sources.Business),
 		checkCollector(),
 		databaseCollector(sources.Accumulate),
 		databaseConflictsCollector(),

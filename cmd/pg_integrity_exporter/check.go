@@ -83,11 +83,13 @@ func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 			fmt.Fprintf(f.stderr, "%s in %s: %s after %.1f s\n", r.Check, r.Database, r.Outcome, r.Seconds)
 		}
 	}
-	_, target, err := exporter.Resolve(f.dsn, f.configFile, f.environment)
+	validated, target, err := exporter.Resolve(f.dsn, f.configFile, f.environment)
 	if err != nil {
 		return check.Document{}, err
 	}
 	options.Memory = f.files(target).Memory()
+	options.Rules = validated.Get().Rules()
+	options.Named = f.only
 	if len(options.Relations) > 0 && !slices.ContainsFunc(options.Checks, func(c check.Check) bool { return !c.Server }) {
 		return check.Document{}, fmt.Errorf("the check %s looks at the whole server: leave out --relation", options.Checks[0].Name)
 	}

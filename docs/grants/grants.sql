@@ -8,6 +8,7 @@ DO $grants$
 DECLARE
 	monitor text := current_setting('pgintegrity.role', true);
 	amcheck regprocedure;
+	schema name;
 BEGIN
 	IF coalesce(monitor, '') = '' THEN
 		RAISE EXCEPTION 'name the role: PGOPTIONS=''-c pgintegrity.role=monitor''';
@@ -35,6 +36,21 @@ BEGIN
 	-- with these rights can read every file of the server, password hashes included: guard it like a superuser.
 	IF current_setting('pgintegrity.files', true) = 'on' THEN
 		EXECUTE format('GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean), pg_stat_file(text, boolean) TO %I', monitor);
+	END IF;
+
+	-- The checks constraint, generated, sequence, matview, invariant, sealed and rows read the data itself, and 13's heap.
+	-- PGOPTIONS='... -c pgintegrity.data=on' lets the role read every table and sequence that exists, or will be made
+	-- by the role that runs this script, in the database's own schemas. Where row security is on it needs BYPASSRLS as
+	-- well: without it these checks refuse, because rows that they do not see would look lost.
+	IF current_setting('pgintegrity.data', true) = 'on' THEN
+		FOR schema IN SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema'
+		LOOP
+			EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', schema, monitor);
+			EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I', schema, monitor);
+			EXECUTE format('GRANT SELECT ON ALL SEQUENCES IN SCHEMA %I TO %I', schema, monitor);
+			EXECUTE format('ALTER DEFAULT PRIVILEGES IN SCHEMA %I GRANT SELECT ON TABLES TO %I', schema, monitor);
+			EXECUTE format('ALTER DEFAULT PRIVILEGES IN SCHEMA %I GRANT SELECT ON SEQUENCES TO %I', schema, monitor);
+		END LOOP;
 	END IF;
 END
 $grants$;

@@ -248,3 +248,18 @@ func (r *Reported) first(name string, p place) (by string) {
 	r.by[p] = name
 	return name
 }
+
+// damaged says that a check has reported a page of a relation.
+func (r *Reported) damaged(relation RelationName) bool {
+	if r == nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p := range r.by {
+		if p.relation == relation {
+			return true
+		}
+	}
+	return false
+}

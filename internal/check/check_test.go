@@ -19,6 +19,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+var discard = slog.New(slog.DiscardHandler)
+
 // ledger is what the tests damage.
 const ledger = `
 CREATE EXTENSION amcheck;
@@ -90,7 +92,7 @@ func TestHealthy(t *testing.T) {
 			t.Errorf("exit code %d, findings %+v, checks %+v", document.ExitCode(), document.Findings, document.Checks)
 		}
 		for _, c := range document.Checks {
-			if c.Outcome != check.OutcomeOK || c.Objects < 50 || c.Bytes == 0 || !c.Whole {
+			if c.Outcome != check.OutcomeOK || c.Reads && (c.Objects < 50 || c.Bytes == 0) || !c.Whole {
 				t.Errorf("%s: %+v", c.Check, c)
 			}
 		}
@@ -311,7 +313,7 @@ func TestPrivileges(t *testing.T) {
 		}
 		run := func() check.Document {
 			document, err := check.Sweep(t.Context(), target(t, server.DSN("erp", monitor)), check.Options{
-				Checks: check.All(), Logger: slog.New(slog.DiscardHandler),
+				Checks: named(t, "page", "heap", "btree", "catalog"), Logger: slog.New(slog.DiscardHandler),
 			})
 			if err != nil {
 				t.Fatal(err)

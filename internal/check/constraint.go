@@ -97,7 +97,7 @@ func (s *session) leaveAlone(ctx context.Context, t table, verify function) (boo
 	if _, err := s.sane(ctx, t, verify); err != nil {
 		return false, err
 	}
-	if sane, known := s.scope.Heaps.lookup(t.OID); known && !sane {
+	if sane, known := s.scope.Heaps.lookup(t.OID); known && !sane || s.scope.Reported.damaged(t.Name) {
 		s.problems = append(s.problems, t.Name.String()+": its pages are damaged (see the checks page and heap), so its rows are left alone")
 		return true, nil
 	}

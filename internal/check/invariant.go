@@ -79,7 +79,7 @@ func (s *session) invariant(ctx context.Context, i Invariant) error {
 	}
 	result, err := s.fetch(ctx, expanded.SQL)
 	if err != nil {
-		return located(err, expanded.SQL)
+		return located(err, expanded.SQL, "sql")
 	}
 	wrong, err := s.judgeInvariant(ctx, expanded, result)
 	if err != nil || wrong == "" {
@@ -103,8 +103,10 @@ const fetchPrefix = "DECLARE rule NO SCROLL CURSOR FOR "
 // keeps the server from sending all of a large answer, and takes one SELECT
 // only.
 func (s *session) fetch(ctx context.Context, sql string) (answer, error) {
-	if _, err := s.conn.Exec(ctx, fetchPrefix+strings.TrimRight(strings.TrimSpace(sql), "; \n")); err != nil {
-		return answer{}, err
+	// The extended protocol takes one statement only.
+	declared := s.conn.PgConn().ExecParams(ctx, fetchPrefix+strings.TrimRight(strings.TrimSpace(sql), "; \n"), nil, nil, nil, nil).Read()
+	if declared.Err != nil {
+		return answer{}, declared.Err
 	}
 	results, err := s.conn.PgConn().Exec(ctx, fmt.Sprintf("FETCH %d FROM rule; CLOSE rule", countedRows)).ReadAll()
 	if err != nil {
@@ -144,7 +146,7 @@ func (s *session) judgeInvariant(ctx context.Context, i Invariant, a answer) (st
 	if e.EqualTo != "" {
 		other, err := s.fetch(ctx, e.EqualTo)
 		if err != nil {
-			return "", fmt.Errorf("equal_to: %w", located(err, e.EqualTo))
+			return "", located(err, e.EqualTo, "equal_to")
 		}
 		wanted, err := other.single()
 		if err != nil {
@@ -247,7 +249,7 @@ func prefixed(text, behind string) string {
 }
 
 // located adds to an error of the server where in the user's SQL it is.
-func located(err error, sql string) error {
+func located(err error, sql, key string) error {
 	var pgError *pgconn.PgError
 	if !errors.As(err, &pgError) || int(pgError.Position) <= len(fetchPrefix) {
 		return err
@@ -261,36 +263,40 @@ func located(err error, sql string) error {
 			line, column = line+1, 1
 		}
 	}
-	return &locatedError{err: pgError, line: line, column: column}
+	return &placeError{place: fmt.Sprintf("at line %d, column %d of %s", line, column, key), err: err}
 }
 
-// locatedError is an error of the server with its place in the user's SQL.
-type locatedError struct {
-	err          *pgconn.PgError
-	line, column int
+// placeError is an error of the server with the place that it is about.
+type placeError struct {
+	place string
+	err   error
 }
 
-func (e *locatedError) Error() string {
-	return fmt.Sprintf("%s (SQLSTATE %s) at line %d, column %d of the SQL", e.err.Message, e.err.Code, e.line, e.column)
-}
+func (e *placeError) Error() string { return e.err.Error() + " " + e.place }
+func (e *placeError) Unwrap() error { return e.err }
 
-// NoMatch names the invariants, sealed data and materialised views whose
-// databases do not exist: rules that would never be evaluated.
-func (r Rules) NoMatch(databases []string) []string {
+// NoMatch names the rules of a check whose databases do not exist: they would
+// never be evaluated.
+func (r Rules) NoMatch(check string, databases []string) []string {
 	var names []string
 	add := func(kind, name string, patterns []string) {
 		if !slices.ContainsFunc(databases, func(database string) bool { return matchesAny(patterns, database) }) {
 			names = append(names, fmt.Sprintf("%s %q (databases: %s)", kind, name, strings.Join(patterns, ", ")))
 		}
 	}
-	for _, i := range r.Invariants {
-		add("invariant", i.Name, i.Databases)
-	}
-	for _, d := range r.Sealed {
-		add("sealed data", d.Name, d.Databases)
-	}
-	for _, m := range r.MaterializedViews {
-		add("materialized view", m.View, m.Databases)
+	switch check {
+	case "invariant":
+		for _, i := range r.Invariants {
+			add("invariant", i.Name, i.Databases)
+		}
+	case "sealed":
+		for _, d := range r.Sealed {
+			add("sealed data", d.Name, d.Databases)
+		}
+	case "matview":
+		for _, m := range r.MaterializedViews {
+			add("materialized view", m.View, m.Databases)
+		}
 	}
 	return names
 }

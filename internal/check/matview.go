@@ -22,7 +22,14 @@ func matviewCheck() Check {
 		Interval: 24 * time.Hour,
 		Needs:    "SELECT on the materialised views and on what their queries read; BYPASSRLS where row security applies",
 		Locks:    "ACCESS SHARE on one materialised view and what its query reads at a time",
-		run:      runMatview,
+		idle: func(scope Scope, database string) string {
+			configured := slices.ContainsFunc(scope.Rules.MaterializedViews, func(m MaterializedView) bool { return matchesAny(m.Databases, database) })
+			if configured || scope.Deep || len(scope.Relations) > 0 {
+				return ""
+			}
+			return "no materialised view is configured for this database (materialized_views: in the configuration file), and --deep was not asked for"
+		},
+		run: runMatview,
 	}
 }
 

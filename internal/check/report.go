@@ -5,6 +5,8 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -37,6 +39,9 @@ func (d *Document) WriteText(w io.Writer) error {
 			fmt.Fprintf(&b, ", SQLSTATE %s", f.SQLState)
 		}
 		b.WriteString("\n")
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Idle)) {
+		fmt.Fprintf(&b, "\nNot run: %s: %s.", name, d.Idle[name])
 	}
 	fmt.Fprintf(&b, "\n%s\n", d.verdict())
 	_, err := io.WriteString(w, b.String())

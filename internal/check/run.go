@@ -156,6 +156,9 @@ func (s *session) problem(object string, err error) {
 	text := oneLine(pg.Message(err))
 	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
 		text += " (SQLSTATE " + pgError.Code + ")"
+		if at, ok := errors.AsType[*placeError](err); ok {
+			text += " " + at.place
+		}
 		if pgError.Code == "42501" {
 			text += "; grant the role USAGE on the schema and SELECT on the table, or let a superuser run the check"
 		}

@@ -105,7 +105,7 @@ func (s *session) sealed(ctx context.Context, d Sealed, all []table, verify func
 		s.result.TotalBytes += int64(t.Pages) * int64(s.conn.Facts.BlockSize)
 		if damaged, err := s.leaveAlone(ctx, t, verify); err != nil || damaged {
 			if err != nil {
-				return fmt.Errorf("%s: %w", t.Name, err)
+				return &placeError{"in " + t.Name.String(), err}
 			}
 			continue
 		}
@@ -113,7 +113,7 @@ func (s *session) sealed(ctx context.Context, d Sealed, all []table, verify func
 			if gone(err) {
 				continue
 			}
-			return &tableError{t.Name, err}
+			return &placeError{"in " + t.Name.String(), err}
 		}
 	}
 	if len(names) == 0 && len(known) == 0 {
@@ -128,15 +128,6 @@ func (s *session) sealed(ctx context.Context, d Sealed, all []table, verify func
 	slices.Sort(names)
 	return s.rememberSeal(d.Name, "tables", names)
 }
-
-// tableError is an error about one table of several.
-type tableError struct {
-	name RelationName
-	err  error
-}
-
-func (e *tableError) Error() string { return e.name.String() + ": " + e.err.Error() }
-func (e *tableError) Unwrap() error { return e.err }
 
 // leavesSQL lists the tables that hold the rows of the relations of a schema
 // whose names are given.

@@ -28,12 +28,16 @@ type Document struct {
 	Finished      time.Time `json:"finished"`
 	Checks        []Result  `json:"checks"`
 	Findings      []Finding `json:"findings"`
+	// Idle are the checks that had nothing to do, and why.
+	Idle map[string]string `json:"-"`
 }
 
 // Options say what a sweep looks at.
 type Options struct {
 	// Checks are the checks to run, in the order of All.
 	Checks []Check
+	// Named are those of them that a person asked for by name.
+	Named []string
 	// Databases are the databases to look at; empty is every one that the role
 	// may connect to.
 	Databases []string
@@ -81,7 +85,10 @@ func Sweep(ctx context.Context, target *pg.Target, options Options) (Document, e
 			Heaps: NewHeaps(), Reported: NewReported(), Memory: options.Memory, Rules: options.Rules, Accept: options.Accept,
 		}
 		for _, c := range checks {
-			if c.Idle(scope, database) != "" {
+			if reason := c.Idle(scope, database); reason != "" {
+				mu.Lock()
+				document.idle(c.Name, reason)
+				mu.Unlock()
 				continue
 			}
 			result := Run(ctx, target, database, c, scope, options.Logger)
@@ -107,8 +114,44 @@ func Sweep(ctx context.Context, target *pg.Target, options Options) (Document, e
 		})
 	}
 	running.Wait()
+	if len(options.Databases) == 0 && len(options.Relations) == 0 {
+		document.addNoMatch(options, databases)
+	}
+	document.skipNamed(options.Named)
 	document.finish()
 	return document, nil
+}
+
+// idle notes that a check had nothing to do.
+func (d *Document) idle(name, reason string) {
+	if d.Idle == nil {
+		d.Idle = make(map[string]string)
+	}
+	d.Idle[name] = reason
+}
+
+// skipNamed says of checks that were asked for by name, and had nothing to do in
+// any database, why.
+func (d *Document) skipNamed(names []string) {
+	for name, reason := range d.Idle {
+		if slices.ContainsFunc(d.Checks, func(r Result) bool { return r.Check == name }) {
+			delete(d.Idle, name)
+			continue
+		}
+		if slices.Contains(names, name) {
+			d.Checks = append(d.Checks, Result{Check: name, Outcome: OutcomeSkipped, Reason: reason})
+		}
+	}
+}
+
+// addNoMatch says of rules whose databases do not exist that they were not
+// evaluated.
+func (d *Document) addNoMatch(options Options, databases []string) {
+	for _, c := range options.Checks {
+		for _, rule := range options.Rules.NoMatch(c.Name, databases) {
+			d.Checks = append(d.Checks, Result{Check: c.Name, Outcome: OutcomeFailed, Reason: rule + " matches no database that can be connected to"})
+		}
+	}
 }
 
 // split tells the checks of the whole server from those of one database.

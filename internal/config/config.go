@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +33,16 @@ type Config struct {
 	Log Log `yaml:"log"`
 	// Checks says which checks run, by name.
 	Checks map[string]Check `yaml:"checks"`
+	// Constraints says how constraints are held against the data.
+	Constraints Constraints `yaml:"constraints"`
+	// Invariants are rules about the data, as SQL.
+	Invariants []check.Invariant `yaml:"invariants"`
+	// Sealed is data that must not change.
+	Sealed []check.Sealed `yaml:"sealed"`
+	// MaterializedViews are those that must agree with their queries.
+	MaterializedViews []check.MaterializedView `yaml:"materialized_views"`
+	// Transactions are business transactions that are counted by outcome.
+	Transactions []Transaction `yaml:"transactions"`
 	// Limits bound what the exporter costs the server and Prometheus.
 	Limits Limits `yaml:"limits"`
 	// Recovery says where the backups are and how they are proved.
@@ -135,9 +146,11 @@ func Default() Validated {
 		checks[c.Name] = Check{Enabled: true, Interval: Duration(c.Interval)}
 	}
 	return Validated{config: Config{
-		Databases: Databases{Include: []string{}, Exclude: []string{}},
-		Log:       Log{Enabled: true},
-		Checks:    checks,
+		Databases:   Databases{Include: []string{}, Exclude: []string{}},
+		Log:         Log{Enabled: true},
+		Checks:      checks,
+		Constraints: Constraints{CompleteWithin: Duration(7 * 24 * time.Hour), LargeTable: Size(units.GiB)},
+		Invariants:  []check.Invariant{}, Sealed: []check.Sealed{}, MaterializedViews: []check.MaterializedView{}, Transactions: []Transaction{},
 		Limits: Limits{
 			CheckRate: defaultCheckRate, Latency: Duration(100 * time.Millisecond), ReplicationLag: Duration(30 * time.Second), Findings: 50,
 		},
@@ -183,6 +196,8 @@ func Parse(content []byte) (Validated, error) {
 			defaults[name] = merge(c, given, lookup(&document, "checks", name))
 		}
 	}
+	config.defaultRules()
+	config.defaultTransactions()
 	if err := config.validate(&document, defaults); err != nil {
 		return Validated{}, err
 	}
@@ -238,6 +253,12 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 			return fail("%q is not a valid pattern", []any{c.Log.Path}, "log", "path")
 		}
 	}
+	if err := c.validateRules(fail); err != nil {
+		return err
+	}
+	if err := c.validateTransactions(fail); err != nil {
+		return err
+	}
 	if c.Limits.CheckRate <= 0 {
 		return fail("must be more than 0 bytes per second", nil, "limits", "check_rate")
 	}
@@ -269,7 +290,17 @@ func lookup(node *yaml.Node, keys ...string) *yaml.Node {
 	if node != nil && node.Kind == yaml.DocumentNode && len(node.Content) == 1 {
 		node = node.Content[0]
 	}
-	for _, key := range keys {
+	for n, key := range keys {
+		if node != nil && node.Kind == yaml.SequenceNode {
+			index, err := strconv.Atoi(key)
+			if err != nil || index >= len(node.Content) {
+				return nil
+			}
+			if node = node.Content[index]; n+2 == len(keys) && lookup(node, keys[n+1]) == nil {
+				return node // the entry whose key is missing
+			}
+			continue
+		}
 		if node == nil || node.Kind != yaml.MappingNode {
 			return nil
 		}

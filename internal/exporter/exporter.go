@@ -16,6 +16,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"pg_integrity_exporter/collector"
+	"pg_integrity_exporter/internal/business"
 	"pg_integrity_exporter/internal/config"
 	"pg_integrity_exporter/internal/logwatch"
 	"pg_integrity_exporter/internal/pg"
@@ -68,6 +69,7 @@ type runtime struct {
 	scheduler *schedule.Scheduler
 	watcher   *logwatch.Watcher
 	recovery  *recovery.Watcher
+	business  *business.Watcher
 }
 
 // New reads the configuration and starts to watch. The server need not be
@@ -153,7 +155,7 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 		}
 	}
 	r.scheduler = schedule.New(target, r.lane, results, schedule.Settings{
-		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate),
+		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Rules: c.Rules(),
 		Bounds: schedule.Bounds{Latency: time.Duration(c.Limits.Latency), ReplicationLag: time.Duration(c.Limits.ReplicationLag)},
 	}, logger)
 	r.scheduler.Start()
@@ -166,9 +168,12 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 	r.recovery = recovery.NewWatcher(c.Recovery.Watched(), time.Duration(c.Recovery.Interval), int64(c.Recovery.VerifyRate), results.Files(), logger)
 	r.recovery.Start()
 
+	r.business = business.New(target, c.Business(), logger)
+	r.business.Start()
+
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate, Reloaded: e.reloaded,
-		Observe: r.recovery.Observe, Recovery: r.recovery.Statuses,
+		Observe: r.recovery.Observe, Recovery: r.recovery.Statuses, Business: r.business.Counts,
 	}
 	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {
 		return slices.Contains(e.options.Disabled, c.Name)
@@ -212,6 +217,7 @@ func (r *runtime) stop() {
 		r.watcher.Stop()
 	}
 	r.recovery.Stop()
+	r.business.Stop()
 	r.scheduler.Stop()
 	r.lane.Close()
 }

@@ -457,6 +457,11 @@ func (s *Server) GrantFiles(ctx context.Context, database, role string) error {
 	return s.grant(ctx, database, role, "SET pgintegrity.files = 'on';\n")
 }
 
+// GrantData is GrantChecks with the right to read the data of the database.
+func (s *Server) GrantData(ctx context.Context, database, role string) error {
+	return s.grant(ctx, database, role, "SET pgintegrity.data = 'on';\n")
+}
+
 // grant runs the script of grants with options set before it.
 func (s *Server) grant(ctx context.Context, database, role, options string) error {
 	script, err := os.ReadFile(filepath.Join(moduleRoot(), "docs", "grants", "grants.sql"))

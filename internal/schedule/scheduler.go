@@ -72,6 +72,8 @@ type Settings struct {
 	Selects func(datname string) bool
 	// RateLimit is how many bytes per second the checks may read.
 	RateLimit int64
+	// Rules are what the configuration says of the data.
+	Rules check.Rules
 	// Bounds say when the checks hold back.
 	Bounds Bounds
 }
@@ -290,6 +292,7 @@ func (s *Scheduler) plan(ctx context.Context) error {
 		return err
 	}
 	settings := s.current()
+	scope := check.Scope{Rules: settings.Rules, Memory: s.state.Files().Memory()}
 	var names []string
 	var planned []state.Planned
 	for _, c := range check.All() {
@@ -303,9 +306,14 @@ func (s *Scheduler) plan(ctx context.Context) error {
 			continue
 		}
 		for _, c := range check.All() {
-			if interval, enabled := settings.Checks[c.Name]; enabled && !c.Server {
+			if interval, enabled := settings.Checks[c.Name]; enabled && !c.Server && c.Idle(scope, database.Name) == "" {
 				planned = append(planned, state.Planned{Check: c.Name, Database: database.Name, Interval: interval})
 			}
+		}
+	}
+	for name := range settings.Checks {
+		for _, rule := range settings.Rules.NoMatch(name, names) {
+			s.logger.Warn("a rule of the configuration is never evaluated: no database has this name", "check", name, "rule", rule)
 		}
 	}
 	s.state.Plan(names, planned)
@@ -449,9 +457,9 @@ func (s *Scheduler) runSuspects(ctx context.Context) {
 				return
 			}
 		}
-		scope := check.Scope{Relations: []check.RelationName{suspect.Relation}, Heaps: check.NewHeaps()}
+		scope := check.Scope{Relations: []check.RelationName{suspect.Relation}, Heaps: check.NewHeaps(), Rules: s.current().Rules}
 		for _, c := range check.All() {
-			if _, enabled := s.current().Checks[c.Name]; !enabled || c.Server {
+			if _, enabled := s.current().Checks[c.Name]; !enabled || c.Server || c.Idle(scope, suspect.Database) != "" {
 				continue
 			}
 			if result, ok := s.run(ctx, c.Name, suspect.Database, scope); ok {
@@ -487,6 +495,7 @@ func (s *Scheduler) run(ctx context.Context, name, database string, scope check.
 		return check.Result{}, false
 	}
 	logger := s.logger.With("check", name, "datname", database)
+	scope.Rules, scope.Scheduled = s.current().Rules, true
 	scope.RateLimit, scope.Memory, scope.Pace = s.current().RateLimit, s.state.Files().Memory(), s.governor.pace
 	result := check.Run(ctx, s.target, database, check.All()[index], scope, logger)
 	if ctx.Err() != nil {
