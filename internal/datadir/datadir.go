@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -23,10 +27,28 @@ type Directory interface {
 	ReadAt(ctx context.Context, name string, p []byte, offset int64) (int, error)
 	// Size gives the size of a file in bytes.
 	Size(ctx context.Context, name string) (int64, error)
+	// Stat tells of one file or directory, List of those in a directory.
+	Stat(ctx context.Context, name string) (Entry, error)
+	List(ctx context.Context, name string) ([]Entry, error)
 	// Local says that files are read directly, at no cost for the server.
 	Local() bool
 	// Close lets go of what is open.
 	Close()
+}
+
+// Entry is a file or directory.
+type Entry struct {
+	// Name is its name within its directory.
+	Name string
+	// Size is its size in bytes.
+	Size int64
+	// Modified is when it was written or cut last, by the server's clock.
+	Modified time.Time
+	// Directory says that it is one, or a link to one.
+	Directory bool
+	// Mode are the permissions, and Owner the user; only of local files.
+	Mode  fs.FileMode
+	Owner uint32
 }
 
 // ReadFile reads a whole file of up to limit bytes.
@@ -114,40 +136,79 @@ func isHere(ctx context.Context, conn *pg.Conn, path, port string) bool {
 	return began-started <= 2 && started-began <= 2
 }
 
-// local is a directory on this machine.
+// maxOpen bounds the open files of a local directory.
+const maxOpen = 8
+
+// local is a directory on this machine. It may be used by several goroutines.
 type local struct {
 	root string
-	// name and file are the file read last: pages are read one after the other.
-	name string
-	file *os.File
+	// mu is held for reading while a file is in use, so that it is not closed then.
+	mu    sync.RWMutex
+	files map[string]*os.File
 }
 
 // OpenLocal reads a data directory on this machine.
-func OpenLocal(path string) Directory { return &local{root: path} }
+func OpenLocal(path string) Directory { return &local{root: path, files: make(map[string]*os.File)} }
 
 func (l *local) Local() bool { return true }
 
 func (l *local) Close() {
-	if l.file != nil {
-		_ = l.file.Close() // it was only read
-		l.file, l.name = nil, ""
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.close()
+}
+
+func (l *local) close() {
+	for name, file := range l.files {
+		_ = file.Close() // it was only read
+		delete(l.files, name)
 	}
 }
 
 func (l *local) path(name string) string { return filepath.Join(l.root, filepath.FromSlash(name)) }
 
+// open opens a file anew: another one may have its name by now.
+func (l *local) open(name string) error {
+	file, err := os.Open(l.path(name))
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.files) >= maxOpen {
+		l.close()
+	}
+	if old := l.files[name]; old != nil {
+		_ = old.Close() // it was only read
+	}
+	l.files[name] = file
+	return nil
+}
+
 func (l *local) ReadAt(_ context.Context, name string, p []byte, offset int64) (int, error) {
-	if l.file == nil || l.name != name || offset == 0 {
-		l.Close()
-		file, err := os.Open(l.path(name))
-		if err != nil {
+	if offset == 0 {
+		if err := l.open(name); err != nil {
 			return 0, err
 		}
-		l.file, l.name = file, name
 	}
+	for {
+		l.mu.RLock()
+		if file := l.files[name]; file != nil {
+			defer l.mu.RUnlock()
+			return readFull(file, p, offset)
+		}
+		l.mu.RUnlock()
+		if err := l.open(name); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// readFull reads until p is full or the file ends.
+func readFull(file *os.File, p []byte, offset int64) (int, error) {
 	n := 0
 	for n < len(p) {
-		m, err := l.file.ReadAt(p[n:], offset+int64(n))
+		m, err := file.ReadAt(p[n:], offset+int64(n))
 		n += m
 		switch {
 		case errors.Is(err, io.EOF):
@@ -159,10 +220,47 @@ func (l *local) ReadAt(_ context.Context, name string, p []byte, offset int64) (
 	return n, nil
 }
 
-func (l *local) Size(_ context.Context, name string) (int64, error) {
+func (l *local) Size(ctx context.Context, name string) (int64, error) {
+	entry, err := l.Stat(ctx, name)
+	return entry.Size, err
+}
+
+func (l *local) Stat(_ context.Context, name string) (Entry, error) {
 	info, err := os.Stat(l.path(name))
 	if err != nil {
-		return 0, err
+		return Entry{}, err
 	}
-	return info.Size(), nil
+	return entryOf(info), nil
+}
+
+func entryOf(info fs.FileInfo) Entry {
+	e := Entry{Name: info.Name(), Size: info.Size(), Modified: info.ModTime(), Directory: info.IsDir(), Mode: info.Mode()}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		e.Owner = stat.Uid
+	}
+	return e
+}
+
+func (l *local) List(_ context.Context, name string) ([]Entry, error) {
+	names, err := os.ReadDir(l.path(name))
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]Entry, 0, len(names))
+	for _, n := range names {
+		info, err := os.Stat(l.path(name + "/" + n.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			// Gone meanwhile, or a link that leads nowhere.
+			if info, err = n.Info(); err != nil {
+				continue
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		e := entryOf(info)
+		e.Name = n.Name()
+		entries = append(entries, e)
+	}
+	return entries, nil
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_integrity_exporter/internal/pg"
@@ -36,9 +38,29 @@ func (r *remote) ReadAt(ctx context.Context, name string, p []byte, offset int64
 }
 
 func (r *remote) Size(ctx context.Context, name string) (int64, error) {
-	var size int64
-	err := r.conn.QueryRow(ctx, "SELECT size FROM pg_catalog.pg_stat_file($1, false)", name).Scan(&size)
-	return size, missing(name, err)
+	entry, err := r.Stat(ctx, name)
+	return entry.Size, err
+}
+
+func (r *remote) Stat(ctx context.Context, name string) (Entry, error) {
+	entry := Entry{Name: name[strings.LastIndex(name, "/")+1:]}
+	err := r.conn.QueryRow(ctx, "SELECT size, modification, isdir FROM pg_catalog.pg_stat_file($1, false)", name).Scan(&entry.Size, &entry.Modified, &entry.Directory)
+	return entry, missing(name, err)
+}
+
+func (r *remote) List(ctx context.Context, name string) ([]Entry, error) {
+	// Files that go between the two functions have no size.
+	const sql = `SELECT f, size, modification, isdir FROM pg_catalog.pg_ls_dir($1, false, false) AS f,
+		pg_catalog.pg_stat_file($1 || '/' || f, true) WHERE size IS NOT NULL`
+	rows, err := r.conn.Query(ctx, sql, name)
+	if err != nil {
+		return nil, missing(name, err)
+	}
+	entries, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e Entry, err error) {
+		err = row.Scan(&e.Name, &e.Size, &e.Modified, &e.Directory)
+		return e, err
+	})
+	return entries, missing(name, err)
 }
 
 // missing makes fs.ErrNotExist of the server's 58P01.

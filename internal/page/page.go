@@ -17,6 +17,7 @@ const (
 	offsetUpper    = 14
 	offsetSpecial  = 16
 	offsetVersion  = 18
+	offsetPrune    = 20
 
 	// HeaderSize is where the line pointers begin.
 	HeaderSize = 24
@@ -36,6 +37,9 @@ type Header struct {
 	// PageSize and LayoutVersion are the two parts of pd_pagesize_version.
 	PageSize      uint16
 	LayoutVersion uint8
+	// PruneXID is pd_prune_xid of a table's page: the oldest transaction that left
+	// something to prune.
+	PruneXID uint32
 }
 
 // DecodeHeader reads the header of a page, which must have Size bytes, in the
@@ -52,6 +56,7 @@ func DecodeHeader(p []byte) Header {
 		Special:       binary.LittleEndian.Uint16(p[offsetSpecial:]),
 		PageSize:      sizeVersion & 0xff00,
 		LayoutVersion: uint8(sizeVersion & 0xff),
+		PruneXID:      binary.LittleEndian.Uint32(p[offsetPrune:]),
 	}
 }
 

@@ -3,13 +3,15 @@ package page
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 )
 
 // Kind is what a page belongs to.
 type Kind int
 
 // The kinds of pages. Other is a page of an access method that is not known
-// here: only its header is looked at.
+// here: only its header is looked at. VisibilityMap and FreeSpaceMap are the
+// maps of any relation.
 const (
 	Other Kind = iota
 	Heap
@@ -20,6 +22,8 @@ const (
 	Gin
 	Spgist
 	Brin
+	VisibilityMap
+	FreeSpaceMap
 )
 
 // specials are the sizes of the special space of each kind of page; the page
@@ -28,14 +32,16 @@ var specials = map[Kind]struct {
 	size int
 	ids  []uint16
 }{
-	Heap:     {0, nil},
-	Sequence: {8, nil},
-	Btree:    {16, nil},
-	Hash:     {16, []uint16{0xFF80}},
-	Gist:     {16, []uint16{0xFF81}},
-	Gin:      {8, nil},
-	Spgist:   {8, []uint16{0xFF82}},
-	Brin:     {8, []uint16{0xF091, 0xF092, 0xF093}},
+	Heap:          {0, nil},
+	Sequence:      {8, nil},
+	Btree:         {16, nil},
+	Hash:          {16, []uint16{0xFF80}},
+	Gist:          {16, []uint16{0xFF81}},
+	Gin:           {8, nil},
+	Spgist:        {8, []uint16{0xFF82}},
+	Brin:          {8, []uint16{brinMeta, brinRevmap, brinRegular}},
+	VisibilityMap: {0, nil},
+	FreeSpaceMap:  {0, nil},
 }
 
 // Flags of the page header and of line pointers.
@@ -49,6 +55,31 @@ const (
 	lpDead     = 3
 )
 
+// invalidBlock is InvalidBlockNumber.
+const invalidBlock = 0xffffffff
+
+// Relation is what is known of the relation that a page belongs to. Facts that
+// are not known are zero, and nothing is concluded from them.
+type Relation struct {
+	// Kind is what its pages are.
+	Kind Kind
+	// Blocks is how many pages it has, measured after the page was read, and only
+	// for relations that never shrink: links must not lead beyond.
+	Blocks uint32
+	// Columns are the columns in the order of pg_attribute, dropped ones included.
+	Columns []Column
+	// Toast is the OID of the table's TOAST table, and HasToast that Toast is known.
+	Toast    uint32
+	HasToast bool
+	// Chunks says that it is a TOAST table.
+	Chunks bool
+	// XIDs is what is known of transactions.
+	XIDs *XIDs
+	// Unsure is set by Problem when the columns of a row do not fit, but an aborted
+	// transaction may have made it under other columns.
+	Unsure bool
+}
+
 // IsNew says that a page is all zeroes, as the server extends files.
 func IsNew(p []byte) bool {
 	for len(p) >= 8 {
@@ -60,20 +91,15 @@ func IsNew(p []byte) bool {
 	return true
 }
 
-// Problem says what is impossible in the layout of a page that is not new; ""
-// is nothing. It looks at one page alone and knows no table: the header, the
-// special space, the line pointers, and the tuple headers of a heap.
-func Problem(p []byte, kind Kind) string {
+// Problem says what is impossible in a page that is not new; "" is nothing. It
+// looks at one page alone: the header, the special space, the line pointers, the
+// headers and columns of tuples, the metapage and the flags of an index.
+func Problem(p []byte, block uint32, r *Relation) string {
 	h := DecodeHeader(p)
-	switch {
-	case h.PageSize != Size || h.LayoutVersion != 4:
-		return fmt.Sprintf("the page header says size %d and layout version %d instead of %d and 4", h.PageSize, h.LayoutVersion, Size)
-	case h.Flags&^validFlags != 0:
-		return fmt.Sprintf("the page header has unknown flags (pd_flags 0x%04x)", h.Flags)
-	case h.Lower < HeaderSize || h.Lower > h.Upper || h.Upper > h.Special || h.Special > Size || h.Special%8 != 0:
-		return fmt.Sprintf("the page header's bounds are impossible (pd_lower %d, pd_upper %d, pd_special %d)", h.Lower, h.Upper, h.Special)
+	if problem := headerProblem(h); problem != "" {
+		return problem
 	}
-	special, known := specials[kind]
+	special, known := specials[r.Kind]
 	if !known {
 		return ""
 	}
@@ -90,50 +116,48 @@ func Problem(p []byte, kind Kind) string {
 			return fmt.Sprintf("the page identifier is 0x%04x: this is not a page of this kind of index", id)
 		}
 	}
-	if kind == Heap {
-		return heapProblem(p, h)
+	switch r.Kind {
+	case Heap:
+		return r.heapProblem(p, h, block)
+	case Sequence:
+		return r.sequenceProblem(p, h, block)
+	case Btree:
+		return r.btreeProblem(p, h, block)
+	case Hash:
+		return r.hashProblem(p, h, block)
+	case Gist:
+		return r.gistProblem(p, h)
+	case Gin:
+		return r.ginProblem(p, h, block)
+	case Spgist:
+		return r.spgistProblem(p, h, block)
+	case Brin:
+		return r.brinProblem(p, h, block)
+	case VisibilityMap:
+		return mapProblem(p, h)
+	default:
+		return ""
+	}
+}
+
+func headerProblem(h Header) string {
+	switch {
+	case h.PageSize != Size || h.LayoutVersion != 4:
+		return fmt.Sprintf("the page header says size %d and layout version %d instead of %d and 4", h.PageSize, h.LayoutVersion, Size)
+	case h.Flags&^validFlags != 0:
+		return fmt.Sprintf("the page header has unknown flags (pd_flags 0x%04x)", h.Flags)
+	case h.Lower < HeaderSize || h.Lower > h.Upper || h.Upper > h.Special || h.Special > Size || h.Special%8 != 0:
+		return fmt.Sprintf("the page header's bounds are impossible (pd_lower %d, pd_upper %d, pd_special %d)", h.Lower, h.Upper, h.Special)
 	}
 	return ""
 }
 
-// heapProblem looks at the line pointers and tuple headers of a heap page.
-func heapProblem(p []byte, h Header) string {
+// pointers is how many line pointers a page has.
+func pointers(h Header) (count int, problem string) {
 	if (h.Lower-HeaderSize)%4 != 0 {
-		return fmt.Sprintf("the line pointers end in the middle of one (pd_lower %d)", h.Lower)
+		return 0, fmt.Sprintf("the line pointers end in the middle of one (pd_lower %d)", h.Lower)
 	}
-	count := int(h.Lower-HeaderSize) / 4
-	var used [Size / 8]bool // by MAXALIGN units: which belong to a tuple
-	for i := 1; i <= count; i++ {
-		offset, length, flags := linePointer(p, i)
-		switch flags {
-		case lpUnused, lpDead:
-			if length != 0 {
-				return fmt.Sprintf("line pointer %d is unused or dead but has %d bytes", i, length)
-			}
-			continue
-		case lpRedirect:
-			if length != 0 || offset < 1 || offset > count {
-				return fmt.Sprintf("line pointer %d redirects to %d of %d", i, offset, count)
-			}
-			if _, _, target := linePointer(p, offset); target != lpNormal {
-				return fmt.Sprintf("line pointer %d redirects to %d, which has no tuple", i, offset)
-			}
-			continue
-		}
-		if offset < int(h.Upper) || offset%8 != 0 || length < 24 || offset+length > int(h.Special) {
-			return fmt.Sprintf("line pointer %d points to %d bytes at %d, outside of the tuples at %d to %d", i, length, offset, h.Upper, h.Special)
-		}
-		for unit := offset / 8; unit < (offset+length+7)/8; unit++ {
-			if used[unit] {
-				return fmt.Sprintf("the tuple of line pointer %d overlaps another", i)
-			}
-			used[unit] = true
-		}
-		if problem := tupleProblem(p[offset : offset+length]); problem != "" {
-			return fmt.Sprintf("line pointer %d: %s", i, problem)
-		}
-	}
-	return ""
+	return int(h.Lower-HeaderSize) / 4, ""
 }
 
 // linePointer decodes the line pointer of an offset number, which counts from 1.
@@ -142,30 +166,82 @@ func linePointer(p []byte, number int) (offset, length, flags int) {
 	return int(word & 0x7fff), int(word >> 17), int(word >> 15 & 3)
 }
 
-// Bits of t_infomask and t_infomask2 (htup_details.h).
-const (
-	hasNull       = 0x0001
-	hasOIDOld     = 0x0008
-	xmaxCommitted = 0x0400
-	xmaxIsMulti   = 0x1000
-	nattsMask     = 0x07ff
-)
+// usage is which parts of a page belong to a tuple, one bit for each MAXALIGN
+// unit.
+type usage [Size / 8 / 64]uint64
 
-// tupleProblem looks at the header of a heap tuple.
-func tupleProblem(t []byte) string {
-	mask2, mask, hoff := binary.LittleEndian.Uint16(t[18:]), binary.LittleEndian.Uint16(t[20:]), int(t[22])
-	natts := int(mask2 & nattsMask)
-	want := 24
-	if mask&hasNull != 0 {
-		want = (23 + (natts+7)/8 + 7) &^ 7
+// take marks the bytes of a tuple, and says whether they were free.
+func (u *usage) take(offset, length int) bool {
+	free := true
+	for unit, end := offset/8, (offset+length+7)/8; unit < end; {
+		in := unit % 64
+		n := min(64-in, end-unit)
+		mask := ^uint64(0) >> (64 - n) << in
+		free = free && u[unit/64]&mask == 0
+		u[unit/64] |= mask
+		unit += n
 	}
+	return free
+}
+
+// place says what is wrong with where a line pointer points to.
+func (u *usage) place(h Header, i, offset, length, least int) string {
+	if offset < int(h.Upper) || offset%8 != 0 || length < least || offset+length > int(h.Special) {
+		return fmt.Sprintf("line pointer %d points to %d bytes at %d, outside of the tuples at %d to %d", i, length, offset, h.Upper, h.Special)
+	}
+	if !u.take(offset, length) {
+		return fmt.Sprintf("the tuple of line pointer %d overlaps another", i)
+	}
+	return ""
+}
+
+// mapProblem looks at a page of the visibility map: what is all-frozen is
+// all-visible, too.
+func mapProblem(p []byte, h Header) string {
+	if h.Lower != HeaderSize {
+		return fmt.Sprintf("a page of the visibility map has line pointers (pd_lower %d)", h.Lower)
+	}
+	wrong := 0
+	for i := HeaderSize; i+8 <= Size; i += 8 {
+		word := binary.LittleEndian.Uint64(p[i:])
+		wrong += bits.OnesCount64(word >> 1 &^ word & 0x5555555555555555)
+	}
+	if wrong > 0 {
+		return fmt.Sprintf("the visibility map calls %d pages all-frozen that it does not call all-visible", wrong)
+	}
+	return ""
+}
+
+// sequenceMagic marks the page of a sequence.
+const sequenceMagic = 0x1717
+
+// sequenceProblem looks at the one page of a sequence: one tuple with the last
+// value, a counter and whether it was handed out.
+func (r *Relation) sequenceProblem(p []byte, h Header, block uint32) string {
+	const values = 8 + 8 + 1
+	if magic := binary.LittleEndian.Uint32(p[Size-8:]); magic != sequenceMagic {
+		return fmt.Sprintf("the page identifier is 0x%04x: this is not a page of a sequence", magic)
+	}
+	count, problem := pointers(h)
 	switch {
-	case hoff%8 != 0 || hoff < 24 || hoff > len(t):
-		return fmt.Sprintf("the data of the tuple begins at byte %d of %d", hoff, len(t))
-	case mask&hasOIDOld == 0 && hoff != want:
-		return fmt.Sprintf("the data of the tuple begins at byte %d, but with %d columns it should at %d", hoff, natts, want)
-	case mask&xmaxCommitted != 0 && mask&xmaxIsMulti != 0:
-		return "xmax is a multixact that is marked as committed"
+	case problem != "":
+		return problem
+	case block != 0 || count != 1:
+		return fmt.Sprintf("the sequence has %d line pointers instead of one", count)
+	}
+	offset, length, flags := linePointer(p, 1)
+	switch {
+	case flags != lpNormal || length != 24+values:
+		return fmt.Sprintf("the sequence's tuple has %d bytes instead of %d", length, 24+values)
+	case offset < int(h.Upper) || offset+length > int(h.Special):
+		return fmt.Sprintf("line pointer 1 points to %d bytes at %d, outside of the tuples at %d to %d", length, offset, h.Upper, h.Special)
+	}
+	t := p[offset : offset+length]
+	if natts, hoff := binary.LittleEndian.Uint16(t[18:])&nattsMask, t[22]; natts != 3 || hoff != 24 || t[20]&hasNull != 0 {
+		return fmt.Sprintf("the sequence's tuple has %d columns from byte %d on instead of 3 from byte 24", natts, hoff)
+	}
+	if called := t[24+16]; called > 1 {
+		return fmt.Sprintf("the sequence's is_called is %d, which is neither true nor false", called)
 	}
 	return ""
 }

@@ -68,7 +68,7 @@ func (r Relation) edit(block uint32, change func(p []byte), valid bool) error {
 	_, err = file.ReadAt(p, offset)
 	if err == nil {
 		change(p)
-		if valid {
+		if valid && !page.IsNew(p) { // which has none
 			page.SetChecksum(p, page.Checksum(p, block))
 		}
 		_, err = file.WriteAt(p, offset)

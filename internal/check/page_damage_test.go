@@ -1,0 +1,237 @@
+package check_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+// pageTable is what each kind of damage of TestPageDamage has for itself: rows
+// that no VACUUM has seen.
+const pageTable = `CREATE TABLE t (id int, paid bool, amount numeric, at timestamptz, memo text, tags int[]) WITH (autovacuum_enabled = off);
+	ALTER TABLE t ALTER memo SET STORAGE EXTERNAL;
+	INSERT INTO t SELECT g, true, g * 1.5, '2026-01-01', repeat('x', 40), ARRAY[g, g % 50] FROM generate_series(1, 1000) g;
+	CREATE INDEX t_id ON t (id);`
+
+// pageDamage is one way to damage a relation, always with valid checksums, and
+// what the check page must say of it.
+type pageDamage struct {
+	name string
+	// more is SQL after pageTable, and vacuum a statement after that.
+	more, vacuum string
+	// relation is the damaged one, toast its TOAST table instead.
+	relation string
+	toast    bool
+	block    uint32
+	change   func(p []byte)
+	file     func(t *testing.T, r pgtest.Relation)
+	// found is the relation of the finding, and says is in its message.
+	found, says string
+	// block of the finding; -1 is none.
+	at int
+}
+
+// item is the place of a line pointer's tuple.
+func item(p []byte, number int) []byte {
+	word := binary.LittleEndian.Uint32(p[24+4*(number-1):])
+	return p[word&0x7fff : word&0x7fff+word>>17]
+}
+
+func put16(p []byte, value uint16) { binary.LittleEndian.PutUint16(p, value) }
+func put32(p []byte, value uint32) { binary.LittleEndian.PutUint32(p, value) }
+
+func pageDamages() []pageDamage {
+	const size = 8192
+	table := func(name, says string, change func(p []byte)) pageDamage {
+		return pageDamage{name: name, relation: "t", block: 2, at: 2, found: "t", says: says, change: change}
+	}
+	index := func(name, method, says string, block uint32, change func(p []byte)) pageDamage {
+		return pageDamage{name: name, more: "CREATE INDEX i ON t USING " + method, relation: "i", block: block, at: int(block), found: "i", says: says, change: change}
+	}
+	file := func(suffix string, change func(t *testing.T, path string)) func(*testing.T, pgtest.Relation) {
+		return func(t *testing.T, r pgtest.Relation) { change(t, r.Path+suffix) }
+	}
+	bytesAt := func(offset int, content ...byte) func(t *testing.T, path string) {
+		return func(t *testing.T, path string) {
+			r := pgtest.Relation{Path: path}
+			if err := r.EditValid(0, func(p []byte) { copy(p[offset:], content) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	truncate := func(blocks uint32) func(*testing.T, pgtest.Relation) {
+		return func(t *testing.T, r pgtest.Relation) {
+			if err := r.Truncate(blocks); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const vacuum = "VACUUM t"
+	return []pageDamage{
+		table("row of a transaction to come", "has not begun yet", func(p []byte) { put32(item(p, 5), 4000000) }),
+		table("row deleted by a transaction to come", "has not begun yet", func(p []byte) { put32(item(p, 5)[4:], 4000000); put16(item(p, 5)[20:], 0x0102) }),
+		table("row made to be aborted", "a lost row", func(p []byte) { item(p, 5)[21] = item(p, 5)[21]&^3 | 2 }),
+		table("row that points elsewhere", "says that it is at", func(p []byte) { put32(item(p, 5)[12:], 0xffff) }),
+		table("length word", "length word says", func(p []byte) { item(p, 7)[48] = 0xff }),
+		table("length word that fits", "column", func(p []byte) { item(p, 7)[48] -= 8 }),
+		table("too few columns", "columns end at", func(p []byte) { item(p, 3)[18] = 4 }),
+		table("too many columns", "has 9 columns", func(p []byte) { item(p, 3)[18] = 9 }),
+		table("neither true nor false", "neither true nor false", func(p []byte) { item(p, 9)[28] = 7 }),
+		table("zeroes in a text", "bytes of zero", func(p []byte) { clear(item(p, 9)[70:80]) }),
+		table("no UTF-8", "not valid UTF-8", func(p []byte) { item(p, 9)[70] = 0xff }),
+		table("impossible time", "timestamp is impossible", func(p []byte) { copy(item(p, 9)[40:48], []byte{0, 0, 0, 0, 0, 0, 0, 0x90}) }),
+		table("first half zeroes", "page header", func(p []byte) { clear(p[:size/2]) }),
+		table("second half zeroes", "line pointer", func(p []byte) { clear(p[size/2:]) }),
+		table("heap-only without a root", "heap-only", func(p []byte) { item(p, 4)[19] |= 0x80; item(p, 4)[21] |= 0x20 }),
+		table("redirect to nothing", "redirects to", func(p []byte) { put32(p[24:], 200|2<<15) }),
+		{name: "page of another place", relation: "t", at: 2, found: "t", says: "says that it is at", file: func(t *testing.T, r pgtest.Relation) {
+			var other []byte
+			edit := func(block uint32, change func(p []byte)) {
+				if err := r.EditValid(block, change); err != nil {
+					t.Fatal(err)
+				}
+			}
+			edit(3, func(p []byte) { other = append(other, p...) })
+			edit(2, func(p []byte) { copy(p, other) })
+		}},
+		{name: "all zeroes without a map", relation: "t", block: 2, at: 2, found: "t", says: "rows are gone", change: pgtest.Zero},
+		{name: "last page all zeroes", relation: "t", at: 10, found: "t", says: "rows are gone", file: func(t *testing.T, r pgtest.Relation) {
+			if err := r.Edit(10, pgtest.Zero); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "cut at a page, index", relation: "t", file: truncate(8), at: 8, found: "t", says: "the rest of the table is gone"},
+		{name: "cut at a page, map", more: "DROP INDEX t_id", vacuum: vacuum, relation: "t", file: truncate(8), at: 8, found: "t", says: "the rest of the table is gone"},
+		{name: "rows gone from a page", relation: "t", block: 2, at: 2, found: "t", says: "old version", change: func(p []byte) { put16(p[12:], binary.LittleEndian.Uint16(p[12:])-40) }},
+		{name: "deleted on a page that everybody sees", vacuum: vacuum, relation: "t", block: 2, at: 2, found: "t", says: "everybody", change: func(p []byte) { copy(item(p, 5)[4:8], item(p, 5)); put16(item(p, 5)[20:], 0x0502) }},
+		{name: "pointer to another TOAST table", more: "UPDATE t SET memo = repeat('y', 5000) WHERE id < 100", relation: "t", block: 16, at: 16, found: "t", says: "TOAST", change: func(p []byte) { put32(item(p, 1)[62:], 77777) }},
+		{name: "chunk of TOAST", more: "UPDATE t SET memo = repeat('y', 5000) WHERE id < 100", relation: "t", toast: true, block: 1, at: 1, found: "pg_toast", says: "chunk", change: func(p []byte) { item(p, 2)[31] = 0x80 }},
+
+		{name: "B-tree, neighbour", relation: "t_id", block: 2, at: 2, found: "t_id", says: "the page to its", change: func(p []byte) { put32(p[size-12:], 1) }},
+		{name: "B-tree, level", relation: "t_id", block: 2, at: 2, found: "t_id", says: "level", change: func(p []byte) { put32(p[size-8:], 1) }},
+		{name: "B-tree, link to nowhere", relation: "t_id", block: 2, at: 2, found: "t_id", says: "but the index has", change: func(p []byte) { put32(p[size-12:], 99999) }},
+		{name: "B-tree, metapage", relation: "t_id", block: 0, at: 0, found: "t_id", says: "magic number", change: func(p []byte) { p[24] = 0 }},
+		{name: "B-tree, root on another level", relation: "t_id", block: 0, at: 3, found: "t_id", says: "the metapage says", change: func(p []byte) { put32(p[24+12:], 2) }},
+		{name: "B-tree, page of zeroes", relation: "t_id", block: 2, at: 2, found: "t_id", says: "all zeroes", change: pgtest.Zero},
+		{name: "B-tree, size of an entry", relation: "t_id", block: 2, at: 2, found: "t_id", says: "index tuple", change: func(p []byte) { item(p, 4)[6] = 24 }},
+		{name: "B-tree, entry of no row", relation: "t_id", block: 2, at: 2, found: "t_id", says: "which is not there", change: func(p []byte) { put16(item(p, 4)[4:], 250) }},
+		{name: "B-tree, cut", relation: "t_id", file: truncate(3), at: 0, found: "t_id", says: "but the index has 3 pages"},
+		{name: "B-tree, empty", relation: "t_id", file: truncate(0), at: -1, found: "t_id", says: "is empty"},
+		index("hash, metapage", "hash (id)", "masks", 0, func(p []byte) { put32(p[24+24:], 500) }),
+		index("hash, order", "hash (id)", "out of order", 1, func(p []byte) { put32(item(p, 2)[8:], 0) }),
+		index("GIN, flags", "gin (tags)", "unknown flags", 1, func(p []byte) { p[size-1] = 0x40 }),
+		index("GIN, kind of page", "gin (tags)", "metapage", 0, func(p []byte) { p[size-2] = 2 }),
+		index("GiST, entry of no row", "gist (point(id, id))", "which cannot be", 1, func(p []byte) { put16(item(p, 4)[4:], 0x3ff) }),
+		index("GiST, page of another kind", "gist (point(id, id))", "not a page of this kind", 1, func(p []byte) { p[size-2] = 0x80 }),
+		index("SP-GiST, size of an entry", "spgist (point(id, id))", "tuple", 1, func(p []byte) { item(p, 1)[4] += 8; item(p, 1)[1] ^= 0x10 }),
+		index("BRIN, metapage", "brin (id)", "range has 0 pages", 0, func(p []byte) { put32(p[24+8:], 0) }),
+		index("BRIN, range map", "brin (id)", "page of range", 1, func(p []byte) { put32(p[24:], 77) }),
+
+		{name: "sequence, page of zeroes", more: "CREATE SEQUENCE s", relation: "s", at: 0, found: "s", says: "all zeroes", change: pgtest.Zero},
+		{name: "sequence, called", more: "CREATE SEQUENCE s", relation: "s", at: 0, found: "s", says: "is_called", change: func(p []byte) { item(p, 1)[24+16] = 5 }},
+		{name: "sequence, empty", more: "CREATE SEQUENCE s", relation: "s", file: truncate(0), at: -1, found: "s", says: "is empty"},
+		{name: "map, frozen but not visible", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "all-frozen", file: file("_vm", bytesAt(24, 0xaa))},
+		{name: "map, header", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "page 0 of the visibility map", file: file("_vm", bytesAt(19, 0x10))},
+		{name: "free space map, header", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "page 0 of the free space map", file: file("_fsm", bytesAt(10, 0xff))},
+		{name: "unlogged, no way back", more: "CREATE UNLOGGED TABLE u (i int PRIMARY KEY)", relation: "u_pkey", at: -1, found: "u_pkey", says: "cannot be made anew", file: file("_init", func(t *testing.T, path string) {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		})},
+	}
+}
+
+// TestPageDamage damages one relation for each kind of damage, all in one
+// database, and sweeps it once.
+func TestPageDamage(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		for _, checksums := range []bool{true, false} {
+			if !checksums && testing.Short() {
+				continue
+			}
+			t.Run(fmt.Sprintf("checksums=%v", checksums), func(t *testing.T) {
+				t.Parallel()
+				testPageDamages(t, major, checksums)
+			})
+		}
+	})
+}
+
+func testPageDamages(t *testing.T, major int, checksums bool) {
+	options := []pgtest.Option{pgtest.Version(major)}
+	if checksums {
+		options = append(options, pgtest.Checksums())
+	}
+	server := pgtest.Start(t, options...)
+	server.MustExec(t, "postgres", "CREATE DATABASE erp")
+	damages := pageDamages()
+	relations := make([]pgtest.Relation, len(damages))
+	var script strings.Builder
+	for i, d := range damages {
+		fmt.Fprintf(&script, "CREATE SCHEMA d%d; SET search_path = d%d; %s %s;\n", i, i, pageTable, d.more)
+	}
+	server.MustExec(t, "erp", script.String())
+	for i, d := range damages {
+		if d.vacuum != "" {
+			server.MustExec(t, "erp", fmt.Sprintf("VACUUM d%d.t", i))
+		}
+	}
+	for i, d := range damages {
+		name := fmt.Sprintf("d%d.%s", i, d.relation)
+		if d.toast {
+			if err := server.Query(t.Context(), "erp", "SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = $1::regclass", &name, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		relations[i] = server.MustRelation(t, "erp", name)
+	}
+	clean := sweep(t, server, check.Options{Checks: named(t, "page")})
+	if len(clean.Findings) > 0 {
+		t.Fatalf("findings before the damage: %+v", clean.Findings)
+	}
+	server.WhileDown(t, func() error {
+		for i, d := range damages {
+			if d.file != nil {
+				d.file(t, relations[i])
+			} else if err := relations[i].EditValid(d.block, d.change); err != nil {
+				return fmt.Errorf("%s: %w", d.name, err)
+			}
+		}
+		return nil
+	})
+	document := sweep(t, server, check.Options{Checks: named(t, "page")})
+	byTable := make(map[string][]check.Finding)
+	for _, f := range document.Findings {
+		schema := f.Schema
+		if schema == "pg_toast" {
+			if err := server.Query(t.Context(), "erp", "SELECT relnamespace::regnamespace::text FROM pg_class WHERE reltoastrelid = ('pg_toast.' || $1)::regclass", &schema, f.Relation); err != nil {
+				t.Fatal(err)
+			}
+		}
+		byTable[schema] = append(byTable[schema], f)
+	}
+	for i, d := range damages {
+		t.Run(d.name, func(t *testing.T) {
+			findings := byTable[fmt.Sprintf("d%d", i)]
+			hit := false
+			for _, f := range findings {
+				block := -1
+				if f.Block != nil {
+					block = int(*f.Block)
+				}
+				if strings.HasPrefix(f.Relation, d.found) && block == d.at && strings.Contains(f.Message, d.says) {
+					hit = true
+				}
+			}
+			if !hit {
+				t.Errorf("not found, only %+v", findings)
+			}
+		})
+	}
+}

@@ -1,0 +1,133 @@
+package check
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"pg_integrity_exporter/internal/page"
+)
+
+// columnBatch is for how many relations the columns are asked at a time.
+const columnBatch = 500
+
+// fork is a relation on disk.
+type fork struct {
+	OID   uint32
+	Name  RelationName
+	Path  string
+	Pages int32
+	Index bool
+	// Table is the table of an index that is complete: valid and kept up by every
+	// statement.
+	Table uint32
+	// Unlogged relations are emptied by a crash, and not written at checkpoints.
+	Unlogged bool
+	// Shared relations belong to all databases, whatever their encodings.
+	Shared bool
+	// Row is the transaction that changed the relation's row in pg_class last: its
+	// file is not younger.
+	Row uint32
+
+	relation page.Relation
+	natts    int
+}
+
+// forksSQL lists the relations that have files of their own, each index behind
+// its table. Unlogged ones have no data on a standby. ACCESS SHARE on catalogues
+// only.
+const forksSQL = `SELECT c.oid, n.nspname::text, c.relname::text, pg_relation_filepath(c.oid), greatest(c.relpages, 0), c.relkind = 'i',
+	CASE c.relkind WHEN 'S' THEN 'sequence' ELSE coalesce(am.amname::text, '') END,
+	CASE WHEN i.indisvalid AND i.indisready AND i.indislive THEN i.indrelid ELSE 0 END,
+	c.relpersistence = 'u', c.relisshared, c.xmin::text::bigint, c.reltoastrelid, c.relkind = 't', c.relnatts
+	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am am ON am.oid = c.relam
+	LEFT JOIN pg_index i ON i.indexrelid = c.oid
+	JOIN pg_class b ON b.oid = coalesce(i.indrelid, c.oid) JOIN pg_namespace bn ON bn.oid = b.relnamespace
+	WHERE c.relkind IN ('r', 'm', 't', 'i', 'S') AND pg_relation_filepath(c.oid) IS NOT NULL
+	AND (c.relpersistence = 'p' OR c.relpersistence = 'u' AND NOT pg_is_in_recovery())
+	AND ($1::text[] IS NULL OR EXISTS (
+		SELECT FROM unnest($1::text[], $2::text[]) AS wanted(schemaname, relname)
+		JOIN pg_namespace wn ON wn.nspname = wanted.schemaname
+		JOIN pg_class w ON w.relnamespace = wn.oid AND w.relname = wanted.relname
+		WHERE c.oid IN (w.oid, w.reltoastrelid) OR i.indrelid IN (w.oid, w.reltoastrelid)))
+	ORDER BY bn.nspname, b.relname, b.oid, c.relkind = 'i', c.relname`
+
+// pageKinds are the kinds of pages by access method.
+var pageKinds = map[string]page.Kind{
+	"heap": page.Heap, "sequence": page.Sequence, "btree": page.Btree, "hash": page.Hash,
+	"gist": page.Gist, "gin": page.Gin, "spgist": page.Spgist, "brin": page.Brin,
+}
+
+func (r *reader) forks(ctx context.Context) ([]fork, error) {
+	schemas, names := r.wanted()
+	rows, err := r.conn.Query(ctx, forksSQL, schemas, names)
+	if err != nil {
+		return nil, fmt.Errorf("listing files: %w", err)
+	}
+	forks, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f fork, err error) {
+		var method string
+		var xmin int64
+		var natts int16
+		err = row.Scan(&f.OID, &f.Name.Schema, &f.Name.Name, &f.Path, &f.Pages, &f.Index, &method, &f.Table,
+			&f.Unlogged, &f.Shared, &xmin, &f.relation.Toast, &f.relation.Chunks, &natts)
+		f.relation.Kind, f.Row, f.natts = pageKinds[method], uint32(xmin), int(natts)
+		f.relation.HasToast = f.relation.Kind == page.Heap
+		return f, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing files: %w", err)
+	}
+	return forks, nil
+}
+
+// storageSQL lists how the columns of some relations are stored. ACCESS SHARE on
+// catalogues only.
+const storageSQL = `SELECT a.attrelid, a.attlen, a.attalign::text, a.atttypid, coalesce(e.oid, 0)
+	FROM pg_attribute a LEFT JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
+	WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 ORDER BY a.attrelid, a.attnum`
+
+// columns makes sure that the columns of a relation are known. They are asked for
+// many at a time, and forgotten when others are needed.
+func (r *reader) columns(ctx context.Context, forks []fork, i int) error {
+	if r.loaded[0] <= i && i < r.loaded[1] {
+		return nil
+	}
+	for j := range forks[r.loaded[0]:r.loaded[1]] {
+		forks[r.loaded[0]+j].relation.Columns = nil
+	}
+	r.loaded = [2]int{i, min(i+columnBatch, len(forks))}
+	byOID := make(map[uint32]*fork)
+	var oids []uint32
+	for j := r.loaded[0]; j < r.loaded[1]; j++ {
+		if f := &forks[j]; f.relation.Kind == page.Heap || f.relation.Kind == page.Btree {
+			byOID[f.OID] = f
+			oids = append(oids, f.OID)
+		}
+	}
+	return r.columnsOf(ctx, oids, byOID)
+}
+
+func (r *reader) columnsOf(ctx context.Context, oids []uint32, byOID map[uint32]*fork) error {
+	rows, err := r.conn.Query(ctx, storageSQL, oids)
+	if err != nil {
+		return fmt.Errorf("listing columns: %w", err)
+	}
+	var oid, typeOID, element uint32
+	var length int16
+	var align string
+	_, err = pgx.ForEachRow(rows, []any{&oid, &length, &align, &typeOID, &element}, func() error {
+		f := byOID[oid]
+		f.relation.Columns = append(f.relation.Columns, page.NewColumn(length, align[0], typeOID, element, r.utf8 && !f.Shared))
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("listing columns: %w", err)
+	}
+	for _, f := range byOID {
+		if len(f.relation.Columns) != f.natts {
+			f.relation.Columns = nil // the catalogue is being changed, or is damaged
+		}
+	}
+	return nil
+}

@@ -1,0 +1,619 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"pg_integrity_exporter/internal/page"
+)
+
+const (
+	// maxZeroes bounds the pages of zeroes of a relation that are kept in mind.
+	maxZeroes = 1 << 16
+	// maxRows and maxCounts are how many pages of a table are kept in mind, row by
+	// row (32 MB) and by the number of line pointers (32 MB).
+	maxRows   = 1 << 20 * 32 / 40
+	maxCounts = 1 << 24
+	// maxTree is how many pages of a B-tree are kept in mind (32 MB).
+	maxTree = 1 << 21
+	// maxDangling bounds the rows that are missing.
+	maxDangling = 10000
+	// mapPages is how many pages of a table a page of the visibility map tells of.
+	mapPages = (page.Size - page.HeaderSize) * 4
+	// unknown is a page of a table of which nothing is concluded.
+	unknown = 0xffff
+)
+
+// sight is what was seen of the present relation.
+type sight struct {
+	// zeroes are the pages of zeroes; those before settledTo, the last page that is
+	// as old as the last checkpoint, were so at the checkpoint.
+	zeroes    []uint32
+	settledTo uint32
+	// anySettled says that there is such a page at all, and unsettled counts the
+	// others.
+	anySettled bool
+	unsettled  int
+	// uncertain says that a row could not be judged.
+	uncertain *atomic.Bool
+	// visible is the page of the visibility map that was read last, and
+	// visibleNumber its number.
+	visible       []byte
+	visibleNumber uint32
+	// linked are the pages of an index that others lead to.
+	linked []uint64
+	// tree is a B-tree.
+	tree []node
+	// root is the root of the B-tree by its metapage; 0 is unknown.
+	root, rootLevel uint32
+	dangling        *dangling
+}
+
+// node is a page of a B-tree.
+type node struct {
+	left, right uint32
+	level       uint8
+	// above is the level of the page that leads down to it, 0 is none; twice says
+	// that there are two.
+	above   uint8
+	twice   bool
+	settled bool
+	state   page.BtreeState
+}
+
+// rows says which line pointers the pages of a table have that index entries may
+// point to.
+type rows struct {
+	table  uint32
+	blocks uint32
+	// counts are the numbers of line pointers, or unknown.
+	counts []uint16
+	// targets are the line pointers themselves.
+	targets [][5]uint64
+}
+
+func (r *rows) begin(table, blocks uint32) {
+	r.table, r.blocks = table, blocks
+	r.counts = slices.Grow(r.counts[:0], int(min(blocks, maxCounts)))[:min(blocks, maxCounts)]
+	for i := range r.counts {
+		r.counts[i] = unknown
+	}
+	r.targets = r.targets[:0]
+	if blocks <= maxRows {
+		r.targets = slices.Grow(r.targets, int(blocks))[:blocks]
+	}
+}
+
+// add notes what a page has.
+func (r *rows) add(p []byte, block uint32) {
+	if int(block) >= len(r.counts) {
+		return
+	}
+	targets, count := page.Targets(p)
+	r.counts[block] = uint16(count)
+	if len(r.targets) > 0 {
+		r.targets[block] = targets
+	}
+}
+
+// empty notes that a page has nothing.
+func (r *rows) empty(block uint32) {
+	if int(block) < len(r.counts) {
+		r.counts[block] = 0
+	}
+}
+
+// has says that a row is there, or that nothing is known.
+func (r *rows) has(t page.TID) bool {
+	if t.Block >= r.blocks {
+		return false
+	}
+	if int(t.Block) >= len(r.counts) || r.counts[t.Block] == unknown {
+		return true
+	}
+	if t.Offset > r.counts[t.Block] {
+		return false
+	}
+	return len(r.targets) == 0 || r.targets[t.Block][(t.Offset-1)/64]>>((t.Offset-1)%64)&1 == 1
+}
+
+// dangling are index entries whose row is not there, by the page of the table.
+type dangling struct {
+	mu     sync.Mutex
+	total  int
+	blocks map[uint32]*missingRows
+}
+
+// missingRows are the entries for rows of one page of a table.
+type missingRows struct {
+	count int
+	first page.TID
+	index uint32
+}
+
+func (d *dangling) add(t page.TID, index uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.total++; d.total > maxDangling {
+		return
+	}
+	m := d.blocks[t.Block]
+	if m == nil {
+		m = &missingRows{first: t, index: index}
+		d.blocks[t.Block] = m
+	}
+	if m.count++; t.Offset < m.first.Offset {
+		m.first, m.index = t, index
+	}
+}
+
+// begin forgets the relation before.
+func (r *reader) begin(f *fork, segments []uint32) {
+	blocks := uint32(0)
+	for _, n := range segments {
+		blocks += n
+	}
+	r.sight = sight{uncertain: new(atomic.Bool), dangling: &dangling{blocks: make(map[uint32]*missingRows)}}
+	switch {
+	case f.relation.Kind == page.Heap:
+		r.rows.begin(f.OID, blocks)
+		r.table = f
+	case f.Index:
+		f.relation.Blocks = blocks // indexes never shrink
+		r.linked = make([]uint64, blocks/64+1)
+		if f.relation.Kind == page.Btree && blocks <= maxTree {
+			r.tree = make([]node, blocks)
+		}
+	}
+	if !f.Index && f.relation.Kind != page.Heap {
+		r.rows.table = 0
+	}
+}
+
+// unsure says that some rows of the table could not be judged.
+func (r *reader) unsure() bool { return r.uncertain.Load() }
+
+// note keeps in mind what a page that is as old as the last checkpoint says of
+// others.
+func (r *reader) note(f *fork, p []byte, block uint32) {
+	r.anySettled = true
+	if !f.Index {
+		return
+	}
+	page.Links(p, f.relation.Kind, func(to uint32) {
+		if int(to/64) < len(r.linked) {
+			r.linked[to/64] |= 1 << (to % 64)
+		}
+	})
+	if int(block) >= len(r.tree) {
+		return
+	}
+	if block == 0 {
+		r.root, r.rootLevel = page.BtreeRoot(p)
+		return
+	}
+	b := page.DecodeBtree(p)
+	n := &r.tree[block]
+	n.left, n.right, n.level, n.settled, n.state = b.Left, b.Right, uint8(b.Level), true, b.State
+	page.BtreeChildren(p, func(child uint32) {
+		if int(child) >= len(r.tree) {
+			return
+		}
+		c := &r.tree[child]
+		c.twice = c.above != 0
+		c.above = uint8(b.Level)
+	})
+}
+
+// conclude compares what was seen of the pages of a relation.
+func (r *reader) conclude(ctx context.Context, f *fork) error {
+	if f.Unlogged {
+		return r.initFork(ctx, f)
+	}
+	still, err := r.isStill(ctx, f)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.concludeZeroes(ctx, f, still), r.concludeTree(ctx, f), r.concludeDangling(ctx, f), r.concludeEmpty(ctx, f, still))
+}
+
+// isStill says that the main fork was neither written nor cut since the last
+// checkpoint began.
+func (r *reader) isStill(ctx context.Context, f *fork) (bool, error) {
+	if r.still.IsZero() {
+		return false, nil
+	}
+	blocks, err := r.length(ctx, f)
+	if err != nil {
+		return false, ignoreGone(err)
+	}
+	entry, err := r.files.Stat(ctx, segmentName(f.Path, blocks/segmentBlocks))
+	if errors.Is(err, fs.ErrNotExist) && blocks%segmentBlocks == 0 && blocks > 0 {
+		entry, err = r.files.Stat(ctx, segmentName(f.Path, blocks/segmentBlocks-1))
+	}
+	if err != nil {
+		return false, ignoreGone(err)
+	}
+	return entry.Modified.Before(r.still), nil
+}
+
+// ignoreGone drops the error that a file is not there: it went meanwhile.
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// concludeZeroes judges the pages of zeroes. A server adds pages of zeroes to a
+// file and fills them in memory; a crash leaves some for ever.
+//
+// Where VACUUM had cut a table that grew again, the map on disk may still tell of
+// the page that stood there before. So a page of zeroes counts only when a later
+// page, or the file as a whole, is as old as the last checkpoint: then the table
+// was not cut since. Indexes are never cut: a page that others lead to was there
+// at the checkpoint.
+func (r *reader) concludeZeroes(ctx context.Context, f *fork, still bool) error {
+	for _, block := range r.zeroes {
+		switch {
+		case f.relation.Kind == page.Heap && (still || block < r.settledTo):
+			r.rows.empty(block)
+			r.settledTo = max(r.settledTo, block)
+			if err := r.confirm(ctx, f, make([]byte, page.Size), block); err != nil {
+				return err
+			}
+		case f.relation.Kind == page.Heap:
+		case block == 0 && (still || r.anySettled || r.old(f)):
+			if err := r.confirmZero(ctx, f, block, "the first page is all zeroes"); err != nil {
+				return err
+			}
+		case f.Index && r.linked[block/64]>>(block%64)&1 == 1:
+			if err := r.confirmZero(ctx, f, block, "the page is all zeroes, but other pages of the index lead to it"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// confirmZero reports a page that is still all zeroes at a later look.
+func (r *reader) confirmZero(ctx context.Context, f *fork, block uint32, text string) error {
+	return r.confirmed(ctx, f, block, corrupt("zeroed", "%s", text), func(p []byte) bool { return page.IsNew(p) })
+}
+
+// confirmed reports a problem when a later look at a page still shows it.
+func (r *reader) confirmed(ctx context.Context, f *fork, block uint32, seen problem, again func(p []byte) bool) error {
+	if r.full(f.Name) {
+		return nil
+	}
+	pauseToConfirm(ctx)
+	p, err := r.read(ctx, f, block)
+	if err != nil || p == nil || !again(p) {
+		return err
+	}
+	return r.report(ctx, f, &block, seen)
+}
+
+// read reads one page; nil is one that is not there.
+func (r *reader) read(ctx context.Context, f *fork, block uint32) ([]byte, error) {
+	p := make([]byte, page.Size)
+	n, err := r.files.ReadAt(ctx, segmentName(f.Path, block/segmentBlocks), p, int64(block%segmentBlocks)*page.Size)
+	if err != nil || n < page.Size {
+		return nil, ignoreGone(err)
+	}
+	return p, nil
+}
+
+// concludeEmpty judges a file without pages: an index and a sequence have at
+// least one from their beginning.
+func (r *reader) concludeEmpty(ctx context.Context, f *fork, still bool) error {
+	if f.relation.Kind == page.Heap || f.relation.Kind == page.Other || !still && !r.old(f) {
+		return nil
+	}
+	for range 2 {
+		blocks, err := r.length(ctx, f)
+		if err != nil || blocks > 0 {
+			return ignoreGone(err)
+		}
+		pauseToConfirm(ctx)
+	}
+	return r.report(ctx, f, nil, corrupt("empty", "the file %s is empty: the relation has lost all its pages", f.Path))
+}
+
+// concludeTree compares the pages of a B-tree with each other. Splits and
+// deletions change the neighbours in one record of the WAL, so pages that are as
+// old as the last checkpoint agree.
+func (r *reader) concludeTree(ctx context.Context, f *fork) error {
+	if r.tree == nil {
+		return nil
+	}
+	whole, halfDead := r.unsettled == 0 && len(r.zeroes) == 0 && r.root != 0, false
+	for i := range r.tree {
+		halfDead = halfDead || r.tree[i].state == page.BtreeHalfDead
+	}
+	for i := 1; i < len(r.tree); i++ {
+		block, n := uint32(i), &r.tree[i]
+		if !n.settled {
+			continue
+		}
+		text := r.nodeProblem(block, n)
+		if text == "" && whole && !halfDead && n.state != page.BtreeDeleted && n.above == 0 && block != r.root &&
+			(n.left == 0 || r.tree[n.left].state != page.BtreeIncomplete) {
+			text = "no page leads down to the page: what it holds is not found"
+		}
+		if text == "" {
+			continue
+		}
+		err := r.confirmed(ctx, f, block, corrupt("tree "+kindOf(text), "%s", text), func(p []byte) bool {
+			b := page.DecodeBtree(p)
+			return r.settled(f, page.DecodeHeader(p).LSN) && b.Left == n.left && b.Right == n.right
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nodeProblem compares a page of a B-tree with its neighbours.
+func (r *reader) nodeProblem(block uint32, n *node) string {
+	at := func(i uint32) *node {
+		if i == 0 || int(i) >= len(r.tree) || !r.tree[i].settled {
+			return nil
+		}
+		return &r.tree[i]
+	}
+	if block == r.root && uint32(n.level) != r.rootLevel {
+		return fmt.Sprintf("the page is the root and on level %d, but the metapage says %d", n.level, r.rootLevel)
+	}
+	if n.above != 0 {
+		switch {
+		case n.state == page.BtreeDeleted:
+			return "the page is deleted, but a page leads down to it"
+		case n.level+1 != n.above:
+			return fmt.Sprintf("the page is on level %d, but a page on level %d leads down to it", n.level, n.above)
+		case n.twice:
+			return "two pages lead down to the page"
+		}
+	}
+	if n.state == page.BtreeDeleted {
+		return ""
+	}
+	if right := at(n.right); right != nil {
+		switch {
+		case right.left != block:
+			return fmt.Sprintf("the page to its right, %d, says that the page to its left is %d", n.right, right.left)
+		case right.level != n.level || right.state == page.BtreeDeleted:
+			return fmt.Sprintf("the page to its right, %d, is deleted or on another level (%d instead of %d)", n.right, right.level, n.level)
+		}
+	}
+	if left := at(n.left); left != nil && left.right != block {
+		return fmt.Sprintf("the page to its left, %d, says that the page to its right is %d", n.left, left.right)
+	}
+	return ""
+}
+
+// concludeDangling judges index entries whose rows are not there. Rows are added
+// before their entries and removed after them, each with WAL, so where both pages
+// are as old as the last checkpoint every entry has its row.
+func (r *reader) concludeDangling(ctx context.Context, f *fork) error {
+	blocks := make([]uint32, 0, len(r.dangling.blocks))
+	for block := range r.dangling.blocks {
+		blocks = append(blocks, block)
+	}
+	if len(blocks) == 0 {
+		return nil
+	}
+	slices.Sort(blocks)
+	table := r.table
+	pauseToConfirm(ctx)
+	if now, err := r.read(ctx, f, r.dangling.blocks[blocks[0]].index); err != nil || now == nil {
+		return err
+	}
+	if same, err := r.unchanged(ctx, f); err != nil || !same {
+		return err
+	}
+	if blocks[len(blocks)-1] >= r.rows.blocks {
+		if err := r.cut(ctx, table, fmt.Sprintf("the index %s points to rows on page %d", f.Name, blocks[len(blocks)-1])); err != nil {
+			return err
+		}
+	}
+	for _, block := range blocks {
+		if block >= r.rows.blocks {
+			break
+		}
+		if err := r.confirmDangling(ctx, table, f, block); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// confirmDangling reports rows of one page that are not there, when both pages
+// are still as they were. Many entries for one page tell of the table's page, a
+// single one of the index.
+func (r *reader) confirmDangling(ctx context.Context, table, f *fork, block uint32) error {
+	m := r.dangling.blocks[block]
+	entry, err := r.read(ctx, f, m.index)
+	if err != nil || entry == nil || !r.settled(f, page.DecodeHeader(entry).LSN) {
+		return err
+	}
+	p, err := r.read(ctx, table, block)
+	if err != nil || p == nil {
+		return err
+	}
+	if !page.IsNew(p) {
+		if !r.settled(table, page.DecodeHeader(p).LSN) || page.Problem(p, block, &page.Relation{Kind: page.Heap}) != "" {
+			return nil
+		}
+		r.rows.add(p, block)
+		if r.rows.has(m.first) {
+			return nil
+		}
+	}
+	row := fmt.Sprintf("(%d,%d)", block, m.first.Offset)
+	switch {
+	case page.IsNew(p):
+		return r.report(ctx, table, &block, corrupt("zeroed", "the page is all zeroes, but the index %s has entries for rows on it, %s for one: its rows are gone", f.Name, row))
+	case m.count > 1:
+		return r.report(ctx, table, &block, corrupt("dangling", "the index %s has %d entries for rows that the page does not have, %s for one: the page is an old version, or the index is damaged", f.Name, m.count, row))
+	}
+	return r.report(ctx, f, &m.index, corrupt("dangling", "an entry points to the row %s of %s, which is not there: the index is damaged, or the row was lost", row, table.Name))
+}
+
+// cut reports a table whose file ends too early. VACUUM cuts files, too, and what
+// the witness says on disk may be older than that; so the file must not have
+// changed since the last checkpoint began.
+func (r *reader) cut(ctx context.Context, f *fork, witness string) error {
+	still, err := r.isStill(ctx, f)
+	if err != nil || !still {
+		return err
+	}
+	blocks, err := r.length(ctx, f)
+	if err != nil || blocks > r.rows.blocks {
+		return ignoreGone(err)
+	}
+	return r.report(ctx, f, &blocks, corrupt("cut", "the file ends after %d pages, but %s: the rest of the table is gone", blocks, witness))
+}
+
+// visibility compares a heap page with the visibility map: a page that the map
+// calls all-visible says so itself. Both must be on disk as they were at the last
+// checkpoint, which is so when neither was changed since.
+func (r *reader) visibility(ctx context.Context, f *fork, p []byte, block uint32) (problem, error) {
+	h := page.DecodeHeader(p)
+	if h.Flags&page.AllVisible != 0 || h.LSN >= r.redo {
+		return problem{}, nil
+	}
+	m, err := r.visibilityMap(ctx, f, block/mapPages)
+	if err != nil || page.IsNew(m) || page.DecodeHeader(m).LSN >= r.redo || !isVisible(m, block%mapPages) {
+		return problem{}, err
+	}
+	if page.IsNew(p) {
+		return corrupt("zeroed", "the page is all zeroes, but the visibility map says that it has rows which everybody sees: its rows are gone"), nil
+	}
+	return corrupt("visibility", "the visibility map says that all rows of the page are visible to everybody, but the page does not: the page or the map is an old version"), nil
+}
+
+// isVisible is the bit of a page in its page of the map.
+func isVisible(m []byte, in uint32) bool {
+	const perByte = 4
+	return m[page.HeaderSize+in/perByte]>>(in%perByte*2)&1 == 1
+}
+
+// visibilityMap reads a page of the visibility map; one that does not exist is
+// all zeroes.
+func (r *reader) visibilityMap(ctx context.Context, f *fork, number uint32) ([]byte, error) {
+	if r.visible != nil && r.visibleNumber == number {
+		return r.visible, nil
+	}
+	m := make([]byte, page.Size)
+	n, err := r.files.ReadAt(ctx, segmentName(f.Path+"_vm", number/segmentBlocks), m, int64(number%segmentBlocks)*page.Size)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if n < page.Size {
+		clear(m)
+	}
+	r.visible, r.visibleNumber = m, number
+	return m, nil
+}
+
+// maps looks at the visibility map and the free space map of a relation.
+func (r *reader) maps(ctx context.Context, f *fork) error {
+	for _, m := range []struct {
+		suffix, name, kind string
+		relation           page.Relation
+	}{
+		{"_vm", "the visibility map", "vm", page.Relation{Kind: page.VisibilityMap}},
+		{"_fsm", "the free space map", "fsm", page.Relation{Kind: page.FreeSpaceMap}},
+	} {
+		if m.kind == "vm" && f.relation.Kind != page.Heap {
+			continue
+		}
+		fork := &fork{OID: f.OID, Name: f.Name, Path: f.Path + m.suffix, Unlogged: true, relation: m.relation}
+		for number := uint32(0); ; number++ {
+			p, err := r.read(ctx, fork, number)
+			if err != nil {
+				return err
+			}
+			if p == nil {
+				break
+			}
+			if err := r.mapPage(ctx, f, fork, p, number, m.name, m.kind); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// mapPage looks at a page of a map. What the visibility map says of pages behind
+// the end of the table tells that the table was cut.
+func (r *reader) mapPage(ctx context.Context, f, fork *fork, p []byte, number uint32, name, kind string) error {
+	r.own.prepare(fork)
+	if s := r.own.judge(fork, p, number); s.problem.text != "" {
+		pauseToConfirm(ctx)
+		again, err := r.read(ctx, fork, number)
+		if err != nil || again == nil {
+			return err
+		}
+		if s := r.own.judge(fork, again, number); s.problem.text != "" && slices.Equal(p, again) {
+			return r.report(ctx, f, nil, problem{fmt.Sprintf("page %d of %s: %s", number, name, s.problem.text), "XX001", cmp.Or(kind, s.problem.kind)})
+		}
+		return nil
+	}
+	if kind != "vm" || f.Unlogged || page.DecodeHeader(p).LSN >= r.redo {
+		return nil
+	}
+	for in := uint32(max(0, int64(r.rows.blocks)-int64(number)*mapPages)); in < mapPages; in++ {
+		if p[page.HeaderSize+in/4] == 0 {
+			in |= 3
+			continue
+		}
+		if isVisible(p, in) {
+			return r.cut(ctx, f, fmt.Sprintf("the visibility map says that everybody sees the rows on page %d", number*mapPages+in))
+		}
+	}
+	return nil
+}
+
+// initFork looks at the file that an unlogged relation is made anew from after a
+// crash.
+func (r *reader) initFork(ctx context.Context, f *fork) error {
+	init := &fork{OID: f.OID, Name: f.Name, Path: f.Path + "_init", Unlogged: true, Index: f.Index, relation: page.Relation{Kind: f.relation.Kind}}
+	for range 2 {
+		size, err := r.files.Size(ctx, init.Path)
+		if err == nil && (size > 0 || f.relation.Kind == page.Heap) {
+			return r.initPages(ctx, f, init)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		pauseToConfirm(ctx)
+	}
+	return r.report(ctx, f, nil, problem{"the file " + init.Path + " is missing or empty: after a crash the unlogged relation cannot be made anew", "58P01", "init"})
+}
+
+// initPages looks at the pages of an init fork.
+func (r *reader) initPages(ctx context.Context, f, init *fork) error {
+	for number := uint32(0); ; number++ {
+		p, err := r.read(ctx, init, number)
+		if err != nil || p == nil {
+			return err
+		}
+		r.own.prepare(init)
+		if s := r.own.judge(init, p, number); s.problem.text != "" {
+			pauseToConfirm(ctx)
+			if again, err := r.read(ctx, init, number); err != nil || !slices.Equal(p, again) {
+				return err
+			}
+			return r.report(ctx, f, nil, problem{fmt.Sprintf("page %d of the file that a crash makes the relation from: %s", number, s.problem.text), "XX001", "init"})
+		}
+	}
+}

@@ -1,0 +1,202 @@
+package page
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+)
+
+const (
+	btreeMagic = 0x053162
+
+	btreeLeaf       = 1
+	btreeRoot       = 2
+	btreeDeleted    = 4
+	btreeMeta       = 8
+	btreeHalfDead   = 16
+	btreeIncomplete = 128
+	btreeFlags      = 511
+
+	// btreePosting in t_tid's offset says that the tuple has a list of rows.
+	btreePosting = 0x2000
+	btreeOffset  = 0x0fff
+	// btreeMaxLevel is more than any tree can have.
+	btreeMaxLevel = 50
+)
+
+// BtreePage is what a page of a B-tree says of itself and its neighbours.
+type BtreePage struct {
+	Left, Right uint32
+	Level       uint32
+	Leaf, Root  bool
+	State       BtreeState
+}
+
+// BtreeState is in what state VACUUM or a split left a page.
+type BtreeState uint8
+
+// The states of a page. BtreeIncomplete is one whose right half is not known to
+// the page above yet.
+const (
+	BtreeLive BtreeState = iota
+	BtreeIncomplete
+	BtreeHalfDead
+	BtreeDeleted
+)
+
+// DecodeBtree reads the special space of a B-tree's page.
+func DecodeBtree(p []byte) BtreePage {
+	s := p[Size-16:]
+	flags := binary.LittleEndian.Uint16(s[12:])
+	b := BtreePage{
+		Left: binary.LittleEndian.Uint32(s), Right: binary.LittleEndian.Uint32(s[4:]), Level: binary.LittleEndian.Uint32(s[8:]),
+		Leaf: flags&btreeLeaf != 0, Root: flags&btreeRoot != 0,
+	}
+	switch {
+	case flags&btreeDeleted != 0:
+		b.State = BtreeDeleted
+	case flags&btreeHalfDead != 0:
+		b.State = BtreeHalfDead
+	case flags&btreeIncomplete != 0:
+		b.State = BtreeIncomplete
+	}
+	return b
+}
+
+func (r *Relation) btreeProblem(p []byte, h Header, block uint32) string {
+	flags := binary.LittleEndian.Uint16(p[Size-4:])
+	switch {
+	case flags&^btreeFlags != 0:
+		return fmt.Sprintf("the page has unknown flags (0x%04x)", flags)
+	case (block == 0) != (flags&btreeMeta != 0):
+		return fmt.Sprintf("page %d is not the metapage or the metapage is not page 0 (flags 0x%04x)", block, flags)
+	case block == 0:
+		return r.btreeMetaProblem(p)
+	}
+	b := DecodeBtree(p)
+	if b.State == BtreeDeleted {
+		return ""
+	}
+	switch {
+	case b.Leaf != (b.Level == 0) || b.Level > btreeMaxLevel:
+		return fmt.Sprintf("the page's level is %d, its flags 0x%04x", b.Level, flags)
+	case b.Root && (b.Left != 0 || b.Right != 0):
+		return fmt.Sprintf("the page is a root, but has pages to its left and right (%d and %d)", b.Left, b.Right)
+	case b.Right == block || b.Left == block:
+		return "the page is its own neighbour"
+	}
+	if problem := cmp.Or(r.link("page to the left", b.Left, 0), r.link("page to the right", b.Right, 0)); problem != "" {
+		return problem
+	}
+	return indexTuples(p, h, indexHeader, func(i, _ int, t []byte) string {
+		if problem := indexTupleProblem(t); problem != "" {
+			return problem
+		}
+		switch {
+		case b.State == BtreeHalfDead:
+			return ""
+		case i == 1 && b.Right != 0: // the high key
+			return ""
+		case !b.Leaf:
+			return r.link("page below", decodeTID(t).Block, invalidBlock)
+		}
+		return r.btreeLeafProblem(t)
+	})
+}
+
+// btreeLeafProblem looks at an entry of a leaf page: a row, or a list of rows with
+// the same key.
+func (r *Relation) btreeLeafProblem(t []byte) string {
+	if !isPosting(t) {
+		if problem := decodeTID(t).problem(); problem != "" {
+			return problem
+		}
+		return r.keyProblem(t)
+	}
+	tid := decodeTID(t)
+	count, at := int(tid.Offset&btreeOffset), int(tid.Block)
+	if count < 2 || at < indexHeader || at > len(t) || at+6*count > len(t) {
+		return fmt.Sprintf("a list of %d rows begins at byte %d of %d", count, at, len(t))
+	}
+	last := TID{}
+	for i := range count {
+		row := decodeTID(t[at+6*i:])
+		if problem := row.problem(); problem != "" {
+			return problem
+		}
+		if i > 0 && (row.Block < last.Block || row.Block == last.Block && row.Offset <= last.Offset) {
+			return fmt.Sprintf("the row (%d,%d) follows (%d,%d) in a list of rows", row.Block, row.Offset, last.Block, last.Offset)
+		}
+		last = row
+	}
+	return r.keyProblem(t[:at])
+}
+
+// isPosting says that the tuple of a leaf page has a list of rows.
+func isPosting(t []byte) bool {
+	return binary.LittleEndian.Uint16(t[6:])&indexOwnBit != 0 && binary.LittleEndian.Uint16(t[4:])&btreePosting != 0
+}
+
+func (r *Relation) btreeMetaProblem(p []byte) string {
+	m := p[HeaderSize:]
+	magic, version := binary.LittleEndian.Uint32(m), binary.LittleEndian.Uint32(m[4:])
+	root, level := binary.LittleEndian.Uint32(m[8:]), binary.LittleEndian.Uint32(m[12:])
+	fast, fastLevel := binary.LittleEndian.Uint32(m[16:]), binary.LittleEndian.Uint32(m[20:])
+	switch {
+	case magic != btreeMagic || version < 2 || version > 4:
+		return fmt.Sprintf("the metapage has the magic number %06x and version %d instead of %06x and 2 to 4", magic, version, btreeMagic)
+	case level > btreeMaxLevel || fastLevel > level || (root == 0) != (fast == 0):
+		return fmt.Sprintf("the metapage has the root %d on level %d and the fast root %d on level %d", root, level, fast, fastLevel)
+	}
+	if problem := r.link("root", root, 0); problem != "" {
+		return problem
+	}
+	return r.link("fast root", fast, 0)
+}
+
+// BtreeRoot gives the root that a metapage names and its level; 0 is none.
+func BtreeRoot(p []byte) (root, level uint32) {
+	return binary.LittleEndian.Uint32(p[HeaderSize+8:]), binary.LittleEndian.Uint32(p[HeaderSize+12:])
+}
+
+// BtreeChildren calls visit with the pages below a page, from left to right.
+func BtreeChildren(p []byte, visit func(block uint32)) {
+	b, h := DecodeBtree(p), DecodeHeader(p)
+	if b.Leaf || b.State >= BtreeHalfDead {
+		return
+	}
+	for i := firstEntry(b); i <= int(h.Lower-HeaderSize)/4; i++ {
+		offset, _, _ := linePointer(p, i)
+		visit(blockID(p[offset:]))
+	}
+}
+
+// firstEntry is the first line pointer that is not the high key.
+func firstEntry(b BtreePage) int {
+	if b.Right != 0 {
+		return 2
+	}
+	return 1
+}
+
+func btreeEntries(p []byte, h Header, visit func(TID)) {
+	b := DecodeBtree(p)
+	if !b.Leaf || b.State >= BtreeHalfDead || binary.LittleEndian.Uint16(p[Size-4:])&btreeMeta != 0 {
+		return
+	}
+	for i := firstEntry(b); i <= int(h.Lower-HeaderSize)/4; i++ {
+		offset, length, flags := linePointer(p, i)
+		if flags != lpNormal {
+			continue
+		}
+		t := p[offset : offset+length]
+		tid := decodeTID(t)
+		if !isPosting(t) {
+			visit(tid)
+			continue
+		}
+		for n := range int(tid.Offset & btreeOffset) {
+			visit(decodeTID(t[int(tid.Block)+6*n:]))
+		}
+	}
+}
