@@ -1,4 +1,5 @@
 // Package dashboards holds the Grafana dashboards that ship with the exporter.
+// They are data here, one file each; the committed JSON is generated.
 package dashboards
 
 import (
@@ -8,7 +9,9 @@ import (
 	"strings"
 )
 
-// FS holds the dashboards as Grafana imports them.
+//go:generate go run ../cmd/pg_integrity_exporter dashboards export --output-directory=.
+
+// FS holds the dashboards as Grafana imports them; they are generated from All.
 //
 //go:embed *.json
 var FS embed.FS
@@ -24,7 +27,7 @@ type Query struct {
 // Expand is the query with every variable at All, for a rate interval.
 func (q Query) Expand(rateInterval string) string {
 	return strings.NewReplacer(
-		"$__rate_interval", rateInterval, "$job", ".+", "$instance", ".+", "$datname", ".+",
+		"$__rate_interval", rateInterval, "$job", ".+", "$cluster", ".*", "$instance", ".+", "$datname", ".+",
 	).Replace(q.Expr)
 }
 

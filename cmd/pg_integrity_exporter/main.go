@@ -70,7 +70,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 	commands := map[string]command{}
 	for _, add := range []func(*kingpin.Application, *globals) (string, command){
-		addServe, addCheck, addConfigCheck, addMetrics, addAlertsExport,
+		addServe, addCheck, addConfigCheck, addMetrics, addAlertsExport, addDashboardsExport,
 	} {
 		name, c := add(app, g)
 		commands[name] = c

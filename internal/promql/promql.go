@@ -22,8 +22,10 @@ var targetLabels = []string{"job", "instance"}
 
 // foreign are the series of Prometheus itself, with their labels.
 var foreign = map[string][]string{
-	"up":     nil,
-	"ALERTS": {"alertname", "alertstate", "layer", "severity"},
+	"up":                            nil,
+	"process_resident_memory_bytes": nil,
+	"process_cpu_seconds_total":     nil,
+	"ALERTS":                        {"alertname", "alertstate", "layer", "severity"},
 }
 
 // Schema is what series exist, with their labels.
