@@ -31,11 +31,11 @@ BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I',
 		(SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck'), monitor);
 
-	-- The check page reads the files of tables and indexes. It needs nothing here when the exporter runs on the
+	-- The checks page and files read the files of tables and indexes. They need nothing here when the exporter runs on the
 	-- server's machine and may read the data directory. Elsewhere: PGOPTIONS='... -c pgintegrity.files=on'. A role
 	-- with these rights can read every file of the server, password hashes included: guard it like a superuser.
 	IF current_setting('pgintegrity.files', true) = 'on' THEN
-		EXECUTE format('GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean), pg_stat_file(text, boolean) TO %I', monitor);
+		EXECUTE format('GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean), pg_stat_file(text, boolean), pg_ls_dir(text, boolean, boolean) TO %I', monitor);
 	END IF;
 
 	-- The checks constraint, generated, sequence, matview, invariant, sealed and rows read the data itself, and 13's heap.

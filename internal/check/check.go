@@ -75,7 +75,7 @@ func (c Check) Idle(scope Scope, database string) string {
 // do with damaged data first, because what comes later reads more deeply and
 // leaves alone what was found damaged before.
 func All() []Check {
-	return []Check{pageCheck(), heapCheck(), btreeCheck(), catalogCheck(), constraintCheck(),
+	return []Check{filesCheck(), pageCheck(), heapCheck(), btreeCheck(), catalogCheck(), constraintCheck(),
 		generatedCheck(), sequenceCheck(), invariantCheck(), sealedCheck(), matviewCheck()}
 }
 

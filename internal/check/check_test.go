@@ -69,6 +69,11 @@ func target(t *testing.T, dsn string) *pg.Target {
 // sweep runs all checks on the database erp as the superuser.
 func sweep(t *testing.T, server *pgtest.Server, options check.Options) check.Document {
 	t.Helper()
+	return sweepAs(t, server, "postgres", options)
+}
+
+func sweepAs(t *testing.T, server *pgtest.Server, user string, options check.Options) check.Document {
+	t.Helper()
 	if options.Checks == nil {
 		options.Checks = check.All()
 	}
@@ -76,7 +81,7 @@ func sweep(t *testing.T, server *pgtest.Server, options check.Options) check.Doc
 		options.Databases = []string{"erp"}
 	}
 	options.Logger = slog.New(slog.DiscardHandler)
-	document, err := check.Sweep(t.Context(), target(t, server.DSN("postgres")), options)
+	document, err := check.Sweep(t.Context(), target(t, server.DSN("postgres", user)), options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,9 +62,9 @@ func (s *Server) baseBackup(ctx context.Context, b Backup) error {
 		return err
 	}
 	if _, err := os.Stat(b.Directory + ".tablespaces"); err == nil {
-		return errors.Join(giveAway(b.Directory), giveAway(b.Directory+".tablespaces"))
+		return errors.Join(GiveAway(b.Directory), GiveAway(b.Directory+".tablespaces"))
 	}
-	return giveAway(b.Directory)
+	return GiveAway(b.Directory)
 }
 
 func (s *Server) backupCommand(b Backup) string {
@@ -289,7 +289,7 @@ func SharedDirectory(t testing.TB) string {
 			t.Error(err)
 		}
 	})
-	if err := errors.Join(os.Chmod(directory, 0o755), giveAway(directory)); err != nil {
+	if err := errors.Join(os.Chmod(directory, 0o755), GiveAway(directory)); err != nil {
 		t.Fatal(err)
 	}
 	return directory

@@ -158,7 +158,7 @@ func prepare(config Config) (*Server, error) {
 		return nil, fmt.Errorf("making the directory of a server: %w", err)
 	}
 	s.DataDirectory = filepath.Join(s.Directory, "data")
-	if err := giveAway(s.Directory); err != nil {
+	if err := GiveAway(s.Directory); err != nil {
 		return nil, fmt.Errorf("making the directory of a server: %w", err)
 	}
 	return s, nil

@@ -40,7 +40,7 @@ func (s *Server) standby(ctx context.Context) (*Server, error) {
 		"primary_conninfo": fmt.Sprintf("host=127.0.0.1 port=%d user=%s", s.Port, superuser),
 		"hot_standby":      "on",
 	}
-	if err := errors.Join(standby.configure(settings), giveAway(standby.Directory)); err != nil {
+	if err := errors.Join(standby.configure(settings), GiveAway(standby.Directory)); err != nil {
 		return nil, errors.Join(err, standby.Close())
 	}
 	if err := standby.StartAgain(ctx); err != nil {

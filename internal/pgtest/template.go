@@ -54,7 +54,7 @@ func template(install Install, checksums bool) (string, error) {
 	if err := os.Chmod(work, 0o755); err != nil {
 		return "", fmt.Errorf("making a template: %w", err)
 	}
-	if err := giveAway(work); err != nil {
+	if err := GiveAway(work); err != nil {
 		return "", fmt.Errorf("making a template: %w", err)
 	}
 	args := []string{

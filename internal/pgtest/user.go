@@ -50,8 +50,8 @@ func lookup(name string) (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// giveAway makes a directory tree the property of who runs the servers.
-func giveAway(directory string) error {
+// GiveAway makes a file or directory tree the property of who runs the servers.
+func GiveAway(directory string) error {
 	c, err := credential()
 	if err != nil || c == nil {
 		return err
