@@ -97,11 +97,15 @@ func changedFindings(before, after []Finding, now time.Time) []Event {
 }
 
 func findingEvent(kind EventKind, f Finding, now time.Time) Event {
-	return Event{
+	event := Event{
 		Time: now, Kind: kind, Severity: f.Severity, Database: f.Database, Schema: f.Schema, Relation: f.Relation,
 		Message: f.Message, Source: "check " + f.Check,
 		Details: map[string]string{"check": f.Check, "class": string(f.Class), "fingerprint": f.Fingerprint, "first_seen": f.FirstSeen.UTC().Format(time.RFC3339)},
 	}
+	if !f.LastGood.IsZero() {
+		event.Details["last_good"] = f.LastGood.UTC().Format(time.RFC3339)
+	}
+	return event
 }
 
 // Limit sets how many objects have a series of their own.
