@@ -24,13 +24,15 @@ type Layer string
 // The layers of alerts.
 const (
 	Availability Layer = "availability"
-	Errors       Layer = "errors"
-	Integrity    Layer = "integrity"
-	Maintenance  Layer = "maintenance"
-	Monitoring   Layer = "monitoring"
-	Recovery     Layer = "recovery"
-	Replication  Layer = "replication"
-	Saturation   Layer = "saturation"
+	// Communication is what people are owed, not what the server does.
+	Communication Layer = "communication"
+	Errors        Layer = "errors"
+	Integrity     Layer = "integrity"
+	Maintenance   Layer = "maintenance"
+	Monitoring    Layer = "monitoring"
+	Recovery      Layer = "recovery"
+	Replication   Layer = "replication"
+	Saturation    Layer = "saturation"
 )
 
 // Audience says who can do something about an alert.

@@ -122,6 +122,14 @@ func monitoring() Group {
 			Action:      "Make room, or give it permission, in the directory of --state.path.",
 		},
 		{
+			Name: "PostgresIncidentUpdateDue", Expr: "time() > pgintegrity_incident_update_due_timestamp_seconds and pgintegrity_incidents_open > 0",
+			Severity: Warning, Layer: Communication,
+			Summary:     "People were promised news of an open incident.",
+			Description: "The next update of an open incident of the server of {{ $labels.instance }} is due.",
+			Impact:      "People who depend on it do not know whether anybody works on it.",
+			Action:      "pg_integrity_exporter incident update --phase=PHASE writes what each audience is told, also when there is nothing new.",
+		},
+		{
 			Name: "PostgresConfigReloadFailed", Expr: "pgintegrity_config_last_reload_successful == 0",
 			For: 5 * time.Minute, Severity: Warning, Layer: Monitoring,
 			Summary:     "The exporter's configuration file is not valid.",

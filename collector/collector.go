@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pg_integrity_exporter/internal/business"
+	"pg_integrity_exporter/internal/incident"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/state"
@@ -49,6 +50,8 @@ type Sources struct {
 	Recovery func() []recovery.Status
 	// Business is what business transactions came to; nil is none.
 	Business func() []business.Count
+	// Incidents says whether people wait for news; nil is nobody.
+	Incidents func() (incident.Status, error)
 }
 
 // All lists the collectors, by name.
@@ -61,6 +64,7 @@ func All(sources Sources) []Collector {
 		databaseCollector(sources.Accumulate),
 		databaseConflictsCollector(),
 		horizonCollector(),
+		incidentCollector(sources.Incidents),
 		locksCollector(),
 		logCollector(),
 		recoveryCollector(sources.Recovery),

@@ -129,19 +129,19 @@ func (r *incidentReport) collect(ctx context.Context, g *globals, now time.Time)
 		return nil, err
 	}
 	if r.prometheus == "" {
-		evidence.Note("Prometheus", errors.New("--prometheus.url was not given"), "")
+		evidence.Note(incident.KindPrometheus, errors.New("--prometheus.url was not given"), "")
 	} else {
 		evidence.Series, err = incident.FetchSeries(ctx, incident.Server{URL: r.prometheus, Token: token}, r.job, r.instance, from, to)
-		evidence.Note("Prometheus", err, fmt.Sprintf("%d series", len(evidence.Series)))
+		evidence.Note(incident.KindPrometheus, err, fmt.Sprintf("%d series", len(evidence.Series)))
 	}
 	if r.alertmanager == "" {
-		evidence.Note("Alertmanager", errors.New("--alertmanager.url was not given"), "")
+		evidence.Note(incident.KindAlertmanager, errors.New("--alertmanager.url was not given"), "")
 	} else {
 		evidence.Silences, err = incident.FetchSilences(ctx, incident.Server{URL: r.alertmanager, Token: token})
-		evidence.Note("Alertmanager", err, fmt.Sprintf("%d silences", len(evidence.Silences)))
+		evidence.Note(incident.KindAlertmanager, err, fmt.Sprintf("%d silences", len(evidence.Silences)))
 	}
 	err = r.readEvents(g, evidence)
-	evidence.Note("events of the exporter", err, fmt.Sprintf("%d events", len(evidence.Events)))
+	evidence.Note(incident.KindEvents+" of the exporter", err, fmt.Sprintf("%d events", len(evidence.Events)))
 	for _, source := range evidence.Sources {
 		if source.Read {
 			return evidence, nil

@@ -48,6 +48,7 @@ func main() {
 
 // demo is what is running.
 type demo struct {
+	began    time.Time
 	scratch  string
 	exporter string // the built program
 
@@ -68,7 +69,7 @@ func run(ctx context.Context, oneshot bool) (err error) {
 	if err != nil {
 		return fmt.Errorf("making the scratch folder: %w", err)
 	}
-	d := &demo{scratch: scratch}
+	d := &demo{scratch: scratch, began: time.Now()}
 	defer func() { err = errors.Join(err, d.close()) }()
 	// The server's own user must be able to get to its directory in there.
 	if err := os.Chmod(scratch, 0o755); err != nil {

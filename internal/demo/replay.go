@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -94,7 +96,7 @@ func (d *demo) replay(ctx context.Context) error {
 	for _, step := range []struct {
 		name string
 		do   func(ctx context.Context) (detail string, err error)
-	}{{"evidence", d.check}, {"dashboard_queries", d.dashboards}} {
+	}{{"evidence", d.check}, {"stakeholders_told", d.tell}, {"incident_report", d.incidentReport}, {"dashboard_queries", d.dashboards}} {
 		detail, err := step.do(ctx)
 		if err != nil {
 			return fmt.Errorf("step %s: %w", step.name, err)
@@ -221,6 +223,68 @@ func (d *demo) check(ctx context.Context) (string, error) {
 	}
 	first := document.Findings[0]
 	return fmt.Sprintf("findings=%d check=%s message=%q", len(document.Findings), first.Check, first.Message), nil
+}
+
+// incident runs one of the incident commands beside the running exporter.
+func (d *demo) incident(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, d.exporter, append([]string{
+		"--state.path=" + filepath.Join(d.scratch, "state"), "--dsn=" + d.server.DSN("postgres", d.monitor), "incident",
+	}, args...)...)
+	var complaint bytes.Buffer
+	cmd.Stderr = &complaint
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("incident %s: %w: %s", args[0], err, complaint.Bytes())
+	}
+	return out, nil
+}
+
+// tell acknowledges the page and says what stakeholders read.
+func (d *demo) tell(ctx context.Context) (string, error) {
+	if _, err := d.incident(ctx, "acknowledge", "--by=the database administrator on call"); err != nil {
+		return "", err
+	}
+	out, err := d.incident(ctx, "update", "--phase=identified", "--title=Payments fail", "--affected=payments and balances", "--output=stakeholders")
+	return fmt.Sprintf("\n    | %s", bytes.TrimSpace(out)), err
+}
+
+// incidentReport drafts the post-mortem and holds that it names what the demo
+// knows: the table, the failed transactions, the alert.
+func (d *demo) incidentReport(ctx context.Context) (string, error) {
+	args := []string{
+		"report", "--from=" + d.began.UTC().Format(time.RFC3339), "--output=json", "--prometheus.url=" + d.prometheusURL, "--alertmanager.url=" + d.alertURL,
+	}
+	if directory := os.Getenv("DEMO_EVIDENCE"); directory != "" {
+		args = append(args, "--save-evidence="+directory)
+	}
+	out, err := d.incident(ctx, args...)
+	if err != nil {
+		return "", err
+	}
+	var report struct {
+		Summary []string
+		Impact  struct {
+			Databases []struct {
+				Database string
+				Failed   float64
+			}
+		}
+		Milestones map[string]struct{ What string }
+	}
+	if err := json.Unmarshal(out, &report); err != nil {
+		return "", fmt.Errorf("reading the report: %w", err)
+	}
+	summary := strings.Join(report.Summary, "\n    | ")
+	if !strings.Contains(summary, damagedSchema+"."+damagedTable) {
+		return "", fmt.Errorf("the report does not name the table: %s", out)
+	}
+	if len(report.Impact.Databases) == 0 || report.Impact.Databases[0].Failed == 0 {
+		return "", fmt.Errorf("the report counts no failed transaction: %s", out)
+	}
+	if report.Milestones["detected"].What == "" || report.Milestones["acknowledged"].What == "" {
+		return "", fmt.Errorf("the report does not say when it was detected and acknowledged: %s", out)
+	}
+	return "\n    | " + summary, nil
 }
 
 // dashboards runs every query of the shipped dashboards.

@@ -18,6 +18,7 @@ import (
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/business"
 	"pg_integrity_exporter/internal/config"
+	"pg_integrity_exporter/internal/incident"
 	"pg_integrity_exporter/internal/logwatch"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/recovery"
@@ -174,6 +175,7 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate, Reloaded: e.reloaded,
 		Observe: r.recovery.Observe, Recovery: r.recovery.Statuses, Business: r.business.Counts,
+		Incidents: func() (incident.Status, error) { return incident.StatusOf(results.Files()) },
 	}
 	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {
 		return slices.Contains(e.options.Disabled, c.Name)

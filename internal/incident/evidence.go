@@ -44,6 +44,18 @@ func (e *Evidence) Note(name string, err error, detail string) {
 	e.Sources = append(e.Sources, Source{Name: name, Read: err == nil, Detail: detail})
 }
 
+// read says whether a source of that kind could be read.
+func (e *Evidence) read(kind string) bool {
+	return slices.ContainsFunc(e.Sources, func(s Source) bool { return s.Read && strings.HasPrefix(s.Name, kind) })
+}
+
+// The kinds of sources: what their names begin with.
+const (
+	KindPrometheus   = "Prometheus"
+	KindAlertmanager = "Alertmanager"
+	KindEvents       = "events"
+)
+
 // EventsBefore is how long before From events are looked at.
 const EventsBefore = 24 * time.Hour
 
@@ -125,14 +137,14 @@ func Load(directory string, from, to time.Time) (*Evidence, error) {
 			if err == nil && matrix.Data.ResultType != "matrix" {
 				err = fmt.Errorf("%s is not an answer of api/v1/query_range", name)
 			}
-			e.Note("Prometheus, "+name, err, fmt.Sprintf("%d series", len(matrix.Data.Result)))
+			e.Note(KindPrometheus+", "+name, err, fmt.Sprintf("%d series", len(matrix.Data.Result)))
 			e.Series = append(e.Series, matrix.Data.Result...)
 		case name == silencesFile:
 			err := readJSON(path, &e.Silences)
-			e.Note("Alertmanager, "+name, err, fmt.Sprintf("%d silences", len(e.Silences)))
+			e.Note(KindAlertmanager+", "+name, err, fmt.Sprintf("%d silences", len(e.Silences)))
 		case strings.HasSuffix(name, ".jsonl"):
 			events, err := ReadEvents(path)
-			e.Note("events, "+name, err, fmt.Sprintf("%d events", len(events)))
+			e.Note(KindEvents+", "+name, err, fmt.Sprintf("%d events", len(events)))
 			e.Events = append(e.Events, events...)
 		}
 	}

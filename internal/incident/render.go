@@ -28,11 +28,19 @@ func (r Report) Markdown() string {
 	r.writeMilestones(&b)
 	r.writeImpact(&b)
 	r.writeObjects(&b)
-	writeEntries(&b, "Maintenance before and during the incident", "None is recorded.", r.Maintenance)
+	// Of a source that could not be read, nothing is known: that is not nothing.
+	none := func(known bool, source, text string) string {
+		if !known {
+			return "Not known: " + source + " could not be read."
+		}
+		return text
+	}
+	events := func(text string) string { return none(r.Known.Events, "the exporter's event log", text) }
+	writeEntries(&b, "Maintenance before and during the incident", events("None is recorded."), r.Maintenance)
 	writeEntries(&b, "Timeline", "Nothing is recorded.", r.Timeline)
-	writeEntries(&b, "What was muted", "Nothing: no silence and no maintenance window is recorded.", r.Muted)
-	writeEntries(&b, "What could not be seen", "Nothing: every collector, the log reader and the checks worked, as far as recorded.", r.Blind)
-	writeEntries(&b, "What people were told", "No update is recorded.", r.Updates)
+	writeEntries(&b, "What was muted", none(r.Known.Silences, "Alertmanager", "Nothing: no silence and no maintenance window is recorded."), r.Muted)
+	writeEntries(&b, "What could not be seen", none(r.Known.Series, "Prometheus", "Nothing: every collector, the log reader and the checks worked, as far as recorded."), r.Blind)
+	writeEntries(&b, "What people were told", events("No update is recorded."), r.Updates)
 	r.writeAlerts(&b)
 	writeList(&b, "Open questions", "None.", r.Questions)
 	writeList(&b, "Follow-up", "None.", r.FollowUps)
@@ -82,6 +90,10 @@ func (r Report) writeMilestones(b *strings.Builder) {
 func (r Report) writeImpact(b *strings.Builder) {
 	section(b, "Impact")
 	i := r.Impact
+	if !r.Known.Series {
+		b.WriteString("Not known: Prometheus could not be read.\n")
+		return
+	}
 	fmt.Fprintf(b, "Counted from %s to %s (%s). Source: Prometheus, pgintegrity\\_transactions\\_total, pgintegrity\\_errors\\_total, pgintegrity\\_up.\n\n",
 		utc(i.Started), utc(i.Ended), span(i.Ended.Sub(i.Started)))
 	fmt.Fprintf(b, "- The server could not be used for %s.\n", span(time.Duration(i.DownSeconds*float64(time.Second))))
@@ -136,7 +148,11 @@ func (r Report) writeObjects(b *strings.Builder) {
 
 func (r Report) writeAlerts(b *strings.Builder) {
 	section(b, "Alerts")
-	if len(r.Alerts) == 0 {
+	switch {
+	case !r.Known.Series:
+		b.WriteString("Not known: Prometheus could not be read.\n")
+		return
+	case len(r.Alerts) == 0:
 		b.WriteString("None fired.\n")
 		return
 	}

@@ -42,6 +42,16 @@ type Report struct {
 	Questions []string `json:"open_questions"`
 	FollowUps []string `json:"follow_ups"`
 	Sources   []Source `json:"sources"`
+	// Known says which kinds of sources could be read: what the others know is not
+	// in this report.
+	Known Known `json:"known"`
+}
+
+// Known says which kinds of sources could be read.
+type Known struct {
+	Series   bool `json:"series"`
+	Silences bool `json:"silences"`
+	Events   bool `json:"events"`
 }
 
 // Milestones are moments of the incident; nil is not known.
@@ -159,6 +169,7 @@ const (
 func NewReport(e *Evidence, generated time.Time) Report {
 	r := Report{
 		Version: ReportVersion, Target: e.Target, From: e.From.UTC(), To: e.To.UTC(), Generated: generated.UTC(), Sources: e.Sources,
+		Known: Known{Series: e.read(KindPrometheus), Silences: e.read(KindAlertmanager), Events: e.read(KindEvents)},
 	}
 	r.Alerts = firedAlerts(e)
 	r.Objects = damagedObjects(e)
@@ -366,6 +377,9 @@ func milestones(e *Evidence, r Report) Milestones {
 	}
 	if m.Resolved == nil {
 		m.Resolved = allEnded(alerts)
+	}
+	if m.Started == nil && m.Acknowledged != nil {
+		m.Started = &Moment{m.Acknowledged.Time, "people noticed: " + m.Acknowledged.What, m.Acknowledged.Source}
 	}
 	return m
 }

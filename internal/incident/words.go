@@ -41,6 +41,9 @@ func plural(n int, noun string) string {
 // summary is what a reader needs who reads nothing else.
 func summary(r Report) []string {
 	m := r.Milestones
+	if m.Started == nil && !r.Known.Series {
+		return []string{"Nothing is recorded by the exporter, and what Prometheus knows could not be read."}
+	}
 	if m.Started == nil {
 		return []string{fmt.Sprintf("Between %s and %s no critical or warning alert fired, and nothing was found wrong.", utc(r.From), utc(r.To))}
 	}
@@ -90,6 +93,11 @@ func list(all []string, most int) string {
 func questions(r Report) []string {
 	m := r.Milestones
 	open := []string{}
+	for _, s := range r.Sources {
+		if !s.Read {
+			open = append(open, fmt.Sprintf("What does %s know? It could not be read: %s.", s.Name, s.Detail))
+		}
+	}
 	if m.Started == nil {
 		return open
 	}
@@ -114,7 +122,11 @@ func questions(r Report) []string {
 		open = append(open, "When was the harm stopped, and how? No update of phase monitoring is recorded.")
 	}
 	if m.Resolved == nil {
-		open = append(open, "Is it over? Alerts still fired at the end of this report.")
+		over := "Is it over? Nothing recorded says so."
+		if slices.ContainsFunc(grave(r.Alerts), func(a FiredAlert) bool { return a.Ended == nil }) {
+			over = "Is it over? Alerts still fired at the end of this report."
+		}
+		open = append(open, over)
 	}
 	for _, o := range r.Objects {
 		if o.Severity == "critical" && o.LastGood == nil {
@@ -123,11 +135,6 @@ func questions(r Report) []string {
 	}
 	if len(r.Objects) > 0 {
 		open = append(open, "What was read, reported or paid from wrong data, and must be corrected elsewhere?")
-	}
-	for _, s := range r.Sources {
-		if !s.Read {
-			open = append(open, fmt.Sprintf("What does %s know? It could not be read: %s.", s.Name, s.Detail))
-		}
 	}
 	return slices.Compact(open)
 }
