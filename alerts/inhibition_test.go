@@ -76,10 +76,9 @@ func (p *pager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// startAlertmanager gives the URL of its API.
+// startAlertmanager gives the URL of its API. Its receivers post to p.
 func startAlertmanager(t *testing.T, p *pager) string {
 	t.Helper()
-	program := tool(t, "ALERTMANAGER")
 	config, err := filepath.Abs("alertmanager/alertmanager.yml")
 	if err != nil {
 		t.Fatal(err)
@@ -87,11 +86,18 @@ func startAlertmanager(t *testing.T, p *pager) string {
 	server := httptest.NewServer(p)
 	t.Cleanup(server.Close)
 	directory := t.TempDir()
-	for _, receiver := range []string{"page-integrity", "page", "ticket", "watchdog"} {
+	for _, receiver := range []string{"page-integrity", "page", "ticket", "application", "stakeholders", "watchdog"} {
 		if err := os.WriteFile(filepath.Join(directory, receiver+".url"), []byte(server.URL+"/"+receiver), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return runAlertmanager(t, config, directory) + "/api/v2/alerts"
+}
+
+// runAlertmanager runs Alertmanager in a directory and gives its URL.
+func runAlertmanager(t *testing.T, config, directory string) string {
+	t.Helper()
+	program := tool(t, "ALERTMANAGER")
 	free, err := pgtest.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
@@ -99,7 +105,7 @@ func startAlertmanager(t *testing.T, p *pager) string {
 	address := free.String()
 	var log bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), program, "--config.file="+config, "--storage.path="+directory,
-		"--web.listen-address="+address, "--cluster.listen-address=")
+		"--web.listen-address="+address, "--cluster.listen-address=", "--web.external-url=http://alertmanager.example.org")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = directory, &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -120,7 +126,24 @@ func startAlertmanager(t *testing.T, p *pager) string {
 		response.Body.Close()
 		return response.StatusCode == http.StatusOK
 	})
-	return url + "/api/v2/alerts"
+	return url
+}
+
+// post gives alerts to Alertmanager's API.
+func post(t *testing.T, api string, alerts any) {
+	t.Helper()
+	body, err := json.Marshal(alerts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.Post(api, "application/json", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if text, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s (%v)", response.Status, text, err)
+	}
 }
 
 func await(t *testing.T, what string, condition func() bool) {
@@ -139,7 +162,15 @@ func TestInhibition(t *testing.T) {
 		firing(t, "PostgresCollectorFailing", alerts.Warning, "down:10187", ""),
 		firing(t, "PostgresCheckOverdue", alerts.Warning, "down:10187", "erp"),
 		firing(t, "PostgresConnectionsNearLimit", alerts.Warning, "full:10187", ""),
+		firing(t, "PostgresCorruptionSuspected", alerts.Warning, "damaged:10187", "erp"),
+		firing(t, "PostgresReplicationStopped", alerts.Critical, "split:10187", ""),
+		firing(t, "PostgresLockWait", alerts.Warning, "piled:10187", ""),
+		firing(t, "PostgresLogReaderDown", alerts.Warning, "gone:10187", ""),
+		firing(t, "PostgresTransactionsFailing", alerts.Critical, "maintained:10187", "erp"),
 	}
+	maintenance := firing(t, "PostgresLockWait", alerts.Warning, "maintained:10187", "")
+	maintenance.Labels["alertname"], maintenance.Labels["severity"] = "PostgresMaintenanceActive", "none"
+	delete(maintenance.Labels, "maintenance")
 	free := []posted{
 		firing(t, "PostgresCorruptionDetected", alerts.Critical, "damaged:10187", "erp"),
 		firing(t, "PostgresChecksumFailures", alerts.Critical, "damaged:10187", "erp"),
@@ -149,26 +180,21 @@ func TestInhibition(t *testing.T) {
 		firing(t, "PostgresServerCrashed", alerts.Critical, "down:10187", ""),
 		firing(t, "PostgresConnectionsNearLimit", alerts.Critical, "full:10187", ""),
 		firing(t, "PostgresConnectionsNearLimit", alerts.Warning, "other:10187", ""),
+		firing(t, "PostgresSplitBrain", alerts.Critical, "split:10187", ""),
+		firing(t, "PostgresLockPileUp", alerts.Critical, "piled:10187", ""),
+		firing(t, "PostgresExporterDown", alerts.Critical, "gone:10187", ""),
+		firing(t, "PostgresCorruptionDetected", alerts.Critical, "gone:10187", "erp"),
+		firing(t, "PostgresDataRuleBroken", alerts.Critical, "maintained:10187", "erp"),
+		maintenance,
 	}
-	body, err := json.Marshal(slices.Concat(held, free))
-	if err != nil {
-		t.Fatal(err)
-	}
-	response, err := http.Post(api, "application/json", bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if text, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusOK {
-		t.Fatalf("%s: %s (%v)", response.Status, text, err)
-	}
+	post(t, api, slices.Concat(held, free))
 	// Damage pages after 5 seconds, with everything of its layer in one page.
 	await(t, "the damage is paged", func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return len(p.pages["page-integrity"]) >= 3
+		return len(p.pages["page-integrity"]) >= 5
 	})
-	response, err = http.Get(api)
+	response, err := http.Get(api)
 	if err != nil {
 		t.Fatal(err)
 	}

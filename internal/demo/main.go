@@ -251,7 +251,7 @@ func (d *demo) startAlertmanager(ctx context.Context) (string, error) {
 	if d.receiver, err = startReceiver(); err != nil {
 		return "", err
 	}
-	for _, receiver := range []string{"page-integrity", "page", "ticket", "watchdog"} {
+	for _, receiver := range []string{"page-integrity", "page", "ticket", "application", "stakeholders", "watchdog"} {
 		if err := os.WriteFile(filepath.Join(d.scratch, receiver+".url"), []byte(d.receiver.url+"/"+receiver), 0o600); err != nil {
 			return "", fmt.Errorf("writing the URL of a receiver: %w", err)
 		}
