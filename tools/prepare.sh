@@ -36,7 +36,7 @@ test)
 	need gcc gcc
 	need npm npm
 	need chromium chromium
-	"$here/axe.sh" >/dev/null
+	"$here/npm.sh" axe-core >/dev/null
 	"$here/postgres/install.sh"
 	"$here/build.sh" promtool >/dev/null
 	"$here/build.sh" amtool >/dev/null

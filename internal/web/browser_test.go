@@ -164,10 +164,10 @@ func awaitPromise(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.
 // axe is the accessibility tester's script.
 func axe(t *testing.T) (string, error) {
 	t.Helper()
-	path, err := exec.CommandContext(t.Context(), "../../tools/axe.sh").Output()
+	directory, err := exec.CommandContext(t.Context(), "../../tools/npm.sh", "axe-core").Output()
 	if err != nil {
 		return "", err
 	}
-	content, err := os.ReadFile(strings.TrimSpace(string(path)))
+	content, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(directory)), "axe.min.js"))
 	return string(content), err
 }
