@@ -58,6 +58,11 @@ var (
 		Help:   "Times at which the check was due but still waiting or running from the time before.",
 		Source: "the scheduler",
 	}
+	checkDetailed = &Family{
+		Name: Namespace + "check_details_exported", Type: Gauge,
+		Help:   "Whether every check of every database has all its series (1); 0 with many databases, where last run, duration, bytes, coverage and kinds of findings without findings are left out.",
+		Source: "the number of checks times databases",
+	}
 	checkHeld = &Family{
 		Name: Namespace + "check_held_seconds_total", Type: Counter, Labels: []string{"reason"},
 		Help:   "Time for which checks held back because the server was under pressure (configuration: limits.latency, limits.replication_lag).",
@@ -83,7 +88,7 @@ func checkCollector() Collector {
 		Help: "Results of the integrity checks.",
 		Families: []*Family{
 			checkFindings, checkLastSuccess, checkLastRun, checkInterval, checkDuration, checkBytes,
-			checkCoverage, checkApplicable, checkRuns, checkScheduleMissed, checkHeld, findingInfo, findingInfoTruncated,
+			checkCoverage, checkApplicable, checkRuns, checkScheduleMissed, checkDetailed, checkHeld, findingInfo, findingInfoTruncated,
 		},
 		Snapshot: emitChecks,
 	}
@@ -98,19 +103,22 @@ func emitChecks(snapshot *state.Snapshot, sink *Sink) {
 		}
 		sink.Add(checkScheduleMissed, float64(snapshot.MissedSlots[c.Name]), c.Name)
 	}
+	detailed := len(snapshot.Checks) <= maxDetailedChecks
 	for _, c := range snapshot.Checks {
-		for _, kind := range kinds[c.Check] {
-			sink.Add(checkFindings, float64(snapshot.CountFindings(c.Check, c.Database, kind)),
-				c.Check, c.Database, string(kind.Class), string(kind.Severity))
-		}
+		emitFindings(snapshot, sink, c, kinds[c.Check], detailed)
 		sink.Add(checkLastSuccess, timestamp(c.LastSuccess), c.Check, c.Database)
-		sink.Add(checkLastRun, timestamp(c.LastRun), c.Check, c.Database)
 		sink.Add(checkInterval, c.Interval.Seconds(), c.Check, c.Database)
-		sink.Add(checkDuration, c.Duration.Seconds(), c.Check, c.Database)
-		sink.Add(checkBytes, float64(c.CheckedBytes), c.Check, c.Database)
-		sink.Add(checkCoverage, c.Coverage, c.Check, c.Database)
-		sink.AddBool(checkApplicable, c.Outcome != check.OutcomeSkipped, c.Check, c.Database)
+		if c.Outcome == check.OutcomeSkipped || detailed {
+			sink.AddBool(checkApplicable, c.Outcome != check.OutcomeSkipped, c.Check, c.Database)
+		}
+		if detailed {
+			sink.Add(checkLastRun, timestamp(c.LastRun), c.Check, c.Database)
+			sink.Add(checkDuration, c.Duration.Seconds(), c.Check, c.Database)
+			sink.Add(checkBytes, float64(c.CheckedBytes), c.Check, c.Database)
+			sink.Add(checkCoverage, c.Coverage, c.Check, c.Database)
+		}
 	}
+	sink.AddBool(checkDetailed, detailed)
 	for _, reason := range state.Pressures() {
 		sink.Add(checkHeld, snapshot.Held[reason].Seconds(), string(reason))
 	}
@@ -119,6 +127,22 @@ func emitChecks(snapshot *state.Snapshot, sink *Sink) {
 		sink.Add(findingInfo, 1, o.Check, o.Database, o.Schema, o.Relation, string(o.Severity))
 	}
 	sink.Add(findingInfoTruncated, float64(truncated))
+}
+
+// maxDetailedChecks is how many checks times databases have all their series;
+// with more, those that no alert needs are left out so that the page stays
+// bounded.
+const maxDetailedChecks = 150
+
+// emitFindings counts the open findings of a check in a database by class and
+// severity: every kind at 0 from the start, or with many databases the first
+// kind and those that are not 0.
+func emitFindings(snapshot *state.Snapshot, sink *Sink, c state.CheckState, kinds []check.Kind, detailed bool) {
+	for i, kind := range kinds {
+		if n := snapshot.CountFindings(c.Check, c.Database, kind); detailed || i == 0 || n > 0 {
+			sink.Add(checkFindings, float64(n), c.Check, c.Database, string(kind.Class), string(kind.Severity))
+		}
+	}
 }
 
 // timestamp is a moment in seconds since the epoch, and 0 for never.

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"pg_integrity_exporter/collector"
+	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/pgtest"
 	"pg_integrity_exporter/internal/recovery"
@@ -373,8 +374,10 @@ func TestCardinality(t *testing.T) {
 	}
 	server.MustExec(t, "db0", "DO $$ BEGIN FOR i IN 1..10000 LOOP EXECUTE format('CREATE TABLE t%s (i int)', i); IF i % 500 = 0 THEN COMMIT; END IF; END LOOP; END $$")
 	for _, database := range databases {
-		for _, check := range []string{"heap", "btree"} {
-			planned = append(planned, state.Planned{Check: check, Database: database, Interval: time.Hour})
+		for _, c := range check.All() {
+			if !c.Server {
+				planned = append(planned, state.Planned{Check: c.Name, Database: database, Interval: time.Hour})
+			}
 		}
 	}
 	set, results := watch(t, server.DSN("postgres"))
