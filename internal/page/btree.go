@@ -154,6 +154,8 @@ func (r *Relation) btreeMetaProblem(p []byte) string {
 	return r.link("fast root", fast, 0)
 }
 
+func isBtreeMeta(p []byte) bool { return binary.LittleEndian.Uint16(p[Size-4:])&btreeMeta != 0 }
+
 // BtreeRoot gives the root that a metapage names and its level; 0 is none.
 func BtreeRoot(p []byte) (root, level uint32) {
 	return binary.LittleEndian.Uint32(p[HeaderSize+8:]), binary.LittleEndian.Uint32(p[HeaderSize+12:])
@@ -162,7 +164,7 @@ func BtreeRoot(p []byte) (root, level uint32) {
 // BtreeChildren calls visit with the pages below a page, from left to right.
 func BtreeChildren(p []byte, visit func(block uint32)) {
 	b, h := DecodeBtree(p), DecodeHeader(p)
-	if b.Leaf || b.State >= BtreeHalfDead {
+	if b.Leaf || b.State >= BtreeHalfDead || isBtreeMeta(p) {
 		return
 	}
 	for i := firstEntry(b); i <= int(h.Lower-HeaderSize)/4; i++ {
@@ -181,7 +183,7 @@ func firstEntry(b BtreePage) int {
 
 func btreeEntries(p []byte, h Header, visit func(TID)) {
 	b := DecodeBtree(p)
-	if !b.Leaf || b.State >= BtreeHalfDead || binary.LittleEndian.Uint16(p[Size-4:])&btreeMeta != 0 {
+	if !b.Leaf || b.State >= BtreeHalfDead || isBtreeMeta(p) {
 		return
 	}
 	for i := firstEntry(b); i <= int(h.Lower-HeaderSize)/4; i++ {

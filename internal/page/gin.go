@@ -176,11 +176,11 @@ func ginEntries(p []byte, h Header, visit func(TID)) {
 	_, _, flags := ginOpaque(p)
 	switch {
 	case flags&(ginMeta|ginDeleted) != 0:
-	case flags&ginList != 0:
+	case flags&(ginData|ginList) == ginList:
 		plainEntries(p, h, 0, visit)
 	case flags&(ginData|ginLeaf|ginCompressed) == ginData|ginLeaf|ginCompressed:
 		ginLists(p[ginRightBound:h.Lower], visit)
-	case flags&(ginData|ginLeaf) == ginLeaf:
+	case flags&(ginData|ginList|ginLeaf) == ginLeaf:
 		for i := 1; i <= int(h.Lower-HeaderSize)/4; i++ {
 			offset, length, _ := linePointer(p, i)
 			tid := decodeTID(p[offset:])

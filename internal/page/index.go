@@ -180,6 +180,12 @@ func (r *Relation) hashProblem(p []byte, h Header, block uint32) string {
 	})
 }
 
+// hasHashTuples says that a page is one of a bucket.
+func hasHashTuples(p []byte) bool {
+	kind := binary.LittleEndian.Uint16(p[Size-4:]) & 15
+	return kind == hashOverflow || kind == hashBucket
+}
+
 func hashMetaProblem(p []byte) string {
 	m := p[HeaderSize:]
 	magic, version := binary.LittleEndian.Uint32(m), binary.LittleEndian.Uint32(m[4:])
@@ -204,7 +210,8 @@ const (
 	spgistLeaf  = 4
 	spgistFlags = 15
 
-	spgistLive = 0
+	spgistLive  = 0
+	spgistLeast = 16
 )
 
 func (r *Relation) spgistProblem(p []byte, h Header, block uint32) string {
@@ -220,7 +227,7 @@ func (r *Relation) spgistProblem(p []byte, h Header, block uint32) string {
 		}
 		return ""
 	}
-	return indexTuples(p, h, indexHeader, func(_, _ int, t []byte) string {
+	return indexTuples(p, h, spgistLeast, func(_, _ int, t []byte) string {
 		word := binary.LittleEndian.Uint32(t)
 		if flags&spgistLeaf == 0 {
 			if size := int(binary.LittleEndian.Uint16(t[4:])); size != len(t) {
@@ -311,7 +318,7 @@ func Entries(p []byte, kind Kind, visit func(TID)) {
 	case Gin:
 		ginEntries(p, h, visit)
 	case Hash:
-		if binary.LittleEndian.Uint16(p[Size-4:])&(hashOverflow|hashBucket) != 0 {
+		if hasHashTuples(p) {
 			plainEntries(p, h, 0, visit)
 		}
 	case Gist:
@@ -320,7 +327,7 @@ func Entries(p []byte, kind Kind, visit func(TID)) {
 		}
 	case Spgist:
 		if flags := binary.LittleEndian.Uint16(p[Size-8:]); flags&(spgistLeaf|spgistMeta) == spgistLeaf {
-			plainEntries(p, h, 6, func(t TID) { visit(t) })
+			plainEntries(p, h, 6, visit)
 		}
 	}
 }

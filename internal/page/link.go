@@ -29,14 +29,14 @@ func Links(p []byte, kind Kind, visit func(block uint32)) {
 		ginLinks(p, h, link)
 	case Hash:
 		special := p[Size-16:]
-		if flags := binary.LittleEndian.Uint16(special[12:]); flags&(hashOverflow|hashBucket) != 0 {
+		if hasHashTuples(p) {
 			link(binary.LittleEndian.Uint32(special[4:]), invalidBlock)
 		}
 	}
 }
 
 func btreeLinks(p []byte, link func(to, none uint32)) {
-	if binary.LittleEndian.Uint16(p[Size-4:])&btreeMeta != 0 {
+	if isBtreeMeta(p) {
 		root, _ := BtreeRoot(p)
 		link(root, 0)
 		return
@@ -57,12 +57,11 @@ func ginLinks(p []byte, h Header, link func(to, none uint32)) {
 	}
 	link(right, invalidBlock)
 	switch {
-	case flags&ginList != 0:
 	case flags&(ginData|ginLeaf) == ginData:
 		for i := range count {
 			link(blockID(p[ginRightBound+i*ginItem:]), invalidBlock)
 		}
-	case flags&ginData == 0:
+	case flags&(ginData|ginList) == 0:
 		for i := 1; i <= int(h.Lower-HeaderSize)/4; i++ {
 			offset, _, _ := linePointer(p, i)
 			if tid := decodeTID(p[offset:]); flags&ginLeaf == 0 || tid.Offset == ginTree {

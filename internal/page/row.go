@@ -86,6 +86,8 @@ func chunkProblem(data []byte) string {
 	value, sequence := binary.LittleEndian.Uint32(data), int32(binary.LittleEndian.Uint32(data[4:]))
 	chunk := data[8:]
 	switch {
+	case chunk[0] == 1:
+		return "a chunk of a TOAST value is in a TOAST table itself"
 	case chunk[0]&1 == 1:
 		chunk = chunk[1:]
 	case chunk[0]&3 == 0:
