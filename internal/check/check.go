@@ -76,7 +76,7 @@ func (c Check) Idle(scope Scope, database string) string {
 // leaves alone what was found damaged before.
 func All() []Check {
 	return []Check{filesCheck(), pageCheck(), heapCheck(), btreeCheck(), catalogCheck(), constraintCheck(),
-		generatedCheck(), sequenceCheck(), invariantCheck(), sealedCheck(), matviewCheck()}
+		generatedCheck(), sequenceCheck(), invariantCheck(), sealedCheck(), matviewCheck(), driftCheck(), rowsCheck()}
 }
 
 // Reads says whether the check of a name reads all of a relation.
@@ -123,6 +123,9 @@ type Acceptance struct {
 	Time   time.Time `json:"time"`
 	By     string    `json:"by"`
 	Reason string    `json:"reason"`
+	// Sealed names the sealed data that is accepted as it is; data that was never
+	// sealed is sealed in any case.
+	Sealed []string `json:"sealed,omitempty"`
 }
 
 // RelationName names a relation; Schema is never empty.

@@ -141,7 +141,7 @@ func TestRules(t *testing.T) {
 			t.Errorf("between intervals: %+v", scheduled)
 		}
 
-		options.Accept = &check.Acceptance{Time: time.Now(), By: "the auditor", Reason: "approved"}
+		options.Accept = &check.Acceptance{Time: time.Now(), By: "the auditor", Reason: "approved", Sealed: []string{"closed_months", "log"}}
 		sweep(t, server, options)
 		options.Accept = nil
 		expectFindings(t, sweep(t, server, options), append(wanted[:4:4], wanted[6])...)

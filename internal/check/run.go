@@ -38,6 +38,8 @@ type session struct {
 
 	name     string
 	database string
+	// home is the database that the target names.
+	home     string
 	server   bool
 	result   *Result
 	problems []string
@@ -68,7 +70,7 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 		result.Database = ""
 	}
 	s := &session{
-		scope: scope, logger: logger, name: c.Name, database: database, server: c.Server, result: &result,
+		scope: scope, logger: logger, name: c.Name, database: database, home: target.Database(), server: c.Server, result: &result,
 		ofRelation: make(map[RelationName]int), seen: make(map[string]bool),
 	}
 	if err := s.connectAndRun(ctx, target, c); err != nil {

@@ -120,7 +120,7 @@ func (s *session) sealed(ctx context.Context, d Sealed, all []table, verify func
 		return fmt.Errorf("no table is called %s", d.Table)
 	}
 	for _, name := range known {
-		if !slices.Contains(names, name) && s.scope.Accept == nil {
+		if !slices.Contains(names, name) && !s.accepts(d) {
 			s.foundSealed(d, RelationName{}, "gone "+name, fmt.Sprintf("sealed data %q: the table %s does not exist any more", d.Name, name))
 			names = append(names, name) // until somebody accepts it
 		}
@@ -188,7 +188,7 @@ func (s *session) sealedTable(ctx context.Context, d Sealed, t table) error {
 	if err != nil {
 		return err
 	}
-	begin := !found || s.scope.Accept != nil
+	begin := !found || s.accepts(d)
 	if !begin {
 		if kept.Where != d.Where || (d.Range != "" && kept.Range != d.Range) {
 			return errors.New("its where or range was changed in the configuration since it was sealed: run baseline accept to seal it anew")
@@ -224,6 +224,11 @@ func (s *session) sealedTable(ctx context.Context, d Sealed, t table) error {
 		return s.rememberSeal(d.Name, t.Name.String(), now)
 	}
 	return s.compareSeal(ctx, d, t, kept, now)
+}
+
+// accepts says that somebody accepts this data as it is.
+func (s *session) accepts(d Sealed) bool {
+	return s.scope.Accept != nil && slices.Contains(s.scope.Accept.Sealed, d.Name)
 }
 
 // sealRanges is about how many ranges a table with an integer key is divided
