@@ -1,6 +1,7 @@
 package pglog
 
 import (
+	"bytes"
 	"regexp"
 	"strconv"
 	"strings"
@@ -13,13 +14,17 @@ type EventKind string
 
 // The kinds of events that are evidence of damaged data.
 const (
+	// Catalog: the system catalogues lack what must be there.
+	Catalog EventKind = "catalog"
 	// Checksum: a page was read whose data checksum is wrong (WARNING).
 	Checksum EventKind = "checksum"
 	// ControlFile: pg_control is damaged.
 	ControlFile EventKind = "control_file"
 	// DataCorrupted: SQLSTATE XX001 not covered by another kind.
 	DataCorrupted EventKind = "data_corrupted"
-	// IndexCorrupted: SQLSTATE XX002.
+	// HeapTuple: a row's header or line pointer cannot be.
+	HeapTuple EventKind = "heap_tuple"
+	// IndexCorrupted: SQLSTATE XX002, or another that says the same of an index.
 	IndexCorrupted EventKind = "index_corrupted"
 	// Internal: SQLSTATE XX000 with a text that only damage produces.
 	Internal EventKind = "internal"
@@ -29,6 +34,8 @@ const (
 	IOError EventKind = "io_error"
 	// MissingFile: a file of the data directory is gone or may not be opened.
 	MissingFile EventKind = "missing_file"
+	// PageLSN: a page is from later than the write-ahead log.
+	PageLSN EventKind = "page_lsn"
 	// RelationMap: a relation mapping file is damaged.
 	RelationMap EventKind = "relation_map"
 	// ShortRead: a file ends before the page that was asked for.
@@ -43,6 +50,8 @@ const (
 
 // The kinds of events that endanger the server but are no evidence of damage.
 const (
+	// ArchiveFailure: a file of the write-ahead log could not be archived.
+	ArchiveFailure EventKind = "archive_failure"
 	// BackendKilled: a process of the server was ended by SIGKILL, often for want
 	// of memory; the server restarted.
 	BackendKilled EventKind = "backend_killed"
@@ -53,25 +62,30 @@ const (
 	// ServerCrash: a process of the server crashed (signal 4, 6, 7, 8 or 11); the
 	// server restarted. Reading damaged data is one cause.
 	ServerCrash EventKind = "server_crash"
+	// StartFailure: the server could not start or recover.
+	StartFailure EventKind = "start_failure"
+	// Suspect: an error that damage produces, but a concurrent change of a
+	// definition or a very large value as well. What it names is checked at once.
+	Suspect EventKind = "suspect"
 )
 
 // CorruptionKinds lists the kinds that are evidence of damaged data.
 func CorruptionKinds() []EventKind {
 	return []EventKind{
-		Checksum, ControlFile, DataCorrupted, IndexCorrupted, Internal, InvalidPage, IOError,
-		MissingFile, RelationMap, ShortRead, Toast, TransactionStatus, VisibilityMap,
+		Catalog, Checksum, ControlFile, DataCorrupted, HeapTuple, IndexCorrupted, Internal, InvalidPage, IOError,
+		MissingFile, PageLSN, RelationMap, ShortRead, Toast, TransactionStatus, VisibilityMap,
 	}
 }
 
 // ServerEventKinds lists the other kinds.
 func ServerEventKinds() []EventKind {
-	return []EventKind{BackendKilled, CrashRecovery, PanicStop, ServerCrash}
+	return []EventKind{ArchiveFailure, BackendKilled, CrashRecovery, PanicStop, ServerCrash, StartFailure, Suspect}
 }
 
 // Corruption says whether the kind is evidence of damaged data.
 func (k EventKind) Corruption() bool {
 	switch k {
-	case BackendKilled, CrashRecovery, PanicStop, ServerCrash:
+	case ArchiveFailure, BackendKilled, CrashRecovery, PanicStop, ServerCrash, StartFailure, Suspect:
 		return false
 	default:
 		return true
@@ -86,224 +100,193 @@ type Event struct {
 	// Database is the name of the session's database; "" for a process without
 	// one.
 	Database string
-	// Text is the message.
+	// Text is the beginning of the message.
 	Text string
 	// Object is what the message is about, as far as its text tells.
 	Object Object
 }
 
-// Object is a relation as a message names it.
-type Object struct {
-	// Path is the path of a file within the data directory, for example
-	// base/16384/16390.
-	Path string
-	// Tablespace, Database and Filenode are the numbers in Path; Tablespace is 0
-	// for the default one, Database is 0 for shared catalogues.
-	Tablespace, Database, Filenode uint32
-	// Name is a quoted name of a relation in the message.
-	Name string
-	// Block is the number of the page, from 0.
-	Block *uint32
-}
+// maxEventText is how much of a message's text an event keeps.
+const maxEventText = 1 << 10
 
 // eventOf recognises the events that damage leaves behind.
 func eventOf(m *Message, severity Severity, sqlstate string) (Event, bool) {
-	kind := kindOf(m, severity, sqlstate)
+	if !interesting(severity, sqlstate, m) || m.cut {
+		return Event{}, false
+	}
+	text := strings.TrimSpace(m.Text())
+	kind := kindOf(m, severity, sqlstate, text)
 	if kind == "" || m.Raised() {
 		return Event{}, false
 	}
-	text := m.Text()
 	return Event{
 		Kind: kind, Severity: severity, SQLState: sqlstate, Database: m.Database(),
-		Text: text, Object: objectOf(text),
+		Text: strings.ToValidUTF8(text[:min(len(text), maxEventText)], ""), Object: objectOf(text, m.Context()),
 	}, true
 }
 
-func kindOf(m *Message, severity Severity, sqlstate string) EventKind {
+// interesting leaves out by SQLSTATE what cannot be an event, which is nearly
+// everything.
+func interesting(severity Severity, sqlstate string, m *Message) bool {
 	switch {
 	case severity == Quiet:
-		return serverKind(m)
-	case severity == Panic && sqlstate != "XX001" && sqlstate != "XX002":
+		return ofServer(m.text)
+	case severity == Fatal, severity == Panic, sqlstate == UnknownState, sqlstate == "42501", sqlstate == "01000":
+		return true
+	}
+	switch sqlstate[:2] {
+	case "XX", "58":
+		return true
+	}
+	return string(m.backend) == "archiver"
+}
+
+func kindOf(m *Message, severity Severity, sqlstate, text string) EventKind {
+	if severity == Quiet {
+		return serverKind(m, text)
+	}
+	if kind := corruptionKind(m, severity, sqlstate, text); kind != "" {
+		return kind
+	}
+	backend := m.Backend()
+	switch {
+	case severity == Panic:
 		return PanicStop
-	case sqlstate == "XX002":
-		return IndexCorrupted
-	case sqlstate == "XX001":
-		return corruptedKind(m.Text())
-	case sqlstate == "XX000":
-		return internalKind(m.Text())
-	case sqlstate == "58P01", sqlstate == "58030", sqlstate == "42501":
-		return fileKind(m.Text(), sqlstate)
-	case sqlstate == "01000":
-		return warningKind(m.Text())
+	case backend == "archiver" && sqlstate[:2] != "57", archiveTexts.MatchString(text):
+		return ArchiveFailure
+	case severity == Fatal && (backend == "startup" || backend == "postmaster") && sqlstate[:2] != "57":
+		return StartFailure
 	}
 	return ""
 }
 
-// corruptedKind tells the kinds of XX001 apart. A text that is not known, for
-// example a translated one, is DataCorrupted.
-func corruptedKind(text string) EventKind {
-	switch {
-	case strings.Contains(text, "page verification failed"):
-		return Checksum
-	case strings.Contains(text, "invalid page in block"):
-		return InvalidPage
-	case strings.Contains(text, "could not read block"):
-		return ShortRead
-	case strings.Contains(text, "toast value"), strings.Contains(text, "compressed pglz data"), strings.Contains(text, "compressed lz4 data"):
-		return Toast
-	case strings.Contains(text, "relation mapping file"):
-		return RelationMap
-	case strings.Contains(text, "control file"):
-		return ControlFile
+// corruptionKind decides by the SQLSTATE. Where PostgreSQL gives none of its
+// own, the text has to be one of the known ones, or to name a file of the data
+// directory, which is the same in every language. XX001 and XX002 always tell
+// of damage; the text only tells of what kind.
+func corruptionKind(m *Message, severity Severity, sqlstate, text string) EventKind {
+	kind := knownKind(sqlstate, text)
+	if kind == "" && (sqlstate[:2] == "XX" || sqlstate == "01000") {
+		kind = functionKinds[m.function()]
 	}
-	return DataCorrupted
+	switch {
+	case sqlstate == "XX002":
+		return IndexCorrupted
+	case kind == Internal && strings.Contains(text, "alloc"):
+		return allocationKind(text)
+	case sqlstate == "XX001":
+		if kind == "" {
+			kind = shapeKind(severity, text)
+		}
+		return kind
+	case sqlstate == UnknownState || sqlstate == "01000" || kind != "" && kind != IOError && kind != MissingFile:
+		return kind
+	case sqlstate == "58P01", sqlstate == "58030", sqlstate == "42501", sqlstate == "XX000":
+		return fileKind(text, m.Detail(), sqlstate)
+	}
+	return ""
 }
 
-// internalTexts are the messages of XX000 that a healthy server does not
-// produce, however busy it is. Others, such as "tuple concurrently updated" or
-// "cache lookup failed", also come from concurrent DDL.
-var internalTexts = []string{
-	"invalid memory alloc request size",
-	"unexpected data beyond EOF",
-	"invalid page",
-	"missing chunk number",
-	"unexpected chunk",
-	"unknown type of jsonb container",
-	"unrecognized TOAST",
-	"MultiXactId",
-	"catalog is missing",
-	"left sibling",
-	"right sibling",
-	"left-link",
-	"xlog flush request",
-	"previous segment is only",
-	"failed to re-find",
-	"btree level",
-	"lacks downlink",
-	"corrupted item",
-	"corrupted page pointers",
-	"corrupted line pointer",
-	"invalid lp",
-	"found xmin",
-	"found update xid",
-	"uncommitted xmin",
-	"uncommitted Xmin",
-	"cannot freeze",
-	"relation mapping file",
-	"wrong length of hash",
-	"no such bucket",
-}
-
-func internalKind(text string) EventKind {
-	for _, known := range internalTexts {
-		if strings.Contains(text, known) {
-			switch known {
-			case "relation mapping file":
-				return RelationMap
-			case "missing chunk number", "unexpected chunk", "unrecognized TOAST":
-				return Toast
-			case "invalid page":
-				return InvalidPage
-			}
+// allocationKind tells a length that no value can have from one that a healthy
+// server refuses when a value grows too large.
+func allocationKind(text string) EventKind {
+	const largest = 1 << 40
+	for _, digits := range numbers.FindAllString(text, -1) {
+		if n, err := strconv.ParseUint(digits, 10, 64); err != nil || n > largest {
 			return Internal
 		}
 	}
-	return ""
+	return Suspect
+}
+
+var numbers = regexp.MustCompile(`\d+`)
+
+// shapeKind tells the kinds of XX001 apart when the text is not known, for
+// example a translated one, by the numbers and paths in it.
+func shapeKind(severity Severity, text string) EventKind {
+	path := dataPath.FindString(text)
+	count := len(numbers.FindAllString(strings.Replace(text, path, "", 1), -1))
+	switch {
+	case strings.Contains(text, "pg_toast_"):
+		return Toast
+	case strings.Contains(text, "pg_filenode.map"):
+		return RelationMap
+	case strings.Contains(text, "pg_control"):
+		return ControlFile
+	case statusPath.MatchString(text):
+		return TransactionStatus
+	case path != "" && count >= 3:
+		return ShortRead
+	case path != "" && count == 1:
+		return InvalidPage
+	case path == "" && severity == Warning && count == 2:
+		return Checksum
+	}
+	return DataCorrupted
 }
 
 // fileKind recognises errors about the server's own files. COPY from a file
 // that is not there has the same SQLSTATE and another path; a missing grant on
 // a table is 42501 as well.
-func fileKind(text, sqlstate string) EventKind {
-	if strings.Contains(text, "could not access status of transaction") || statusPath.MatchString(text) {
+func fileKind(text, detail, sqlstate string) EventKind {
+	switch {
+	case statusPath.MatchString(text), statusPath.MatchString(detail):
 		return TransactionStatus
-	}
-	if !dataPath.MatchString(text) {
+	case strings.Contains(text, "pg_filenode.map"):
+		return RelationMap
+	case strings.Contains(text, "global/pg_control"):
+		return ControlFile
+	case !dataPath.MatchString(text):
 		return ""
-	}
-	if sqlstate == "58030" {
+	case sqlstate == "58030":
 		return IOError
+	case sqlstate == "XX000":
+		return Internal
 	}
 	return MissingFile
 }
 
-// warningKind recognises what VACUUM only warns of.
-func warningKind(text string) EventKind {
+var (
+	statusPath = regexp.MustCompile(`\b(?:pg_xact|pg_multixact|pg_subtrans|pg_commit_ts)/[0-9A-Za-z/]+`)
+	dataPath   = regexp.MustCompile(`\b(?:base/\d+/|global/\d|pg_tblspc/\d+/PG_)[^"»«”\s:)]*`)
+	// terminated is the message of the postmaster in every language: the process,
+	// the signal, a colon and the signal's name.
+	terminated   = regexp.MustCompile(`\(PID \d+\)\D*(\d+)\D*: \S`)
+	archiveTexts = regexp.MustCompile(`^(?:archive command (?:failed with exit code|was terminated by) |archiving write-ahead log file "[^"]*" failed)`)
+)
+
+// ofServer says whether a message below WARNING may be an event. It looks at
+// every message of the log, and so only at its beginning.
+func ofServer(text []byte) bool {
+	beginning := text[:min(len(text), 160)]
+	return bytes.Contains(beginning, []byte("(PID ")) || bytes.HasPrefix(text, []byte("database system was ")) ||
+		bytes.HasPrefix(text, []byte("archive command "))
+}
+
+// serverKind recognises what the postmaster, the startup process and the
+// archiver log. Where the log does not tell the kind of process, it must at
+// least have no database.
+func serverKind(m *Message, text string) EventKind {
+	backend := m.Backend()
+	if backend == "" && len(m.database) > 0 {
+		return ""
+	}
 	switch {
-	case strings.Contains(text, "visibility map bit is set"),
-		strings.Contains(text, "marked as all-visible"),
-		strings.Contains(text, "incorrectly marked"):
-		return VisibilityMap
-	case strings.Contains(text, "page verification failed"):
-		return Checksum
-	case strings.Contains(text, "overwrote invalid relfrozenxid"), strings.Contains(text, "overwrote invalid relminmxid"):
-		return TransactionStatus
-	case strings.Contains(text, "relation mapping file"):
-		return RelationMap
+	case backend == "postmaster" || backend == "":
+		if match := terminated.FindStringSubmatch(text); match != nil {
+			switch match[1] {
+			case "9":
+				return BackendKilled
+			case "4", "6", "7", "8", "11":
+				return ServerCrash
+			}
+		}
+	}
+	switch {
+	case (backend == "startup" || backend == "") && strings.HasPrefix(text, "database system was not properly shut down"):
+		return CrashRecovery
+	case (backend == "archiver" || backend == "") && archiveTexts.MatchString(text):
+		return ArchiveFailure
 	}
 	return ""
-}
-
-var (
-	terminated = regexp.MustCompile(`\(PID \d+\) was terminated by signal (\d+)`)
-	statusPath = regexp.MustCompile(`"(?:pg_xact|pg_multixact|pg_subtrans|pg_commit_ts)/[^"]*"`)
-	dataPath   = regexp.MustCompile(`"(?:base/\d+/|global/\d|pg_tblspc/\d+/PG_)[^"]*"`)
-)
-
-// serverKind recognises what the postmaster and the startup process log.
-func serverKind(m *Message) EventKind {
-	switch string(m.backend) {
-	case "postmaster":
-		match := terminated.FindStringSubmatch(m.Text())
-		if match == nil {
-			return ""
-		}
-		switch match[1] {
-		case "9":
-			return BackendKilled
-		case "4", "6", "7", "8", "11":
-			return ServerCrash
-		}
-	case "startup":
-		if strings.Contains(m.Text(), "automatic recovery in progress") {
-			return CrashRecovery
-		}
-	}
-	return ""
-}
-
-var (
-	objectPath = regexp.MustCompile(`(?:base/(\d+)|(global)|pg_tblspc/(\d+)/PG_[^/"\s]+/(\d+))/(\d+)(?:_[a-z]+)?(?:\.\d+)?`)
-	objectName = regexp.MustCompile(`(?:relation|index|table|rel|sequence) "([^"]+)"`)
-	// The word is the same in most translations.
-	objectBlock = regexp.MustCompile(`(?i)\b(?:block|blocks|page) (\d+)`)
-)
-
-// objectOf finds what a message is about.
-func objectOf(text string) Object {
-	var o Object
-	if match := objectPath.FindStringSubmatch(text); match != nil {
-		o.Path = match[0]
-		o.Database = number(match[1]) | number(match[4])
-		o.Tablespace = number(match[3])
-		o.Filenode = number(match[5])
-	}
-	if match := objectName.FindStringSubmatch(text); match != nil && !strings.Contains(match[1], "/") {
-		o.Name = match[1]
-	}
-	if match := objectBlock.FindStringSubmatch(text); match != nil {
-		if n, err := strconv.ParseUint(match[1], 10, 32); err == nil {
-			block := uint32(n)
-			o.Block = &block
-		}
-	}
-	return o
-}
-
-func number(digits string) uint32 {
-	n, err := strconv.ParseUint(digits, 10, 32)
-	if err != nil {
-		return 0
-	}
-	return uint32(n)
 }

@@ -2,9 +2,6 @@ package pglog
 
 import (
 	"bytes"
-	"strconv"
-	"unicode/utf16"
-	"unicode/utf8"
 )
 
 // maxText is how much of a message's text is kept; the rest of a longer one is
@@ -18,27 +15,39 @@ type Message struct {
 	severity    []byte
 	sqlstate    []byte
 	database    []byte
+	user        []byte
 	application []byte
 	backend     []byte
 	text        []byte
+	detail      []byte
 	context     []byte
+	location    []byte
 
+	stated   bool // the statement, which is written last, has begun
+	cut      bool // what tells who made the message is not here, because the record is too long
 	unescape func(raw []byte) []byte
 }
 
 // Severity is the severity, also of a translated message.
 func (m *Message) Severity() Severity { return severityOf(m.severity, m.sqlstate) }
 
-// SQLState is the SQLSTATE; "00000" where the format leaves it out.
+// SQLState is the SQLSTATE; "00000" for a message that has none, and
+// UnknownState for an error whose SQLSTATE the log does not tell.
 func (m *Message) SQLState() string {
-	if len(m.sqlstate) != 5 {
+	if len(m.sqlstate) == 5 {
+		return string(m.sqlstate)
+	}
+	if m.Severity() == Quiet {
 		return "00000"
 	}
-	return string(m.sqlstate)
+	return UnknownState
 }
 
 // Database is the name of the database, or "" for a process without one.
 func (m *Message) Database() string { return m.decode(m.database) }
+
+// User is the role of the session.
+func (m *Message) User() string { return m.decode(m.user) }
 
 // Application is the application_name of the session.
 func (m *Message) Application() string { return m.decode(m.application) }
@@ -47,14 +56,84 @@ func (m *Message) Application() string { return m.decode(m.application) }
 func (m *Message) Backend() string { return m.decode(m.backend) }
 
 // Text is the primary message, at most maxText bytes of it, as valid UTF-8.
-func (m *Message) Text() string {
-	return m.decode(m.text[:min(len(m.text), maxText)])
+func (m *Message) Text() string { return m.decode(m.text[:min(len(m.text), maxText)]) }
+
+// Detail is the detail of the message.
+func (m *Message) Detail() string { return m.decode(m.detail[:min(len(m.detail), maxText)]) }
+
+// Context is what the message says of where it happened, the innermost first.
+func (m *Message) Context() string { return m.decode(m.context[:min(len(m.context), maxText)]) }
+
+// function is the function of the server's source that made the message, which
+// the log tells with log_error_verbosity = verbose.
+func (m *Message) function() string {
+	before, _, ok := bytes.Cut(m.location, []byte(","))
+	if !ok {
+		before, _, _ = bytes.Cut(m.location, []byte("\x00"))
+	}
+	return string(bytes.TrimSpace(before))
 }
 
-// Raised says whether a function's RAISE made the message, whatever SQLSTATE it
-// chose, and not the server itself.
+// raisers are the functions of procedural languages through which a function of
+// a user makes a message.
+var raisers = map[string]bool{
+	"exec_stmt_raise": true, "do_util_elog": true, "plperl_util_elog": true, "PLy_output": true, "PLy_elog_impl": true, "pltcl_elog": true,
+}
+
+// Raised says whether a function of a user made the message, whatever SQLSTATE
+// it chose, and not the server itself: the innermost line of its context is a
+// RAISE of PL/pgSQL, which is the same word in every language, or it is a
+// function of a language whose errors are its own.
 func (m *Message) Raised() bool {
-	return bytes.Contains(m.context, []byte(" at RAISE"))
+	if function := m.function(); function != "" {
+		return raisers[function]
+	}
+	innermost := m.context
+	if raw := m.lineEnd(); raw != nil {
+		innermost, _, _ = bytes.Cut(innermost, raw)
+	}
+	at := bytes.Index(innermost, []byte("PL/"))
+	quote := bytes.IndexByte(innermost, '"')
+	if at < 0 || (quote >= 0 && quote < at) {
+		return false // a line that quotes a statement
+	}
+	for _, language := range []string{"PL/Perl", "PL/Tcl"} {
+		if bytes.HasPrefix(innermost[at:], []byte(language)) {
+			return true
+		}
+	}
+	if bytes.HasPrefix(innermost[at:], []byte("PL/Python")) {
+		return !bytes.HasPrefix(m.text, []byte("spiexceptions."))
+	}
+	return hasWord(innermost, "RAISE")
+}
+
+// lineEnd is how the format writes the end of a line within a field.
+func (m *Message) lineEnd() []byte {
+	if bytes.IndexByte(m.context, '\n') >= 0 {
+		return []byte("\n")
+	}
+	return []byte(`\n`)
+}
+
+// hasWord says whether text has the word, with no letter, digit, underscore or
+// quote beside it.
+func hasWord(text []byte, word string) bool {
+	for from := 0; ; {
+		i := bytes.Index(text[from:], []byte(word))
+		if i < 0 {
+			return false
+		}
+		start, end := from+i, from+i+len(word)
+		if (start == 0 || !isName(text[start-1])) && (end == len(text) || !isName(text[end])) {
+			return true
+		}
+		from = end
+	}
+}
+
+func isName(c byte) bool {
+	return c == '_' || c == '"' || c == '.' || c == '(' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z'
 }
 
 func (m *Message) decode(raw []byte) string {
@@ -67,263 +146,77 @@ func (m *Message) decode(raw []byte) string {
 // Format is a format of the server's log.
 type Format string
 
-// The formats, as log_destination names them.
+// The formats, as log_destination names them. AutoFormat is told by the log's
+// own bytes.
 const (
-	JSONLog Format = "jsonlog"
-	CSVLog  Format = "csvlog"
+	AutoFormat Format = ""
+	JSONLog    Format = "jsonlog"
+	CSVLog     Format = "csvlog"
+	Stderr     Format = "stderr"
+	Syslog     Format = "syslog"
 )
 
-// framing finds the ends of records in a stream of bytes.
+// framing finds the ends of records in a stream of bytes and reads them.
 type framing struct {
 	format Format
 	quoted bool // within a quoted CSV field
+	prefix *prefix
+	head   head // of the first line of the record, for stderr
+	known  bool // head is that of the record
+	ahead  head // of the first line behind the record
+	passed bool // ahead is known
+}
+
+// parsed is what became of a record.
+type parsed int
+
+const (
+	notUnderstood parsed = iota
+	message              // a message of the server
+	notOurs              // a record of something else, which is no failure
+)
+
+// reset prepares for the first record of another stream.
+func (f *framing) reset(format Format) {
+	*f = framing{format: format, prefix: f.prefix}
 }
 
 // next is the length of the first record in data from position from on, with
 // its newline, or -1 when its end is not there yet. Bytes before from have
 // been looked at by an earlier call for the same record.
 func (f *framing) next(data []byte, from int) int {
-	if f.format == JSONLog {
+	switch f.format {
+	case CSVLog:
+		return f.nextCSV(data, from)
+	case Stderr, Syslog:
+		return f.nextStderr(data, from)
+	default:
 		if i := bytes.IndexByte(data[from:], '\n'); i >= 0 {
 			return from + i + 1
 		}
 		return -1
 	}
-	for from < len(data) {
-		if f.quoted {
-			i := bytes.IndexByte(data[from:], '"')
-			if i < 0 {
-				return -1
-			}
-			f.quoted = false // a doubled quote turns it on again at once
-			from += i + 1
-			continue
-		}
-		newline := bytes.IndexByte(data[from:], '\n')
-		end := len(data)
-		if newline >= 0 {
-			end = from + newline
-		}
-		if quote := bytes.IndexByte(data[from:end], '"'); quote >= 0 {
-			f.quoted = true
-			from += quote + 1
-			continue
-		}
-		if newline < 0 {
-			return -1
-		}
-		return end + 1
-	}
-	return -1
 }
 
-// parse reads one record into m. ok is false for what is not a record.
-func (f *framing) parse(record []byte, m *Message) (ok bool) {
+// looked is how much of data need not be looked at again when next has found
+// no end.
+func (f *framing) looked(data []byte) int {
+	if f.format == Stderr || f.format == Syslog {
+		// A line is looked at when it is whole; its newline is found again.
+		return max(0, bytes.LastIndexByte(data, '\n'))
+	}
+	return len(data)
+}
+
+// parse reads one record into m.
+func (f *framing) parse(record []byte, m *Message) parsed {
 	*m = Message{}
-	if f.format == JSONLog {
+	switch f.format {
+	case CSVLog:
+		return parseCSV(record, m)
+	case Stderr, Syslog:
+		return f.parseStderr(record, m)
+	default:
 		return parseJSON(record, m)
 	}
-	return parseCSV(record, m)
-}
-
-// parseJSON reads one line of jsonlog. It needs no valid JSON behind the
-// message: a record that was cut is still counted.
-func parseJSON(line []byte, m *Message) bool {
-	m.unescape = unescapeJSON
-	line = bytes.TrimLeft(line, " \t")
-	if len(line) == 0 || line[0] != '{' {
-		return false
-	}
-	rest := line[1:]
-	for {
-		key, after, ok := jsonString(rest)
-		if !ok || len(after) == 0 || after[0] != ':' {
-			break
-		}
-		after = after[1:]
-		if len(after) > 0 && after[0] == '"' {
-			var value []byte
-			value, rest, _ = jsonString(after)
-			switch string(key) {
-			case "error_severity":
-				m.severity = value
-			case "state_code":
-				m.sqlstate = value
-			case "dbname":
-				m.database = value
-			case "application_name":
-				m.application = value
-			case "backend_type":
-				m.backend = value
-			case "message":
-				m.text = value
-			case "context":
-				m.context = value
-			}
-		} else {
-			i := bytes.IndexByte(after, ',')
-			if i < 0 {
-				break
-			}
-			rest = after[i:]
-		}
-		if len(rest) == 0 || rest[0] != ',' {
-			break
-		}
-		rest = rest[1:]
-	}
-	return m.severity != nil
-}
-
-// jsonString reads the string at the start of data, without its quotes and
-// still escaped. ok is false when it has no end; value is then all there is.
-func jsonString(data []byte) (value, rest []byte, ok bool) {
-	if len(data) == 0 || data[0] != '"' {
-		return nil, data, false
-	}
-	for i := 1; i < len(data); {
-		quote := bytes.IndexByte(data[i:], '"')
-		if quote < 0 {
-			break
-		}
-		i += quote
-		backslashes := 0
-		for data[i-1-backslashes] == '\\' {
-			backslashes++
-		}
-		if backslashes%2 == 0 {
-			return data[1:i], data[i+1:], true
-		}
-		i++
-	}
-	return data[1:], nil, false
-}
-
-func unescapeJSON(raw []byte) []byte {
-	if bytes.IndexByte(raw, '\\') < 0 {
-		return raw
-	}
-	out := make([]byte, 0, len(raw))
-	for i := 0; i < len(raw); i++ {
-		if raw[i] != '\\' || i+1 == len(raw) {
-			out = append(out, raw[i])
-			continue
-		}
-		i++
-		switch raw[i] {
-		case 'b':
-			out = append(out, '\b')
-		case 'f':
-			out = append(out, '\f')
-		case 'n':
-			out = append(out, '\n')
-		case 'r':
-			out = append(out, '\r')
-		case 't':
-			out = append(out, '\t')
-		case 'u':
-			r, size := unicodeEscape(raw[i+1:])
-			out = utf8.AppendRune(out, r)
-			i += size
-		default:
-			out = append(out, raw[i])
-		}
-	}
-	return out
-}
-
-// unicodeEscape reads what follows \u, with a second half of a surrogate pair.
-func unicodeEscape(raw []byte) (r rune, size int) {
-	first, ok := hex4(raw)
-	if !ok {
-		return utf8.RuneError, 0
-	}
-	if utf16.IsSurrogate(first) && len(raw) >= 10 && raw[4] == '\\' && raw[5] == 'u' {
-		if second, ok := hex4(raw[6:]); ok {
-			if r := utf16.DecodeRune(first, second); r != utf8.RuneError {
-				return r, 10
-			}
-		}
-	}
-	return first, 4
-}
-
-func hex4(raw []byte) (rune, bool) {
-	if len(raw) < 4 {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(string(raw[:4]), 16, 16)
-	return rune(n), err == nil
-}
-
-// Columns of csvlog, from 0. They are the same in 13 to 18; 14 added columns
-// behind them.
-const (
-	csvDatabase    = 2
-	csvSeverity    = 11
-	csvSQLState    = 12
-	csvMessage     = 13
-	csvContext     = 18
-	csvApplication = 22
-	csvBackend     = 23
-)
-
-// parseCSV reads one record of csvlog.
-func parseCSV(record []byte, m *Message) bool {
-	m.unescape = unescapeCSV
-	record = bytes.TrimRight(record, "\r\n")
-	column := 0
-	for rest, more := record, true; more; column++ {
-		var field []byte
-		field, rest, more = csvField(rest)
-		switch column {
-		case csvDatabase:
-			m.database = field
-		case csvSeverity:
-			m.severity = field
-		case csvSQLState:
-			m.sqlstate = field
-		case csvMessage:
-			m.text = field
-		case csvContext:
-			m.context = field
-		case csvApplication:
-			m.application = field
-		case csvBackend:
-			m.backend = field
-		}
-	}
-	return column > csvMessage && len(m.severity) > 0 && len(m.sqlstate) == 5
-}
-
-// csvField reads the field at the start of data, without its quotes and with
-// doubled quotes still doubled. more says that another field follows.
-func csvField(data []byte) (field, rest []byte, more bool) {
-	if len(data) == 0 || data[0] != '"' {
-		before, after, ok := bytes.Cut(data, []byte{','})
-		if !ok {
-			return data, nil, false
-		}
-		return before, after, true
-	}
-	for i := 1; i < len(data); i++ {
-		quote := bytes.IndexByte(data[i:], '"')
-		if quote < 0 {
-			break
-		}
-		i += quote
-		if i+1 < len(data) && data[i+1] == '"' {
-			i++
-			continue
-		}
-		if i+1 < len(data) && data[i+1] == ',' {
-			return data[1:i], data[i+2:], true
-		}
-		return data[1:i], nil, false
-	}
-	return data[1:], nil, false
-}
-
-func unescapeCSV(raw []byte) []byte {
-	return bytes.ReplaceAll(raw, []byte(`""`), []byte(`"`))
 }

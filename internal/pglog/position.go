@@ -1,25 +1,28 @@
 package pglog
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
-	"os"
-	"syscall"
 	"time"
 )
 
-// headLength is how much of a file's beginning tells it from another one with
-// the same inode.
-const headLength = 256
+const (
+	// headLength is how much of a file's beginning tells it from another one with
+	// the same inode.
+	headLength = 256
+	// enoughHead is how much of the beginning makes two files copies of each
+	// other. The time of the first message is in it.
+	enoughHead = 64
+)
 
 // Position is a place in one log file.
 type Position struct {
 	// Path is where the file was.
 	Path string `json:"path,omitempty"`
-	// Device and Inode are the file's identity, also after it was renamed.
+	// Device and Inode are the file's identity, also after it was renamed. A file
+	// that is read through the server has a number made of its name.
 	Device uint64 `json:"device,omitempty"`
 	Inode  uint64 `json:"inode,omitempty"`
 	// Head is a hash of the first HeadLength bytes.
@@ -35,12 +38,10 @@ type Position struct {
 // identity is what tells files apart while they live.
 type identity struct{ device, inode uint64 }
 
-func identityOf(info os.FileInfo) identity {
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		return identity{uint64(stat.Dev), stat.Ino} //nolint:unconvert // the type differs between systems
-	}
-	return identity{}
-}
+func (p *Position) identity() identity { return identity{p.Device, p.Inode} }
+
+// unread is what was in the file behind the position at the last look.
+func (p *Position) unread() int64 { return max(0, p.Size-p.Offset) }
 
 // hashHead hashes up to length bytes at the start of the file.
 func hashHead(file io.ReaderAt, length int) (hash uint64, read int, err error) {
@@ -54,21 +55,31 @@ func hashHead(file io.ReaderAt, length int) (hash uint64, read int, err error) {
 	return h.Sum64(), read, nil
 }
 
-// matches says whether the file is the one of the position, grown at the end
-// but not written anew.
-func (p *Position) matches(file *os.File, info os.FileInfo) bool {
-	if identityOf(info) != (identity{p.Device, p.Inode}) || info.Size() < p.Offset {
+// begins says whether the file begins as the one of the position did, and is
+// long enough to hold it.
+func (p *Position) begins(file handle, info logFile) bool {
+	if info.size < p.Offset {
 		return false
 	}
 	hash, read, err := hashHead(file, p.HeadLength)
 	return err == nil && read == p.HeadLength && hash == p.Head
 }
 
+// matches says whether the file is the one of the position, grown at the end
+// but not written anew.
+func (p *Position) matches(file handle, info logFile) bool {
+	return info.id == p.identity() && p.begins(file, info)
+}
+
+// copied says whether the file is a copy of the one of the position.
+func (p *Position) copied(file handle, info logFile) bool {
+	return p.HeadLength >= enoughHead && p.begins(file, info)
+}
+
 // update notes the state of the file.
-func (p *Position) update(file *os.File, info os.FileInfo) error {
-	id := identityOf(info)
-	p.Device, p.Inode = id.device, id.inode
-	p.Size, p.ModTime = info.Size(), info.ModTime()
+func (p *Position) update(file handle, info logFile) error {
+	p.Device, p.Inode = info.id.device, info.id.inode
+	p.Size, p.ModTime = info.size, info.modTime
 	if p.HeadLength < headLength {
 		var err error
 		if p.Head, p.HeadLength, err = hashHead(file, headLength); err != nil {
@@ -76,16 +87,4 @@ func (p *Position) update(file *os.File, info os.FileInfo) error {
 		}
 	}
 	return nil
-}
-
-// formatOf tells the format of a file by its first byte; "" when it is empty.
-func formatOf(file io.ReaderAt) Format {
-	var first [1]byte
-	if n, err := file.ReadAt(first[:], 0); n != 1 || (err != nil && !errors.Is(err, io.EOF)) {
-		return ""
-	}
-	if bytes.Equal(first[:], []byte("{")) {
-		return JSONLog
-	}
-	return CSVLog
 }

@@ -1,148 +1,146 @@
 package pglog
 
-import "slices"
-
-// Severity is the severity of a message. Only those that are counted have a
-// name of their own.
-type Severity string
-
-// The severities that are counted; everything below WARNING is Quiet.
-const (
-	Quiet   Severity = ""
-	Warning Severity = "WARNING"
-	Error   Severity = "ERROR"
-	Fatal   Severity = "FATAL"
-	Panic   Severity = "PANIC"
+import (
+	"cmp"
+	"slices"
 )
 
-// severityOf reads the severity of a message. With translated messages
-// (lc_messages) the word is unknown, and the SQLSTATE decides.
-func severityOf(word, sqlstate []byte) Severity {
-	switch string(word) {
-	case "ERROR":
-		return Error
-	case "FATAL":
-		return Fatal
-	case "PANIC":
-		return Panic
-	case "WARNING":
-		return Warning
-	case "LOG", "INFO", "NOTICE", "DEBUG", "DEBUG1", "DEBUG2", "DEBUG3", "DEBUG4", "DEBUG5":
-		return Quiet
-	}
-	if len(sqlstate) != 5 {
-		return Quiet
-	}
-	switch string(sqlstate[:2]) {
-	case "00", "02":
-		return Quiet
-	case "01":
-		return Warning
-	}
-	return Error
-}
+// Category says what kind of trouble a SQLSTATE is, and with that who has to
+// do something. The values are a closed list: the label category.
+type Category string
 
-// classNames are the SQLSTATE classes that have a label value of their own,
-// with the names of PostgreSQL's documentation, appendix A.
-var classNames = map[string]string{
-	"08": "connection_exception",
-	"0A": "feature_not_supported",
-	"22": "data_exception",
-	"23": "integrity_constraint_violation",
-	"25": "invalid_transaction_state",
-	"28": "invalid_authorization_specification",
-	"40": "transaction_rollback",
-	"42": "syntax_error_or_access_rule_violation",
-	"53": "insufficient_resources",
-	"54": "program_limit_exceeded",
-	"55": "object_not_in_prerequisite_state",
-	"57": "operator_intervention",
-	"58": "system_error",
-	"P0": "plpgsql_error",
-	"XX": "internal_error",
-}
+// The categories.
+const (
+	// ClientMistake: the statement or its data are wrong.
+	ClientMistake Category = "client_mistake"
+	// Contention: transactions were in each other's way; trying again helps.
+	Contention Category = "contention"
+	// Resources: memory, disk, connections or a limit ran out.
+	Resources Category = "resources"
+	// Connection: the client, the network or the login failed.
+	Connection Category = "connection"
+	// Administrative: somebody or a setting ended it.
+	Administrative Category = "administrative"
+	// ServerFault: the server or the system beneath it failed.
+	ServerFault Category = "server_fault"
+	// Corruption: data are damaged.
+	Corruption Category = "corruption"
+	// UnknownCategory: the log does not tell the SQLSTATE, or it is none of
+	// PostgreSQL's.
+	UnknownCategory Category = "unknown"
+)
 
-// conditionNames are the SQLSTATEs that have a label value of their own.
-var conditionNames = map[string]string{
-	"22021": "character_not_in_repertoire",
-	"23502": "not_null_violation",
-	"23503": "foreign_key_violation",
-	"23505": "unique_violation",
-	"23514": "check_violation",
-	"25P02": "in_failed_sql_transaction",
-	"28P01": "invalid_password",
-	"40001": "serialization_failure",
-	"40P01": "deadlock_detected",
-	"42501": "insufficient_privilege",
-	"42P01": "undefined_table",
-	"53100": "disk_full",
-	"53200": "out_of_memory",
-	"53300": "too_many_connections",
-	"55P03": "lock_not_available",
-	"57014": "query_canceled",
-	"57P01": "admin_shutdown",
-	"57P02": "crash_shutdown",
-	"57P03": "cannot_connect_now",
-	"58030": "io_error",
-	"58P01": "undefined_file",
-	"XX000": "internal_error",
-	"XX001": "data_corrupted",
-	"XX002": "index_corrupted",
+// Categories lists all categories.
+func Categories() []Category {
+	return []Category{Administrative, ClientMistake, Connection, Contention, Corruption, Resources, ServerFault, UnknownCategory}
 }
 
 // other is the label value for classes without one of their own.
 const other = "other"
 
-// ErrorLabel is a pair of label values for errors.
-type ErrorLabel struct {
-	// SQLState is one of a fixed list of SQLSTATEs, a class with xxx behind it,
-	// or "other".
+// UnknownState is the SQLSTATE of an error whose SQLSTATE the log does not
+// tell: a stderr log without %e in log_line_prefix. It is a label value of its
+// own.
+const UnknownState = "unknown"
+
+// Condition is a SQLSTATE, or a class of them, that has a label value of its
+// own.
+type Condition struct {
+	// SQLState is the SQLSTATE; for a class its two characters with xxx behind.
 	SQLState string
-	// ConditionName is the name of the condition or of the class.
-	ConditionName string
+	// Name is the name of the condition or class in PostgreSQL's documentation,
+	// appendix A.
+	Name string
+	// Category is what kind of trouble it is.
+	Category Category
+	// Meaning is what it means for whoever looks at it.
+	Meaning string
 }
 
-// ErrorLabels lists every value that ErrorLabelOf can give, by SQLSTATE.
-func ErrorLabels() []ErrorLabel {
-	labels := []ErrorLabel{{other, other}}
-	for sqlstate, name := range conditionNames {
-		labels = append(labels, ErrorLabel{sqlstate, name})
-	}
-	for class, name := range classNames {
-		labels = append(labels, ErrorLabel{class + "xxx", name})
-	}
-	slices.SortFunc(labels, func(a, b ErrorLabel) int { return compare(a.SQLState, b.SQLState) })
-	return labels
+// conditions is the table of everything that has a label value.
+var conditions = []Condition{
+	{"08xxx", "connection_exception", Connection, "The connection broke, or the client broke the protocol."},
+	{"08006", "connection_failure", Connection, "The connection to a client or to another server broke."},
+	{"08P01", "protocol_violation", Connection, "A client or a proxy sent what the protocol does not allow."},
+	{"0Axxx", "feature_not_supported", ClientMistake, "The statement asks for what the server cannot do."},
+	{"22xxx", "data_exception", ClientMistake, "A value cannot be used, for example a division by zero or a malformed number."},
+	{"22021", "character_not_in_repertoire", ClientMistake, "Bytes are not valid in the encoding: mostly sent by a client; when a stored value is read, it is damaged."},
+	{"23xxx", "integrity_constraint_violation", ClientMistake, "A constraint refused the data."},
+	{"23502", "not_null_violation", ClientMistake, "A column that must have a value got none."},
+	{"23503", "foreign_key_violation", ClientMistake, "A row refers to one that is not there, or one that is referred to was to go."},
+	{"23505", "unique_violation", ClientMistake, "A key exists already."},
+	{"23514", "check_violation", ClientMistake, "A CHECK constraint refused the data."},
+	{"25xxx", "invalid_transaction_state", ClientMistake, "The transaction's state does not allow the statement, for example a write when it is read only."},
+	{"25P02", "in_failed_sql_transaction", ClientMistake, "A statement after an error in the same transaction; the first error is the one to look at."},
+	{"28xxx", "invalid_authorization_specification", Connection, "pg_hba.conf or the role does not allow the login."},
+	{"28P01", "invalid_password", Connection, "A login with a wrong password."},
+	{"40xxx", "transaction_rollback", Contention, "The transaction was rolled back; try it again."},
+	{"40001", "serialization_failure", Contention, "The transaction conflicts with a concurrent one, or with replay on a standby; try it again."},
+	{"40P01", "deadlock_detected", Contention, "Transactions waited for each other; one of them was ended."},
+	{"42xxx", "syntax_error_or_access_rule_violation", ClientMistake, "The statement is wrong, or names what does not exist."},
+	{"42501", "insufficient_privilege", ClientMistake, "The role may not do it. About a file of the data directory it means wrong permissions there."},
+	{"42P01", "undefined_table", ClientMistake, "A table does not exist, for example after a migration."},
+	{"53xxx", "insufficient_resources", Resources, "A resource of the server is used up."},
+	{"53100", "disk_full", Resources, "No space is left on a file system of the server."},
+	{"53200", "out_of_memory", Resources, "Memory is used up."},
+	{"53300", "too_many_connections", Resources, "All connections are taken."},
+	{"54xxx", "program_limit_exceeded", Resources, "A limit of PostgreSQL, for example of the size of a row or a value."},
+	{"55xxx", "object_not_in_prerequisite_state", ClientMistake, "The object's state does not allow it, for example a sequence that was not used yet."},
+	{"55P03", "lock_not_available", Contention, "A lock was not got in time (lock_timeout, NOWAIT)."},
+	{"57xxx", "operator_intervention", Administrative, "Somebody or a setting ended the session or statement."},
+	{"57014", "query_canceled", Administrative, "The statement was cancelled, by a person or by statement_timeout."},
+	{"57P01", "admin_shutdown", Administrative, "The session was ended by a shutdown or pg_terminate_backend()."},
+	{"57P02", "crash_shutdown", ServerFault, "The session was ended because another process of the server crashed."},
+	{"57P03", "cannot_connect_now", Administrative, "The server is starting, recovering or shutting down."},
+	{"58xxx", "system_error", ServerFault, "The operating system failed the server."},
+	{"58030", "io_error", ServerFault, "A file could not be read or written: look at the disk."},
+	{"58P01", "undefined_file", ServerFault, "A file is missing; within the data directory that is damage."},
+	{"F0xxx", "config_file_error", ServerFault, "A configuration file or the lock file is wrong."},
+	{"P0xxx", "plpgsql_error", ClientMistake, "A function raised the error on purpose."},
+	{"XXxxx", "internal_error", ServerFault, "An internal error of the server."},
+	{"XX000", "internal_error", ServerFault, "An internal error: a bug, a concurrent change of a definition, or damage."},
+	{"XX001", "data_corrupted", Corruption, "Data are damaged."},
+	{"XX002", "index_corrupted", Corruption, "An index is damaged."},
+	{other, other, UnknownCategory, "A SQLSTATE of another class, for example one that a function made up."},
+	{UnknownState, UnknownState, UnknownCategory, "The log does not tell the SQLSTATE: add %e to log_line_prefix."},
 }
 
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
+var bySQLState = func() map[string]Condition {
+	table := make(map[string]Condition, len(conditions))
+	for _, c := range conditions {
+		table[c.SQLState] = c
 	}
-	return 0
+	return table
+}()
+
+// Conditions lists every condition with a label value, by SQLSTATE.
+func Conditions() []Condition {
+	list := slices.Clone(conditions)
+	slices.SortFunc(list, func(a, b Condition) int { return cmp.Compare(a.SQLState, b.SQLState) })
+	return list
 }
 
-// ErrorLabelOf gives the label values of a SQLSTATE.
-func ErrorLabelOf(sqlstate string) ErrorLabel {
-	if name, ok := conditionNames[sqlstate]; ok {
-		return ErrorLabel{sqlstate, name}
+// ConditionOf gives the condition that a SQLSTATE is counted under.
+func ConditionOf(sqlstate string) Condition {
+	if c, ok := bySQLState[sqlstate]; ok {
+		return c
 	}
 	if len(sqlstate) == 5 {
-		if name, ok := classNames[sqlstate[:2]]; ok {
-			return ErrorLabel{sqlstate[:2] + "xxx", name}
+		if c, ok := bySQLState[sqlstate[:2]+"xxx"]; ok {
+			return c
 		}
 	}
-	return ErrorLabel{other, other}
+	return bySQLState[other]
 }
 
-// ClassLabel is the label value of a SQLSTATE's class: its two characters, or
-// "other".
+// ClassLabel is the label value of a SQLSTATE's class: its two characters,
+// "other", or "unknown".
 func ClassLabel(sqlstate string) string {
+	if sqlstate == UnknownState {
+		return UnknownState
+	}
 	if len(sqlstate) == 5 {
-		if _, ok := classNames[sqlstate[:2]]; ok || sqlstate[:2] == "01" {
+		if _, ok := bySQLState[sqlstate[:2]+"xxx"]; ok || sqlstate[:2] == "01" {
 			return sqlstate[:2]
 		}
 	}
@@ -156,7 +154,7 @@ type MessageLabel struct {
 }
 
 // messageLabels are the classes that severities other than ERROR have besides
-// other.
+// other and unknown.
 var messageLabels = map[Severity][]string{
 	Fatal:   {"28", "53", "57", "58", "XX"},
 	Panic:   {"53", "58", "XX"},
@@ -166,8 +164,8 @@ var messageLabels = map[Severity][]string{
 // MessageLabelOf gives the label values of a message.
 func MessageLabelOf(severity Severity, sqlstate string) MessageLabel {
 	class := ClassLabel(sqlstate)
-	_, named := classNames[class]
-	if severity != Error {
+	named := class != "01"
+	if severity != Error && class != UnknownState {
 		named = slices.Contains(messageLabels[severity], class)
 	}
 	if !named {
@@ -178,21 +176,28 @@ func MessageLabelOf(severity Severity, sqlstate string) MessageLabel {
 
 // MessageLabels lists every pair that MessageLabelOf can give.
 func MessageLabels() []MessageLabel {
-	labels := []MessageLabel{{Error, other}}
+	labels := []MessageLabel{{Error, other}, {Error, UnknownState}}
 	for severity, classes := range messageLabels {
-		labels = append(labels, MessageLabel{severity, other})
+		labels = append(labels, MessageLabel{severity, other}, MessageLabel{severity, UnknownState})
 		for _, class := range classes {
 			labels = append(labels, MessageLabel{severity, class})
 		}
 	}
-	for class := range classNames {
-		labels = append(labels, MessageLabel{Error, class})
+	for _, c := range conditions {
+		if class, isClass := cutClass(c.SQLState); isClass {
+			labels = append(labels, MessageLabel{Error, class})
+		}
 	}
 	slices.SortFunc(labels, func(a, b MessageLabel) int {
-		if c := compare(string(a.Severity), string(b.Severity)); c != 0 {
-			return c
-		}
-		return compare(a.Class, b.Class)
+		return cmp.Or(cmp.Compare(a.Severity, b.Severity), cmp.Compare(a.Class, b.Class))
 	})
 	return labels
+}
+
+// cutClass gives the class that a condition stands for, if it stands for one.
+func cutClass(sqlstate string) (class string, ok bool) {
+	if len(sqlstate) == 5 && sqlstate[2:] == "xxx" {
+		return sqlstate[:2], true
+	}
+	return "", false
 }

@@ -25,6 +25,11 @@ type Snapshot struct {
 	Counters map[pglog.Counter]uint64
 	// Log is how the log reader fares.
 	Log pglog.Status
+	// LogBlindness lists what keeps the log from telling everything.
+	LogBlindness []pglog.Blindness
+	// Samples are the most frequent messages of the log without their literals,
+	// the most frequent first.
+	Samples []pglog.Sample
 	// Databases are the databases of the server, by name, as last seen.
 	Databases []string
 	// Checks are the planned checks with their last results, by check and
@@ -41,7 +46,7 @@ type Snapshot struct {
 
 	findingsShown int
 	accumulators  map[string]accumulator
-	position      pglog.Position
+	positions     map[string]pglog.Position
 }
 
 // RunKey is the key of Snapshot.Runs.
@@ -170,6 +175,7 @@ func (s *Snapshot) clone() *Snapshot {
 	next.Held = maps.Clone(s.Held)
 	next.Findings = slices.Clone(s.Findings)
 	next.accumulators = maps.Clone(s.accumulators)
+	next.positions = maps.Clone(s.positions)
 	return &next
 }
 

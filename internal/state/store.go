@@ -136,7 +136,8 @@ const (
 	recordFindings
 	recordRuns
 	recordAccumulators
-	recordPosition
+	recordPositions
+	recordSamples
 	recordCounter
 )
 
@@ -144,7 +145,7 @@ const (
 func everything(s *Snapshot) []record {
 	all := []record{
 		{kind: recordChecks}, {kind: recordFindings}, {kind: recordRuns},
-		{kind: recordAccumulators}, {kind: recordPosition},
+		{kind: recordAccumulators}, {kind: recordPositions}, {kind: recordSamples},
 	}
 	for counter := range s.Counters {
 		all = append(all, record{kind: recordCounter, counter: counter})
@@ -159,7 +160,8 @@ var (
 	runsKey         = []byte("runs")
 	missedKey       = []byte("missed_slots")
 	accumulatorsKey = []byte("accumulators")
-	positionKey     = []byte("log_position")
+	positionsKey    = []byte("log_positions")
+	samplesKey      = []byte("log_samples")
 	countersBucket  = []byte("log_counters")
 )
 
@@ -205,8 +207,10 @@ func (r record) put(bucket *bolt.Bucket, s *Snapshot) error {
 		return errors.Join(putJSON(bucket, runsKey, runs), putJSON(bucket, missedKey, s.MissedSlots))
 	case recordAccumulators:
 		return putJSON(bucket, accumulatorsKey, s.accumulators)
-	case recordPosition:
-		return putJSON(bucket, positionKey, s.position)
+	case recordPositions:
+		return putJSON(bucket, positionsKey, s.positions)
+	case recordSamples:
+		return putJSON(bucket, samplesKey, s.Samples)
 	case recordCounter:
 		counters, err := bucket.CreateBucketIfNotExists(countersBucket)
 		if err != nil {
@@ -253,6 +257,7 @@ func (s *Store) load(name string) (*Target, error) {
 		MissedSlots:  make(map[string]uint64),
 		Held:         make(map[Pressure]time.Duration),
 		accumulators: make(map[string]accumulator),
+		positions:    make(map[string]pglog.Position),
 	}
 	if s.usable() {
 		err := s.db.View(func(tx *bolt.Tx) error {
@@ -283,7 +288,8 @@ func (s *Snapshot) load(bucket *bolt.Bucket) error {
 		{runsKey, &runs},
 		{missedKey, &s.MissedSlots},
 		{accumulatorsKey, &s.accumulators},
-		{positionKey, &s.position},
+		{positionsKey, &s.positions},
+		{samplesKey, &s.Samples},
 	} {
 		content := bucket.Get(part.key)
 		if content == nil {

@@ -269,24 +269,35 @@ func (t *Target) MissedSlot(name string) {
 	t.change(func(next *Snapshot) { next.MissedSlots[name]++ }, record{kind: recordRuns})
 }
 
-// LogPosition is where the log reader is to go on; the zero position is the
-// beginning of everything.
-func (t *Target) LogPosition() pglog.Position { return t.Snapshot().position }
+// LogPosition is where the reader of a source of the log is to go on; the zero
+// position is the beginning of everything.
+func (t *Target) LogPosition(source string) pglog.Position { return t.Snapshot().positions[source] }
 
-// CommitLog keeps what the log reader counted and found since the last call,
+// CommitLog keeps what a log reader has read and found since the last call,
 // together with the position behind it.
-func (t *Target) CommitLog(counts map[pglog.Counter]uint64, position pglog.Position, findings []Finding) {
-	write := []record{{kind: recordPosition}}
-	for counter := range counts {
+func (t *Target) CommitLog(batch pglog.Batch, findings []Finding) {
+	var write []record
+	if batch.Source != "" {
+		write = append(write, record{kind: recordPositions})
+	}
+	for counter := range batch.Counts {
 		write = append(write, record{kind: recordCounter, counter: counter})
+	}
+	if len(batch.Samples) > 0 {
+		write = append(write, record{kind: recordSamples})
 	}
 	if len(findings) > 0 {
 		write = append(write, record{kind: recordFindings})
 	}
 	t.change(func(next *Snapshot) {
-		next.position = position
-		for counter, n := range counts {
+		if batch.Source != "" {
+			next.positions[batch.Source] = batch.Position
+		}
+		for counter, n := range batch.Counts {
 			next.Counters[counter] += n
+		}
+		if len(batch.Samples) > 0 {
+			next.Samples = pglog.MergeSamples(next.Samples, batch.Samples)
 		}
 		next.reportAll(next.told(findings))
 	}, write...)
@@ -310,6 +321,11 @@ func (s *Snapshot) reportAll(findings []Finding) {
 // LogStatus publishes how the log reader fares.
 func (t *Target) LogStatus(status pglog.Status) {
 	t.change(func(next *Snapshot) { next.Log = status })
+}
+
+// LogBlindness publishes what keeps the log from telling everything.
+func (t *Target) LogBlindness(blindness []pglog.Blindness) {
+	t.change(func(next *Snapshot) { next.LogBlindness = blindness })
 }
 
 // Accumulate turns a counter of the server that may be set back into one that

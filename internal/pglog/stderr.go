@@ -1,0 +1,513 @@
+package pglog
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+)
+
+// DefaultPrefix is the server's default of log_line_prefix.
+const DefaultPrefix = "%m [%p] "
+
+// maxFree bounds a field of the prefix that may hold anything: names are at
+// most 63 bytes, host names 255.
+const maxFree = 300
+
+// prefix is a compiled log_line_prefix.
+type prefix struct {
+	steps []step
+	// stops says that processes without a session write only what is before %q.
+	state, backend, database, application bool
+}
+
+// step is one part of a prefix.
+type step struct {
+	escape  byte   // the letter behind %, or 0
+	literal []byte // for escape 0
+	width   int    // padding; negative is on the right
+}
+
+// compilePrefix reads a log_line_prefix.
+func compilePrefix(setting string) (*prefix, error) {
+	p := &prefix{}
+	for rest := setting; rest != ""; {
+		if rest[0] != '%' {
+			n := len(rest)
+			for i := range len(rest) {
+				if rest[i] == '%' {
+					n = i
+					break
+				}
+			}
+			p.literal(rest[:n])
+			rest = rest[n:]
+			continue
+		}
+		i := 1
+		for i < len(rest) && (rest[i] == '-' || rest[i] >= '0' && rest[i] <= '9') {
+			i++
+		}
+		if i == len(rest) {
+			break // the server ignores it, too
+		}
+		width := 0
+		if i > 1 {
+			var err error
+			if width, err = strconv.Atoi(rest[1:i]); err != nil || width < -maxFree || width > maxFree {
+				return nil, fmt.Errorf("log_line_prefix %q: %%%s is no padding", setting, rest[1:i])
+			}
+		}
+		p.escape(rest[i], width)
+		rest = rest[i+1:]
+	}
+	return p, nil
+}
+
+func (p *prefix) literal(text string) {
+	if n := len(p.steps); n > 0 && p.steps[n-1].escape == 0 {
+		p.steps[n-1].literal = append(p.steps[n-1].literal, text...)
+		return
+	}
+	p.steps = append(p.steps, step{literal: []byte(text)})
+}
+
+func (p *prefix) escape(letter byte, width int) {
+	switch letter {
+	case '%':
+		p.literal("%")
+		return
+	case 'e':
+		p.state = true
+	case 'b':
+		p.backend = true
+	case 'd':
+		p.database = true
+	case 'a':
+		p.application = true
+	case 'm', 't', 'n', 's', 'p', 'P', 'c', 'l', 'v', 'x', 'Q', 'u', 'h', 'r', 'i', 'q', 'L':
+	default:
+		return // the server writes nothing for a letter that it does not know
+	}
+	p.steps = append(p.steps, step{escape: letter, width: width})
+}
+
+// span is a part of a line.
+type span struct{ start, end int }
+
+func (s span) of(line []byte) []byte { return line[s.start:s.end] }
+
+// head is how a line of a stderr log begins.
+type head struct {
+	word  word
+	exact bool // the whole prefix matched
+	label span // the word
+	body  int  // where the text begins
+
+	state, database, user, application, backend, process span
+}
+
+// read reads how a line begins. ok is false for a line that begins neither a
+// message nor a part of one.
+func (p *prefix) read(line []byte, h *head) bool {
+	*h = head{}
+	if p != nil && p.match(0, line, 0, h) {
+		h.exact = true
+		return true
+	}
+	*h = head{}
+	return h.guess(line)
+}
+
+// match matches the steps from one on at a position of the line.
+func (p *prefix) match(from int, line []byte, at int, h *head) bool {
+	for i := from; i < len(p.steps); i++ {
+		s := &p.steps[i]
+		switch {
+		case s.escape == 0:
+			if !bytes.HasPrefix(line[at:], s.literal) {
+				return false
+			}
+			at += len(s.literal)
+		case s.escape == 'q':
+			if h.begins(line, at) {
+				return true // a process without a session
+			}
+		case s.width == 0 && classes[s.escape] != nil:
+			n := at
+			for n < len(line) && classes[s.escape][line[n]] {
+				n++
+			}
+			if s.escape == 'm' || s.escape == 't' || s.escape == 's' {
+				// The name of the time zone may hold what the next step begins with.
+				if n = timestampEnd(line, at); n < 0 {
+					return false
+				}
+			}
+			h.keep(s.escape, span{at, n})
+			at = n
+		default:
+			return p.matchFree(i, line, at, h)
+		}
+	}
+	return h.begins(line, at)
+}
+
+// matchFree tries every end of a field that may hold anything, the nearest
+// first.
+func (p *prefix) matchFree(i int, line []byte, at int, h *head) bool {
+	s := &p.steps[i]
+	least := s.width
+	if least < 0 {
+		least = -least
+	}
+	var follows []byte
+	if i+1 < len(p.steps) && p.steps[i+1].escape == 0 {
+		follows = p.steps[i+1].literal
+	}
+	limit := min(len(line), at+least+maxFree)
+	for end := at + least; end <= limit; end++ {
+		if follows != nil {
+			n := bytes.Index(line[end:limit], follows)
+			if n < 0 {
+				return false
+			}
+			end += n
+		}
+		field := span{at, end}
+		if s.width != 0 {
+			field = trim(line, field)
+		}
+		h.keep(s.escape, field)
+		if p.match(i+1, line, end, h) {
+			return true
+		}
+	}
+	return false
+}
+
+func trim(line []byte, s span) span {
+	for s.start < s.end && line[s.start] == ' ' {
+		s.start++
+	}
+	for s.start < s.end && line[s.end-1] == ' ' {
+		s.end--
+	}
+	return s
+}
+
+func (h *head) keep(letter byte, s span) {
+	switch letter {
+	case 'e':
+		h.state = s
+	case 'd':
+		h.database = s
+	case 'u':
+		h.user = s
+	case 'a':
+		h.application = s
+	case 'b':
+		h.backend = s
+	case 'p', 'c':
+		h.process = s
+	}
+}
+
+// classes are the bytes that fields of a fixed shape consist of.
+var classes = func() map[byte]*[256]bool {
+	const digits = "0123456789"
+	const hex = digits + "abcdef"
+	const upper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	table := make(map[byte]*[256]bool)
+	for letter, bytes := range map[byte]string{
+		'm': digits, 't': digits, 's': digits, // see timestampEnd
+		'n': digits + ".", 'p': digits, 'P': digits, 'c': hex + ".", 'l': digits, 'v': digits + "/-",
+		'x': digits, 'Q': digits + "-", 'e': digits + upper,
+	} {
+		table[letter] = new([256]bool)
+		for i := range len(bytes) {
+			table[letter][bytes[i]] = true
+		}
+	}
+	return table
+}()
+
+// timestampEnd is where a timestamp such as "2026-11-25 09:00:00.123 CET" ends,
+// or -1. A time zone is a name such as CET, +02 or -0330.
+func timestampEnd(line []byte, at int) int {
+	const shape = "0000-00-00 00:00:00"
+	if len(line) < at+len(shape)+2 {
+		return -1
+	}
+	for i := range len(shape) {
+		c := line[at+i]
+		if shape[i] == '0' && (c < '0' || c > '9') || shape[i] != '0' && c != shape[i] {
+			return -1
+		}
+	}
+	at += len(shape)
+	if line[at] == '.' {
+		for at++; at < len(line) && line[at] >= '0' && line[at] <= '9'; at++ {
+		}
+	}
+	if at >= len(line) || line[at] != ' ' {
+		return -1
+	}
+	at++
+	zone := at
+	if at < len(line) && (line[at] == '+' || line[at] == '-') {
+		at++
+	}
+	for at < len(line) && (line[at] >= 'A' && line[at] <= 'Z' || line[at] >= 'a' && line[at] <= 'z' || line[at] >= '0' && line[at] <= '9') {
+		at++
+	}
+	if at == zone {
+		return -1
+	}
+	return at
+}
+
+// maxLabel is longer than the longest word before a colon, in bytes.
+const maxLabel = 48
+
+// begins reads the word that begins the message: a severity or DETAIL and the
+// like, a colon and spaces.
+func (h *head) begins(line []byte, at int) bool {
+	rest := line[at:min(len(line), at+maxLabel)]
+	colon := bytes.IndexByte(rest, ':')
+	if colon < 1 || colon+1 >= len(rest) || rest[colon+1] != ' ' {
+		return false
+	}
+	end := colon
+	for end > 0 && rest[end-1] == ' ' {
+		end-- // French writes a space before the colon
+	}
+	w, known := words[string(rest[:end])]
+	if !known {
+		// In another encoding the SQLSTATE has to tell. A word is at most two
+		// words long, and two spaces follow.
+		if h.state.end-h.state.start != 5 || !bytes.HasPrefix(rest[colon:], []byte(":  ")) || isASCII(rest[:end]) {
+			return false
+		}
+		w = word{}
+	}
+	h.word = w
+	h.label = span{at, at + end}
+	h.body = at + colon + 1
+	for h.body < len(line) && line[h.body] == ' ' && h.body < at+colon+4 {
+		h.body++
+	}
+	return true
+}
+
+func isASCII(text []byte) bool {
+	for _, c := range text {
+		if c >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// guess looks for a severity in a line that the prefix does not match, because
+// the prefix is not known or was another one when the line was written. The
+// leftmost one counts: what is behind it is text.
+func (h *head) guess(line []byte) bool {
+	line = line[:min(len(line), 2*maxFree)]
+	for from := 0; ; {
+		i := bytes.Index(line[from:], []byte(":  "))
+		if i < 0 {
+			return false
+		}
+		colon := from + i
+		start := colon
+		for start > 0 && colon-start < maxLabel && (line[start-1] >= 0x80 || line[start-1] >= 'A' && line[start-1] <= 'Z' || line[start-1] >= '0' && line[start-1] <= '9') {
+			start--
+		}
+		if (start == 0 || line[start-1] == ' ' || line[start-1] == ':' || line[start-1] == ']') && start < colon {
+			if _, known := words[string(line[start:colon])]; known {
+				return h.begins(line, start)
+			}
+		}
+		from = colon + 1
+	}
+}
+
+// nextStderr finds the end of the first record: where the next message begins.
+// Lines of one message that are not its first begin with a tab, or with the
+// prefix and DETAIL, CONTEXT and the like.
+func (f *framing) nextStderr(data []byte, from int) int {
+	if !f.known {
+		line := firstLine(data)
+		if line == nil {
+			return -1
+		}
+		f.begin(line)
+		if f.foreign() {
+			return len(line)
+		}
+	}
+	for {
+		newline := bytes.IndexByte(data[from:], '\n')
+		if newline < 0 {
+			return -1
+		}
+		from += newline + 1
+		if from < len(data) && data[from] == '\t' {
+			continue
+		}
+		line := firstLine(data[from:])
+		if line == nil {
+			return -1
+		}
+		if f.continues(data, line) {
+			continue
+		}
+		return from
+	}
+}
+
+// begin reads how the record begins.
+func (f *framing) begin(line []byte) {
+	switch {
+	case f.passed:
+		f.head = f.ahead
+	case line[0] == '\t' || !f.prefix.read(line, &f.head):
+		f.head = head{}
+	}
+	f.known, f.passed = true, false
+}
+
+// foreign says that the record is a line of something else, or the rest of a
+// message whose beginning was not seen.
+func (f *framing) foreign() bool { return f.head.word.section == noSection && !f.head.exact }
+
+// continues says whether a line belongs to the record that is open.
+func (f *framing) continues(record, line []byte) bool {
+	f.passed = true
+	if !f.prefix.read(line, &f.ahead) {
+		f.ahead = head{}
+		return false
+	}
+	switch f.ahead.word.section {
+	case newMessage:
+		return false
+	case noSection:
+		// A word that is not known: the next part of the same message, or one of
+		// its own.
+		f.passed = !f.follows(record, line)
+		return !f.passed
+	default:
+		f.passed = false
+		return true
+	}
+}
+
+// follows says whether a line whose word is not known is a part of the open
+// message: the same process and SQLSTATE.
+func (f *framing) follows(record, line []byte) bool {
+	return f.head.exact && bytes.Equal(f.head.state.of(record), f.ahead.state.of(line)) &&
+		bytes.Equal(f.head.process.of(record), f.ahead.process.of(line))
+}
+
+// firstLine is the first line of data, with its newline, or nil when it is not
+// whole yet. Of an overlong one the beginning suffices.
+func firstLine(data []byte) []byte {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return data[:i+1]
+	}
+	if len(data) >= maxText {
+		return data
+	}
+	return nil
+}
+
+// parseStderr reads one record that nextStderr found.
+func (f *framing) parseStderr(record []byte, m *Message) parsed {
+	if !f.known {
+		f.begin(record)
+	}
+	f.known = false
+	m.unescape = unescapeStderr
+	h := &f.head
+	switch {
+	case record[0] == '\t':
+		return notOurs
+	case f.foreign():
+		if len(bytes.TrimSpace(record)) == 0 {
+			return notOurs
+		}
+		return notUnderstood
+	case h.word.section > newMessage:
+		return notOurs // the rest of a message whose beginning was not seen
+	}
+	m.severity = h.label.of(record)
+	m.sqlstate = h.state.of(record)
+	m.database, m.user = h.database.of(record), h.user.of(record)
+	m.application, m.backend = h.application.of(record), h.backend.of(record)
+	m.text = bytes.TrimRight(record[h.body:], "\r\n")
+	if isQuiet(m.severity, m.sqlstate) && !ofServer(m.text) {
+		return message
+	}
+	f.readSections(record, m)
+	return message
+}
+
+// readSections splits a record into its text, DETAIL, CONTEXT and so on.
+func (f *framing) readSections(record []byte, m *Message) {
+	field, start, end := &m.text, f.head.body, f.head.body
+	var h head
+	for at := 0; ; {
+		newline := bytes.IndexByte(record[at:], '\n')
+		if newline < 0 {
+			end = len(record)
+			break
+		}
+		end = at + newline
+		at = end + 1
+		if at >= len(record) {
+			break
+		}
+		if record[at] == '\t' || !f.prefix.read(record[at:], &h) {
+			continue
+		}
+		*field = record[start:end]
+		start = at + h.body
+		switch h.word.section {
+		case detailSection:
+			field = &m.detail
+		case contextSection:
+			field = &m.context
+		case locationSection:
+			field = &m.location
+		case statementSection:
+			m.stated = true
+			field = new([]byte)
+		default:
+			field = new([]byte)
+		}
+	}
+	*field = bytes.TrimRight(record[start:max(start, end)], "\r\n")
+	// With log_error_verbosity = verbose the SQLSTATE is in front of the text. A
+	// text that only looks so has no LOCATION.
+	if len(m.location) > 0 && len(m.text) > 7 && string(m.text[5:7]) == ": " && isState(m.text[:5]) {
+		if len(m.sqlstate) != 5 {
+			m.sqlstate = m.text[:5]
+		}
+		m.text = m.text[7:]
+	}
+}
+
+func isState(text []byte) bool {
+	for _, c := range text {
+		if !classes['e'][c] {
+			return false
+		}
+	}
+	return true
+}
+
+// unescapeStderr takes away the tab that the server writes at the start of
+// lines that continue a field.
+func unescapeStderr(raw []byte) []byte {
+	return bytes.ReplaceAll(raw, []byte("\n\t"), []byte("\n"))
+}
