@@ -15,7 +15,22 @@ var (
 	}
 	errorsTotal = &Family{
 		Name: Namespace + "errors_total", Type: Counter, Labels: []string{"datname", "sqlstate", "condition_name"},
-		Help:   "Errors in the server's log, by SQLSTATE from a fixed list and by class (xxx) for the others.",
+		Help:   "Errors in the server's log, by SQLSTATE from a fixed list and by class (xxx) for the others; unknown is a log that does not tell it.",
+		Source: "server log",
+	}
+	errorsByCategory = &Family{
+		Name: Namespace + "errors_by_category_total", Type: Counter, Labels: []string{"datname", "category"},
+		Help:   "Errors in the server's log, by what kind of trouble their SQLSTATE is; the table of SQLSTATEs is in docs/logs.md.",
+		Source: "server log",
+	}
+	applicationErrors = &Family{
+		Name: Namespace + "application_errors_total", Type: Counter, Labels: []string{"application_name", "category"},
+		Help:   "Errors of the applications that the configuration names (log.applications), by kind of trouble.",
+		Source: "server log",
+	}
+	roleErrors = &Family{
+		Name: Namespace + "role_errors_total", Type: Counter, Labels: []string{"rolname", "category"},
+		Help:   "Errors of the roles that the configuration names (log.roles), by kind of trouble.",
 		Source: "server log",
 	}
 	corruptionEvents = &Family{
@@ -25,7 +40,7 @@ var (
 	}
 	serverEvents = &Family{
 		Name: Namespace + "server_events_total", Type: Counter, Labels: []string{"kind"},
-		Help:   "Crashes and recoveries that the server's log tells of, by kind.",
+		Help:   "Crashes, recoveries, failed archiving and errors that may come from damage (suspect) in the server's log, by kind.",
 		Source: "server log",
 	}
 	logReaderUp = &Family{
@@ -50,8 +65,13 @@ var (
 	}
 	logLostBytes = &Family{
 		Name: Namespace + "log_lost_bytes_total", Type: Counter,
-		Help:   "Bytes of log files that went away before they were read, as far as known, since the exporter started.",
+		Help:   "Bytes of log files that went away before they were read, as far as known; kept across restarts.",
 		Source: "the log reader",
+	}
+	logBlind = &Family{
+		Name: Namespace + "log_blind", Type: Gauge, Labels: []string{"reason"},
+		Help:   "Whether a setting keeps something from the log or from its reader (1) or not (0); the exporter's log says what and what to do.",
+		Source: "pg_settings, pg_db_role_setting",
 	}
 	logLastMessage = &Family{
 		Name: Namespace + "log_last_message_timestamp_seconds", Type: Gauge,
@@ -91,8 +111,8 @@ func logCollector() Collector {
 		Name: "log",
 		Help: "Messages, errors and corruption events of the server's log.",
 		Families: []*Family{
-			logMessages, errorsTotal, transactionsFailures, corruptionEvents, serverEvents, logReaderUp,
-			logBacklog, logReadBytes, logParseFailures, logLostBytes, logLastMessage,
+			logMessages, errorsTotal, errorsByCategory, applicationErrors, roleErrors, transactionsFailures, corruptionEvents,
+			serverEvents, logReaderUp, logBlind, logBacklog, logReadBytes, logParseFailures, logLostBytes, logLastMessage,
 		},
 		Snapshot: emitLog,
 	}
@@ -108,12 +128,17 @@ func emitLog(snapshot *state.Snapshot, sink *Sink) {
 	for _, kind := range pglog.ServerEventKinds() {
 		sink.Add(serverEvents, counted(snapshot, pglog.Counter{Kind: pglog.CountEvents, Event: kind}), string(kind))
 	}
+	for _, reason := range pglog.BlindReasons() {
+		blind := slices.ContainsFunc(snapshot.LogBlindness, func(b pglog.Blindness) bool { return b.Reason == reason })
+		sink.AddBool(logBlind, blind, reason)
+	}
+	emitNames(snapshot, sink)
 	status := snapshot.Log
 	sink.AddBool(logReaderUp, status.Up)
 	sink.Add(logBacklog, float64(status.BacklogBytes))
 	sink.Add(logReadBytes, float64(status.ReadBytes))
 	sink.Add(logParseFailures, float64(status.ParseFailures))
-	sink.Add(logLostBytes, float64(status.LostBytes))
+	sink.Add(logLostBytes, counted(snapshot, pglog.Counter{Kind: pglog.CountLostBytes}))
 	sink.Add(logLastMessage, timestamp(status.LastMessage))
 }
 
@@ -129,12 +154,17 @@ func emitDatabaseLog(snapshot *state.Snapshot, sink *Sink, datname string) {
 		}
 	}
 	byLabel := make(map[string]float64)
-	for _, label := range pglog.ErrorLabels() {
+	byCategory := make(map[pglog.Category]float64)
+	for _, label := range pglog.Conditions() {
 		value := counted(snapshot, pglog.Counter{Kind: pglog.CountErrors, Database: datname, SQLState: label.SQLState})
 		byLabel[label.SQLState] = value
+		byCategory[label.Category] += value
 		if full || value > 0 || slices.Contains(coreLabels, label.SQLState) {
-			sink.Add(errorsTotal, value, datname, label.SQLState, label.ConditionName)
+			sink.Add(errorsTotal, value, datname, label.SQLState, label.Name)
 		}
+	}
+	for _, category := range pglog.Categories() {
+		sink.Add(errorsByCategory, byCategory[category], datname, string(category))
 	}
 	for _, r := range logReasons {
 		sum := 0.0
@@ -142,6 +172,21 @@ func emitDatabaseLog(snapshot *state.Snapshot, sink *Sink, datname string) {
 			sum += byLabel[label]
 		}
 		sink.Add(transactionsFailures, sum, datname, r.reason)
+	}
+}
+
+// emitNames shows the errors of the applications and roles that the
+// configuration names.
+func emitNames(snapshot *state.Snapshot, sink *Sink) {
+	for _, category := range pglog.Categories() {
+		for _, name := range snapshot.LogApplications {
+			counter := pglog.Counter{Kind: pglog.CountApplications, Name: name, Category: category}
+			sink.Add(applicationErrors, counted(snapshot, counter), name, string(category))
+		}
+		for _, name := range snapshot.LogRoles {
+			counter := pglog.Counter{Kind: pglog.CountRoles, Name: name, Category: category}
+			sink.Add(roleErrors, counted(snapshot, counter), name, string(category))
+		}
 	}
 }
 

@@ -52,5 +52,18 @@ BEGIN
 			EXECUTE format('ALTER DEFAULT PRIVILEGES IN SCHEMA %I GRANT SELECT ON SEQUENCES TO %I', schema, monitor);
 		END LOOP;
 	END IF;
+
+	-- The exporter reads the log's files when it can. When it cannot: PGOPTIONS='... -c pgintegrity.log=on', in the
+	-- database of its DSN. The function reads nothing but the files of log_directory.
+	IF current_setting('pgintegrity.log', true) = 'on' THEN
+		CREATE SCHEMA IF NOT EXISTS pgintegrity;
+		CREATE OR REPLACE FUNCTION pgintegrity.read_log(name text, start bigint, length bigint) RETURNS bytea
+			LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+			AS $read$SELECT pg_read_binary_file(current_setting('log_directory') || '/' || l.name, $2, $3, true)
+				FROM pg_ls_logdir() l WHERE l.name = $1$read$;
+		REVOKE ALL ON FUNCTION pgintegrity.read_log(text, bigint, bigint) FROM PUBLIC;
+		EXECUTE format('GRANT USAGE ON SCHEMA pgintegrity TO %I', monitor);
+		EXECUTE format('GRANT EXECUTE ON FUNCTION pgintegrity.read_log(text, bigint, bigint) TO %I', monitor);
+	END IF;
 END
 $grants$;

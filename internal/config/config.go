@@ -80,16 +80,6 @@ func (d Databases) Selects(datname string) bool {
 	return len(d.Include) == 0 || slices.ContainsFunc(d.Include, matches)
 }
 
-// Log is where the server's log is.
-type Log struct {
-	// Enabled turns reading of the log on.
-	Enabled bool `yaml:"enabled"`
-	// Path is a pattern for the log files, for example
-	// /var/log/postgresql/*.json; empty finds them through the server's own
-	// settings.
-	Path string `yaml:"path"`
-}
-
 // Check is when one check runs.
 type Check struct {
 	// Enabled turns the check on.
@@ -147,7 +137,7 @@ func Default() Validated {
 	}
 	return Validated{config: Config{
 		Databases:   Databases{Include: []string{}, Exclude: []string{}},
-		Log:         Log{Enabled: true},
+		Log:         defaultLog(),
 		Checks:      checks,
 		Constraints: Constraints{CompleteWithin: Duration(7 * 24 * time.Hour), LargeTable: Size(units.GiB)},
 		Invariants:  []check.Invariant{}, Sealed: []check.Sealed{}, MaterializedViews: []check.MaterializedView{}, Transactions: []Transaction{},
@@ -248,10 +238,8 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 			}
 		}
 	}
-	if c.Log.Path != "" {
-		if _, err := path.Match(c.Log.Path, ""); err != nil {
-			return fail("%q is not a valid pattern", []any{c.Log.Path}, "log", "path")
-		}
+	if key, problem := c.Log.invalid(); problem != "" {
+		return fail("%s", []any{problem}, "log", key)
 	}
 	if err := c.validateRules(fail); err != nil {
 		return err

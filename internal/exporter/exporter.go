@@ -162,7 +162,7 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 	r.scheduler.Start()
 
 	if c.Log.Enabled {
-		r.watcher = logwatch.New(target, results, r.scheduler, c.Log.Path, logger)
+		r.watcher = logwatch.New(target, results, r.scheduler, c.Log, logger)
 		r.watcher.Start()
 	}
 

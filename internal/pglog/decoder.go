@@ -17,8 +17,9 @@ const lineSize = 256 << 10
 type Input struct {
 	// Format is the format; AutoFormat is told by the log itself.
 	Format Format
-	// Prefix is log_line_prefix, for the formats stderr and syslog.
-	Prefix string
+	// Prefixes are log_line_prefix, for the formats stderr and syslog; nil is not
+	// known.
+	Prefixes *Prefixes
 }
 
 // decoder turns a stream of bytes, in pieces of any size, into messages. Its
@@ -54,11 +55,12 @@ type decoder struct {
 // read.
 type mark struct{ inner, outer int64 }
 
-// newDecoder makes a decoder that hands over each message. The prefix has been
-// compiled.
-func newDecoder(format Format, p *prefix, handle func(m *Message)) *decoder {
-	d := &decoder{message: handle, format: format, buffer: make([]byte, bufferSize)}
-	d.frame.prefix = p
+// newDecoder makes a decoder that hands over each message.
+func newDecoder(input Input, handle func(m *Message)) *decoder {
+	d := &decoder{message: handle, format: input.Format, buffer: make([]byte, bufferSize)}
+	if d.frame.prefix = input.Prefixes; d.frame.prefix == nil {
+		d.frame.prefix = new(Prefixes)
+	}
 	d.reset()
 	return d
 }

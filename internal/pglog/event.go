@@ -251,7 +251,7 @@ var (
 	dataPath   = regexp.MustCompile(`\b(?:base/\d+/|global/\d|pg_tblspc/\d+/PG_)[^"»«”\s:)]*`)
 	// terminated is the message of the postmaster in every language: the process,
 	// the signal, a colon and the signal's name.
-	terminated   = regexp.MustCompile(`\(PID \d+\)\D*(\d+)\D*: \S`)
+	terminated   = regexp.MustCompile(`^[^:'(]*\(PID \d+\)\D*(\d+)\D*: \S`)
 	archiveTexts = regexp.MustCompile(`^(?:archive command (?:failed with exit code|was terminated by) |archiving write-ahead log file "[^"]*" failed)`)
 )
 

@@ -81,22 +81,18 @@ type Follower struct {
 
 // NewFollower follows files on this host that match pattern (see
 // path/filepath.Match) from a position on; the zero position is the beginning
-// of the newest file. The error is one of the prefix.
-func NewFollower(pattern string, input Input, position Position, labels *Labels) (*Follower, error) {
+// of the newest file.
+func NewFollower(pattern string, input Input, position Position, labels *Labels) *Follower {
 	return newFollower(pattern, localFiles{pattern}, input, position, labels)
 }
 
-func newFollower(source string, files library, input Input, position Position, labels *Labels) (*Follower, error) {
-	p, err := compilePrefix(input.Prefix)
-	if err != nil {
-		return nil, err
-	}
+func newFollower(source string, files library, input Input, position Position, labels *Labels) *Follower {
 	f := &Follower{
 		source: source, library: files, position: position, old: position == Position{},
 		counts: newCounts(labels), done: make(map[identity]time.Time),
 	}
-	f.decoder = newDecoder(input.Format, p, f.counts.add)
-	return f, nil
+	f.decoder = newDecoder(input, f.counts.add)
+	return f
 }
 
 // Run follows the log until ctx ends.

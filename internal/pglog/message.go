@@ -160,7 +160,7 @@ const (
 type framing struct {
 	format Format
 	quoted bool // within a quoted CSV field
-	prefix *prefix
+	prefix *Prefixes
 	head   head // of the first line of the record, for stderr
 	known  bool // head is that of the record
 	ahead  head // of the first line behind the record

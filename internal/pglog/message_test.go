@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -83,7 +86,7 @@ func FuzzCSV(f *testing.F) {
 			return // encoding/csv drops carriage returns, the server does not
 		}
 		checkRecord(t, CSVLog, record.Bytes(), jsonRecord{
-			Severity: read[csvSeverity], SQLState: read[csvSQLState], Database: read[csvDatabase], Text: read[csvMessage],
+			Severity: read[csvSeverity], SQLState: read[csvSQLState], Database: read[csvDatabase], Text: read[csvMessage], Detail: read[csvDetail],
 			Application: read[csvApplication], Backend: read[csvBackend],
 		})
 	})
@@ -98,7 +101,7 @@ func checkRecord(t *testing.T, format Format, record []byte, want jsonRecord) {
 		t.Fatalf("the record has %d of %d bytes: %q", end, len(record), record)
 	}
 	var m Message
-	if !frame.parse(record, &m) {
+	if frame.parse(record, &m) != message {
 		t.Fatalf("not parsed: %q", record)
 	}
 	valid := func(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
@@ -108,11 +111,17 @@ func checkRecord(t *testing.T, format Format, record []byte, want jsonRecord) {
 	if got, want := m.Database(), valid(want.Database); got != want {
 		t.Errorf("database %q, want %q", got, want)
 	}
+	if isQuiet(m.severity, m.sqlstate) {
+		return // nothing behind the message is read
+	}
 	if got, want := m.Application(), valid(want.Application); got != want {
 		t.Errorf("application %q, want %q", got, want)
 	}
 	if got := m.Backend(); got != want.Backend {
 		t.Errorf("backend %q, want %q", got, want.Backend)
+	}
+	if got, want := m.Detail(), valid(want.Detail); got != want && len(want) <= maxText {
+		t.Errorf("detail %q, want %q", got, want)
 	}
 	if len(want.SQLState) == 5 && isPlain(want.SQLState) && m.SQLState() != want.SQLState {
 		t.Errorf("SQLSTATE %q, want %q", m.SQLState(), want.SQLState)
@@ -124,48 +133,12 @@ func isPlain(s string) bool {
 	return strings.Trim(s, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == ""
 }
 
-// FuzzBytes holds that nothing in a log makes the reader fail, and that every
-// byte belongs to exactly one record.
-func FuzzBytes(f *testing.F) {
-	f.Add([]byte("{\"error_severity\":\"ERROR\",\"state_code\":\"22012\"}\n{}\nnonsense\n\x00\xff\n"), true)
-	f.Add([]byte("a,\"b\n\"\"c\",d\n,,,\n\"open"), false)
-	f.Fuzz(func(t *testing.T, data []byte, isJSON bool) {
-		frame := framing{format: CSVLog}
-		if isJSON {
-			frame.format = JSONLog
-		}
-		counted := counts{databases: make(map[string]bool), delta: make(map[Counter]uint64)}
-		var m Message
-		whole := frame
-		for rest := data; ; {
-			end := frame.next(rest, 0)
-			if end < 0 {
-				break
-			}
-			if end == 0 || end > len(rest) || rest[end-1] != '\n' {
-				t.Fatalf("a record of %d bytes in %q", end, rest)
-			}
-			if frame.parse(rest[:end], &m) {
-				counted.add(&m)
-			}
-			rest = rest[end:]
-		}
-		// The end of the first record is the same however the bytes arrive.
-		want := whole.next(data, 0)
-		pieces := framing{format: frame.format}
-		got, looked := -1, 0
-		for have := 1; have <= len(data) && got < 0; have++ {
-			got = pieces.next(data[:have], looked)
-			looked = have
-		}
-		if got != want {
-			t.Fatalf("byte by byte the first record ends at %d, at once at %d: %q", got, want, data)
-		}
-	})
-}
+// written makes every line of a test another one, as time does in a real log.
+var written atomic.Int64
 
-func message(severity, sqlstate, backend, text, context string) []byte {
-	line, err := json.Marshal(jsonRecord{Severity: severity, SQLState: sqlstate, Backend: backend, Text: text, Context: context, Database: "erp"})
+func jsonLine(severity, sqlstate, backend, text, context string) []byte {
+	stamp := time.Date(2026, 11, 25, 9, 0, 0, 0, time.UTC).Add(time.Duration(written.Add(1)) * time.Millisecond)
+	line, err := json.Marshal(jsonRecord{Timestamp: stamp.Format("2006-01-02 15:04:05.000 MST"), Severity: severity, SQLState: sqlstate, Backend: backend, Text: text, Context: context, Database: "erp"})
 	if err != nil {
 		panic(err)
 	}
@@ -186,8 +159,8 @@ func TestEvents(t *testing.T) {
 		{"ERROR", "XX001", client, `invalid page in block 3 of relation base/16384/16390`, "", InvalidPage, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390, Block: new(uint32(3))}},
 		{"ERROR", "XX001", client, `invalid page in block 0 of relation pg_tblspc/16401/PG_15_202209061/16384/16402`, "", InvalidPage, Object{Path: "pg_tblspc/16401/PG_15_202209061/16384/16402", Tablespace: 16401, Database: 16384, Filenode: 16402, Block: new(uint32(0))}},
 		{"ERROR", "XX001", client, `could not read block 7 in file "base/16384/16390": read only 0 of 8192 bytes`, "", ShortRead, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390, Block: new(uint32(7))}},
-		{"ERROR", "XX001", client, `missing chunk number 0 for toast value 16400 in pg_toast_16390`, "", Toast, Object{}},
-		{"FEHLER", "XX001", client, `ungültige Seite in Block 3 von Relation »base/16384/16390«`, "", DataCorrupted, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390, Block: new(uint32(3))}},
+		{"ERROR", "XX001", client, `missing chunk number 0 for toast value 16400 in pg_toast_16390`, "", Toast, Object{OID: 16390}},
+		{"FEHLER", "XX001", client, `ungültige Seite in Block 3 von Relation »base/16384/16390«`, "", InvalidPage, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390, Block: new(uint32(3))}},
 		{"ERROR", "XX002", client, `index "accounts_pkey" contains unexpected zero page at block 4`, "", IndexCorrupted, Object{Name: "accounts_pkey", Block: new(uint32(4))}},
 		{"ERROR", "XX000", client, `invalid memory alloc request size 18446744073709551613`, "", Internal, Object{}},
 		{"ERROR", "58P01", client, `could not open file "base/16384/16390": No such file or directory`, "", MissingFile, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390}},
@@ -203,17 +176,38 @@ func TestEvents(t *testing.T) {
 		{"ERROR", "58P01", client, `could not access file "$libdir/nothere": No such file or directory`, "", "", Object{}},
 		{"ERROR", "42501", client, `permission denied for table postings`, "", "", Object{}},
 		{"ERROR", "XX000", client, `tuple concurrently updated`, "", "", Object{}},
-		{"ERROR", "XX000", client, `cache lookup failed for relation 16390`, "", "", Object{}},
+		{"ERROR", "XX000", client, `invalid memory alloc request size 1200000003`, "", Suspect, Object{}},
+		{"ERROR", "XX000", client, `cache lookup failed for relation 16390`, "", Suspect, Object{OID: 16390}},
+		{"ERROR", "XX000", client, `could not open relation with OID 16390`, "", Suspect, Object{OID: 16390}},
+		{"ERROR", "XX000", client, `xlog flush request 5/A0000028 is not satisfied --- flushed only to 0/1A3B0D8`, "writing block 3 of relation base/16384/16390", PageLSN, Object{}},
+		{"ERROR", "XX001", "autovacuum worker", `found xmin 3 from before relfrozenxid 731`, "while scanning block 7 offset 3 of relation \"ledger.postings\"\nautomatic vacuum of table \"erp.ledger.postings\"", HeapTuple, Object{Schema: "ledger", Name: "postings", Block: new(uint32(7))}},
+		{"ERROR", "XX001", client, `missing chunk number 0 for toast value 16400 in pg_toast_16390`, "SQL statement \"SELECT memo -- at RAISE PL/pgSQL RAISE\"\nPL/pgSQL function f() line 3 at SQL statement", Toast, Object{OID: 16390}},
+		{"PANIC", "58030", "checkpointer", `could not fsync file "base/16384/16390": Input/output error`, "", IOError, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390}},
+		{"LOG", "00000", "archiver", `archive command failed with exit code 1`, "", ArchiveFailure, Object{}},
+		{"WARNING", "01000", "archiver", `archiving write-ahead log file "000000010000000000000003" failed too many times, will try again later`, "", ArchiveFailure, Object{Name: "000000010000000000000003"}},
+		{"FATAL", "F0000", "startup", `could not locate required checkpoint record`, "", StartFailure, Object{}},
+		{"LOG", "00000", "postmaster", `Serverprozess (PID 4711) wurde von Signal 11 beendet: Speicherzugriffsfehler`, "", ServerCrash, Object{}},
+
 		{"ERROR", "XX001", client, `the books are corrupted`, "PL/pgSQL function ledger.check() line 3 at RAISE", "", Object{}},
+		{"ERROR", "XX001", client, `Daten kaputt`, "PL/pgSQL-Funktion ledger.check() Zeile 3 bei RAISE", "", Object{}},
+		{"ERROR", "XX001", client, `数据损坏`, "在第3行的PL/pgSQL函数check()的RAISE", "", Object{}},
+		{"ERROR", "XX000", client, `missing chunk number 0 for toast value 1 in pg_toast_2 at line 3.`, `PL/Perl function "f"`, "", Object{}},
+		{"ERROR", "22P02", client, `invalid input syntax for type integer: "invalid page in block 3 of relation base/16384/16390"`, "", "", Object{}},
+		{"ERROR", "22021", client, `invalid byte sequence for encoding "UTF8": 0xff`, "", "", Object{}},
+		{"ERROR", "53100", client, `could not extend file "base/16384/16390": No space left on device`, "", "", Object{}},
+		{"ERROR", "58P01", "walsender", `requested WAL segment 000000010000000000000003 has already been removed`, "", "", Object{}},
+		{"FATAL", "57P01", "startup", `terminating process due to administrator command`, "", "", Object{}},
+		{"FATAL", "3D000", client, `database "invalid page in block 3 of relation base/1/2" does not exist`, "", "", Object{}},
+		{"LOG", "00000", "postmaster", `background worker "logical replication launcher" (PID 4711) exited with exit code 1`, "", "", Object{}},
 		{"ERROR", "P0001", client, `invalid page in block 3 of relation base/16384/16390`, "", "", Object{}},
 		{"LOG", "00000", client, `statement: SELECT 'server process (PID 1) was terminated by signal 11'`, "", "", Object{}},
 		{"LOG", "00000", "postmaster", `server process (PID 4711) was terminated by signal 15: Terminated`, "", "", Object{}},
 		{"WARNING", "01000", client, `there is no transaction in progress`, "", "", Object{}},
 	} {
-		counted := counts{databases: make(map[string]bool), delta: make(map[Counter]uint64)}
+		counted := newCounts(NewLabels(nil, nil, nil))
 		var m Message
 		frame := framing{format: JSONLog}
-		if !frame.parse(message(c.severity, c.sqlstate, c.backend, c.text, c.context), &m) {
+		if frame.parse(jsonLine(c.severity, c.sqlstate, c.backend, c.text, c.context), &m) != message {
 			t.Fatalf("not parsed: %s", c.text)
 		}
 		counted.add(&m)
@@ -244,17 +238,20 @@ func describeObject(o Object) string {
 // TestLabelsAreClosed holds that whatever stands in a log gets one of the
 // labels that are initialised at 0.
 func TestLabelsAreClosed(t *testing.T) {
-	errorLabels := make(map[ErrorLabel]bool)
-	for _, label := range ErrorLabels() {
-		errorLabels[label] = true
+	states := make(map[string]bool)
+	for _, c := range Conditions() {
+		states[c.SQLState] = true
+		if c.Name == "" || c.Meaning == "" || !slices.Contains(Categories(), c.Category) {
+			t.Errorf("%s is not described: %+v", c.SQLState, c)
+		}
 	}
 	messageLabels := make(map[MessageLabel]bool)
 	for _, label := range MessageLabels() {
 		messageLabels[label] = true
 	}
-	for _, sqlstate := range []string{"22012", "XX001", "42P01", "40P01", "99999", "", "P0001", "57014", "HV000", "ab", "\"\",,x", "01000"} {
-		if label := ErrorLabelOf(sqlstate); !errorLabels[label] {
-			t.Errorf("%s gives the unlisted label %v", sqlstate, label)
+	for _, sqlstate := range []string{"22012", "XX001", "42P01", "40P01", "99999", "", "P0001", "57014", "HV000", "ab", "\"\",,x", "01000", UnknownState} {
+		if c := ConditionOf(sqlstate); !states[c.SQLState] {
+			t.Errorf("%s gives the unlisted condition %v", sqlstate, c)
 		}
 		for _, severity := range []Severity{Error, Fatal, Panic, Warning} {
 			if label := MessageLabelOf(severity, sqlstate); !messageLabels[label] {
@@ -267,7 +264,7 @@ func TestLabelsAreClosed(t *testing.T) {
 // BenchmarkParse reads records of jsonlog beside encoding/json and those of
 // csvlog beside encoding/csv.
 func BenchmarkParse(b *testing.B) {
-	line := message("ERROR", "23505", "client backend", `duplicate key value violates unique constraint "accounts_pkey"`, "")
+	line := jsonLine("ERROR", "23505", "client backend", `duplicate key value violates unique constraint "accounts_pkey"`, "")
 	var row bytes.Buffer
 	row.WriteString(`2026-11-23 10:00:00.000 UTC,"app","erp",4711,"127.0.0.1:5000",6563.1,3,"INSERT",2026-11-23 09:00:00 UTC,4/12,771,ERROR,23505,"duplicate key value violates unique constraint ""accounts_pkey""","Key (account_id)=(1) already exists.",,,,,"INSERT INTO ledger.accounts VALUES (1)",,,"psql","client backend",,0` + "\n")
 	var m Message
@@ -276,7 +273,7 @@ func BenchmarkParse(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			frame := framing{format: JSONLog}
-			if !frame.parse(line[:frame.next(line, 0)], &m) {
+			if frame.parse(line[:frame.next(line, 0)], &m) != message {
 				b.Fatal("not parsed")
 			}
 		}
@@ -296,7 +293,7 @@ func BenchmarkParse(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			frame := framing{format: CSVLog}
-			if !frame.parse(row.Bytes()[:frame.next(row.Bytes(), 0)], &m) {
+			if frame.parse(row.Bytes()[:frame.next(row.Bytes(), 0)], &m) != message {
 				b.Fatal("not parsed")
 			}
 		}

@@ -18,9 +18,9 @@ func newsOf(directory string) (news <-chan struct{}, stop func()) {
 	if err != nil {
 		return nil, func() {}
 	}
-	stop = func() { _ = watcher.Close() } // it only read
+	end := func() { _ = watcher.Close() } // it only read
 	if err := watcher.Add(filepath.Clean(directory)); err != nil {
-		stop()
+		end()
 		return nil, func() {}
 	}
 	told := make(chan struct{}, 1)
@@ -45,7 +45,7 @@ func newsOf(directory string) (news <-chan struct{}, stop func()) {
 		}
 	}()
 	return told, func() {
-		stop()
+		end()
 		<-ended
 	}
 }

@@ -36,7 +36,7 @@ const (
 
 // NewRemoteFollower follows the log through the server itself, for an exporter
 // that cannot read its files. source names the position that is kept.
-func NewRemoteFollower(source, pattern string, remote Remote, input Input, position Position, labels *Labels) (*Follower, error) {
+func NewRemoteFollower(source, pattern string, remote Remote, input Input, position Position, labels *Labels) *Follower {
 	return newFollower(source, &remoteFiles{pattern: pattern, remote: remote}, input, position, labels)
 }
 

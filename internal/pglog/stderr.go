@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"strconv"
+	"sync/atomic"
 )
 
 // DefaultPrefix is the server's default of log_line_prefix.
@@ -15,9 +16,8 @@ const maxFree = 300
 
 // prefix is a compiled log_line_prefix.
 type prefix struct {
-	steps []step
-	// stops says that processes without a session write only what is before %q.
-	state, backend, database, application bool
+	setting string
+	steps   []step
 }
 
 // step is one part of a prefix.
@@ -29,7 +29,7 @@ type step struct {
 
 // compilePrefix reads a log_line_prefix.
 func compilePrefix(setting string) (*prefix, error) {
-	p := &prefix{}
+	p := &prefix{setting: setting}
 	for rest := setting; rest != ""; {
 		if rest[0] != '%' {
 			n := len(rest)
@@ -76,15 +76,7 @@ func (p *prefix) escape(letter byte, width int) {
 	case '%':
 		p.literal("%")
 		return
-	case 'e':
-		p.state = true
-	case 'b':
-		p.backend = true
-	case 'd':
-		p.database = true
-	case 'a':
-		p.application = true
-	case 'm', 't', 'n', 's', 'p', 'P', 'c', 'l', 'v', 'x', 'Q', 'u', 'h', 'r', 'i', 'q', 'L':
+	case 'e', 'b', 'd', 'a', 'm', 't', 'n', 's', 'p', 'P', 'c', 'l', 'v', 'x', 'Q', 'u', 'h', 'r', 'i', 'q', 'L':
 	default:
 		return // the server writes nothing for a letter that it does not know
 	}
@@ -106,13 +98,43 @@ type head struct {
 	state, database, user, application, backend, process span
 }
 
-// read reads how a line begins. ok is false for a line that begins neither a
+// Prefixes are the values of log_line_prefix that lines of a log may have, the
+// newest first: a log goes on with another one when the setting is changed. It
+// is safe for use by several readers while it changes.
+type Prefixes struct{ list atomic.Pointer[[]*prefix] }
+
+// maxPrefixes bounds the earlier values that are tried.
+const maxPrefixes = 3
+
+// Add puts a value in front. The error says what is wrong with it.
+func (p *Prefixes) Add(setting string) error {
+	compiled, err := compilePrefix(setting)
+	if err != nil {
+		return err
+	}
+	list := []*prefix{compiled}
+	if earlier := p.list.Load(); earlier != nil {
+		for _, e := range *earlier {
+			if e.setting != setting && len(list) < maxPrefixes {
+				list = append(list, e)
+			}
+		}
+	}
+	p.list.Store(&list)
+	return nil
+}
+
+// read reads how a line begins. It is false for a line that begins neither a
 // message nor a part of one.
-func (p *prefix) read(line []byte, h *head) bool {
-	*h = head{}
-	if p != nil && p.match(0, line, 0, h) {
-		h.exact = true
-		return true
+func (p *Prefixes) read(line []byte, h *head) bool {
+	if list := p.list.Load(); list != nil {
+		for _, one := range *list {
+			*h = head{}
+			if one.match(0, line, 0, h) {
+				h.exact = true
+				return true
+			}
+		}
 	}
 	*h = head{}
 	return h.guess(line)

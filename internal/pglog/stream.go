@@ -31,21 +31,14 @@ type Stream struct {
 	Report func(Status)
 
 	input  Input
-	prefix *prefix
 	labels *Labels
 
 	mu     sync.Mutex
 	status Status
 }
 
-// NewStream makes a reader of lines. The error is one of the prefix.
-func NewStream(input Input, labels *Labels) (*Stream, error) {
-	p, err := compilePrefix(input.Prefix)
-	if err != nil {
-		return nil, err
-	}
-	return &Stream{input: input, prefix: p, labels: labels}, nil
-}
+// NewStream makes a reader of lines.
+func NewStream(input Input, labels *Labels) *Stream { return &Stream{input: input, labels: labels} }
 
 // Stdin reads standard input until it or ctx ends.
 func (s *Stream) Stdin(ctx context.Context) {
@@ -155,7 +148,7 @@ type source interface {
 // read reads lines until they or ctx end.
 func (s *Stream) read(ctx context.Context, from source) error {
 	counts := newCounts(s.labels)
-	decoder := newDecoder(s.input.Format, s.prefix, counts.add)
+	decoder := newDecoder(s.input, counts.add)
 	failures, last := uint64(0), time.Now()
 	unkept := 0
 	for {

@@ -76,9 +76,14 @@ func cutCRI(line []byte) (content []byte, whole, ok bool) {
 	if (rest[0] != 'P' && rest[0] != 'F') || (rest[1] != ' ' && rest[1] != ':' && rest[1] != '\n') {
 		return nil, false, false
 	}
-	at := len(stamp) + len(stream) + 3
-	if i := bytes.IndexByte(line[at-1:], ' '); rest[1] == ':' && i >= 0 {
-		at += i // more tags
+	at := len(stamp) + len(stream) + len("  P")
+	if rest[1] == ':' { // more tags
+		if i := bytes.IndexByte(line[at:], ' '); i >= 0 {
+			at += i
+		}
+	}
+	if line[at] == ' ' {
+		at++
 	}
 	return bytes.TrimRight(line[min(at, len(line)):], "\r\n"), rest[0] == 'F', true
 }

@@ -27,6 +27,8 @@ type Snapshot struct {
 	Log pglog.Status
 	// LogBlindness lists what keeps the log from telling everything.
 	LogBlindness []pglog.Blindness
+	// LogApplications and LogRoles are those whose errors are counted by name.
+	LogApplications, LogRoles []string
 	// Samples are the most frequent messages of the log without their literals,
 	// the most frequent first.
 	Samples []pglog.Sample

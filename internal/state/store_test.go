@@ -52,7 +52,7 @@ func TestStateSurvives(t *testing.T) {
 		Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now.Add(-time.Second), Finished: now, Objects: 3, Bytes: 4096, TotalBytes: 4096, Whole: true,
 	}, true)
 	position := pglog.Position{Path: "/log/a.json", Inode: 7, Offset: 42}
-	target.CommitLog(map[pglog.Counter]uint64{division: 3}, position, findings(now))
+	target.CommitLog(pglog.Batch{Counts: map[pglog.Counter]uint64{division: 3}, Source: "log", Position: position}, findings(now))
 	if got := target.Accumulate("checksum_failures", 5); got != 5 {
 		t.Errorf("the counter begins at %v", got)
 	}
@@ -64,8 +64,8 @@ func TestStateSurvives(t *testing.T) {
 	store, target = open(t, directory)
 	defer closeStore(t, store)
 	snapshot := target.Snapshot()
-	if snapshot.Counters[division] != 3 || target.LogPosition() != position {
-		t.Errorf("%d errors, position %+v", snapshot.Counters[division], target.LogPosition())
+	if snapshot.Counters[division] != 3 || target.LogPosition("log") != position {
+		t.Errorf("%d errors, position %+v", snapshot.Counters[division], target.LogPosition("log"))
 	}
 	if len(snapshot.Findings) != 1 || snapshot.Findings[0].Relation != "postings" || !snapshot.Findings[0].FirstSeen.Equal(now) {
 		t.Errorf("findings %+v", snapshot.Findings)
@@ -159,9 +159,9 @@ func TestSnapshotsDoNotChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, nil)
+	target.CommitLog(pglog.Batch{Counts: map[pglog.Counter]uint64{division: 1}, Source: "log", Position: pglog.Position{}}, nil)
 	before := target.Snapshot()
-	target.CommitLog(map[pglog.Counter]uint64{division: 1}, pglog.Position{}, findings(time.Now()))
+	target.CommitLog(pglog.Batch{Counts: map[pglog.Counter]uint64{division: 1}, Source: "log", Position: pglog.Position{}}, findings(time.Now()))
 	if before.Counters[division] != 1 || len(before.Findings) != 0 {
 		t.Errorf("an earlier snapshot changed: %d errors, %d findings", before.Counters[division], len(before.Findings))
 	}
@@ -201,8 +201,8 @@ func TestFindingsAreEvents(t *testing.T) {
 	defer closeStore(t, store)
 	now := time.Now()
 	f := findings(now.Add(-time.Minute))
-	target.CommitLog(nil, pglog.Position{}, f)
-	target.CommitLog(nil, pglog.Position{}, f)
+	target.CommitLog(pglog.Batch{Counts: nil, Source: "log", Position: pglog.Position{}}, f)
+	target.CommitLog(pglog.Batch{Counts: nil, Source: "log", Position: pglog.Position{}}, f)
 	target.RecordResult(check.Result{
 		Check: "heap", Database: "erp", Outcome: check.OutcomeOK, Started: now, Finished: now, Reads: true,
 		Verified: []check.RelationName{{Schema: "ledger", Name: "postings"}},

@@ -323,6 +323,11 @@ func (t *Target) LogStatus(status pglog.Status) {
 	t.change(func(next *Snapshot) { next.Log = status })
 }
 
+// LogNames publishes whose errors are counted by name.
+func (t *Target) LogNames(applications, roles []string) {
+	t.change(func(next *Snapshot) { next.LogApplications, next.LogRoles = applications, roles })
+}
+
 // LogBlindness publishes what keeps the log from telling everything.
 func (t *Target) LogBlindness(blindness []pglog.Blindness) {
 	t.change(func(next *Snapshot) { next.LogBlindness = blindness })
