@@ -99,13 +99,20 @@ func (d *decoder) advance(n int) int64 {
 		return d.unwrap()
 	}
 	d.filled += n
-	if !d.begun && !d.begin() {
-		return 0
+	blank := int64(0)
+	if !d.begun {
+		// Empty lines and zeros say nothing of the format.
+		text := bytes.TrimLeft(d.buffer[:d.filled], "\r\n\x00")
+		blank = int64(d.filled - len(text))
+		d.filled = copy(d.buffer, text)
+		if !d.begin() {
+			return blank
+		}
 	}
 	if d.wrap.kind != bare {
-		return d.rewrap()
+		return blank + d.rewrap()
 	}
-	return d.consume()
+	return blank + d.consume()
 }
 
 // rewrap reads what is in the buffer again, because it is wrapped.
@@ -123,11 +130,10 @@ func (d *decoder) rewrap() int64 {
 	return taken
 }
 
-// begin finds out the format by the first line that is not empty.
+// begin finds out the format by the first line.
 func (d *decoder) begin() bool {
-	text := bytes.TrimLeft(d.buffer[:d.filled], "\r\n\x00")
-	line := firstLine(text)
-	if line == nil {
+	line := firstLine(d.buffer[:d.filled])
+	if len(line) == 0 {
 		return false
 	}
 	d.begun = true

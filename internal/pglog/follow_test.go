@@ -2,11 +2,15 @@ package pglog
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -251,49 +255,217 @@ func TestUnreadableLog(t *testing.T) {
 	}))
 }
 
-// TestRealLogs makes known errors on real servers, across rotations.
+// TestRealLogs makes known errors on real servers, across rotations, and reads
+// them in every format that the server writes at once.
 func TestRealLogs(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
-		option, extension := pgtest.CSVLog(), "csv"
+		const prefix = "%m [%p] %e %b %q%d %-12u %a "
+		destination := "stderr,csvlog"
 		if major >= 15 {
-			option, extension = pgtest.JSONLog(), "json"
+			destination += ",jsonlog"
 		}
-		server := pgtest.Start(t, pgtest.Version(major), option, pgtest.Setting("log_rotation_size", "64kB"),
-			pgtest.Setting("log_filename", "server-%Y-%m-%d_%H%M%S.log"))
+		server := pgtest.Start(t, pgtest.Version(major), pgtest.CSVLog(), pgtest.Setting("log_destination", destination),
+			pgtest.Setting("log_rotation_size", "64kB"), pgtest.Setting("log_filename", "server-%Y-%m-%d_%H%M%S.log"),
+			pgtest.Setting("log_line_prefix", prefix), pgtest.Setting("log_error_verbosity", "verbose"))
 		server.MustExec(t, "postgres", "CREATE DATABASE erp; ")
-		r := newReader()
-		stop := r.follow(filepath.Join(server.LogDirectory(), "*."+extension))
-		defer stop()
-		const rounds = 6
+		readers := make(map[string]*reader)
+		for _, extension := range []string{"log", "csv", "json"} {
+			if extension == "json" && major < 15 {
+				continue
+			}
+			r := newReader()
+			r.input = stderrInput(t, prefix)
+			readers[extension] = r
+			defer r.follow(filepath.Join(server.LogDirectory(), "*."+extension))()
+		}
+		rounds, each := 4, 20
 		for range rounds {
 			// Each round is longer than a file may be, with what is hard to parse in it.
-			for range 20 {
-				if err := server.Exec(t.Context(), "erp", "/* \"quotes\", \n lines {\"and\": \"braces\"} "+strings.Repeat("é,\\", 1500)+" */ SELECT 1/0"); err == nil {
+			for range each {
+				if err := server.Exec(t.Context(), "erp", "/* \"quotes\", \n lines {\"and\": \"braces\"}\nERROR:  no message "+strings.Repeat("é,\\", 1500)+" */ SELECT 1/0"); err == nil {
 					t.Fatal("no error")
 				}
 			}
 			if err := server.Exec(t.Context(), "erp", "SELECT nothing FROM nowhere"); err == nil {
 				t.Fatal("no error")
 			}
+			raised := "DO $$BEGIN RAISE EXCEPTION 'invalid page in block 3 of relation base/16384/16390' USING ERRCODE = 'XX001'; END$$"
+			if err := server.Exec(t.Context(), "erp", raised); err == nil {
+				t.Fatal("no error")
+			}
 			<-time.After(1100 * time.Millisecond) // a file of its own
 		}
-		await(t, "all counted", func() bool { return r.errors("42P01") == rounds && r.errors(division) >= 20*rounds })
-		if got := r.errors(division); got != 20*rounds {
-			t.Errorf("%d of %d errors counted", got, 20*rounds)
+		for extension, r := range readers {
+			await(t, "all counted in "+extension, func() bool {
+				return r.errors("42P01") == uint64(rounds) && r.errors(division) >= uint64(rounds*each) && r.errors("XX001") == uint64(rounds)
+			})
+			r.mu.Lock()
+			if got := r.counts[Counter{Kind: CountErrors, Database: "erp", SQLState: division}]; got != uint64(rounds*each) {
+				t.Errorf("%s: %d of %d errors counted in erp", extension, got, rounds*each)
+			}
+			if r.status.ParseFailures != 0 || r.counts[Counter{Kind: CountLostBytes}] != 0 || len(r.events) != 0 {
+				t.Errorf("%s: %d parse failures, %d bytes lost, events %v", extension, r.status.ParseFailures, r.counts[Counter{Kind: CountLostBytes}], r.events)
+			}
+			for counter := range r.counts {
+				if counter.Kind == CountErrors && !slices.Contains([]string{"erp", NoDatabase, OtherDatabases, "postgres"}, counter.Database) {
+					t.Errorf("%s: errors of database %q", extension, counter.Database)
+				}
+			}
+			if len(r.samples) == 0 || !slices.ContainsFunc(r.samples, func(s Sample) bool { return s.Text == "division by zero" }) {
+				t.Errorf("%s: samples %+v", extension, r.samples)
+			}
+			r.mu.Unlock()
 		}
-		if files := server.LogFiles(); len(files) < 3 {
+		if files := server.LogFiles(); len(files) < 6 {
 			t.Errorf("the log was not rotated: %v", files)
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.status.ParseFailures != 0 || r.counts[Counter{Kind: CountLostBytes}] != 0 || len(r.events) != 0 {
-			t.Errorf("%d parse failures, %d bytes lost, events %v", r.status.ParseFailures, r.counts[Counter{Kind: CountLostBytes}], r.events)
-		}
-		for counter := range r.counts {
-			if counter.Kind == CountErrors && counter.Database != "erp" && counter.Database != NoDatabase && counter.Database != OtherDatabases && counter.Database != "postgres" {
-				t.Errorf("errors of database %q", counter.Database)
-			}
-		}
 	})
+}
+
+// TestRotations moves, copies, compresses and removes a log under the follower,
+// which runs all the time or comes back afterwards: nothing is lost that is
+// still somewhere, and nothing counts twice.
+func TestRotations(t *testing.T) {
+	t.Parallel()
+	step := func(t *testing.T, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(t *testing.T, path string) []byte {
+		t.Helper()
+		content, err := os.ReadFile(path)
+		step(t, err)
+		return content
+	}
+	for name, c := range map[string]struct {
+		pattern string
+		rotate  func(t *testing.T, path string)
+		lost    bool
+	}{
+		"renamed":                    {"*.json", func(t *testing.T, path string) { step(t, os.Rename(path, path+".1")) }, false},
+		"renamed within the pattern": {"server*", func(t *testing.T, path string) { step(t, os.Rename(path, path+".1")) }, false},
+		"copied and truncated": {"*.json", func(t *testing.T, path string) {
+			step(t, os.WriteFile(path+".1", read(t, path), 0o600))
+			step(t, os.Truncate(path, 0))
+		}, false},
+		"copied within the pattern and truncated": {"server*", func(t *testing.T, path string) {
+			step(t, os.WriteFile(path+".1", read(t, path), 0o600))
+			<-time.After(300 * time.Millisecond)
+			step(t, os.Truncate(path, 0))
+		}, false},
+		"compressed": {"server*", func(t *testing.T, path string) {
+			var zipped bytes.Buffer
+			writer := gzip.NewWriter(&zipped)
+			_, err := writer.Write(read(t, path))
+			step(t, errors.Join(err, writer.Close()))
+			step(t, os.WriteFile(path+".1.gz", zipped.Bytes(), 0o600))
+			step(t, os.Remove(path))
+		}, false},
+		"removed": {"*.json", func(t *testing.T, path string) { step(t, os.Remove(path)) }, true},
+	} {
+		for _, away := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, away=%v", name, away), func(t *testing.T) {
+				t.Parallel()
+				path := filepath.Join(t.TempDir(), "server.json")
+				pattern := filepath.Join(filepath.Dir(path), c.pattern)
+				r := newReader()
+				write(t, path, bytes.Repeat(divisionError(), 10))
+				stop := r.follow(pattern)
+				await(t, "counted", func() bool { return r.errors(division) == 10 })
+				want := uint64(20)
+				if away {
+					// It sees that there is more, and is stopped before it reads that.
+					stop()
+					write(t, path, bytes.Repeat(divisionError(), 5))
+					if want += 5; c.lost {
+						want -= 5
+						r.position.Size += 5 * r.position.Size / 10
+					}
+				}
+				c.rotate(t, path)
+				<-time.After(30 * time.Millisecond)
+				write(t, path, bytes.Repeat(divisionError(), 10))
+				if away {
+					stop = r.follow(pattern)
+				}
+				await(t, "all counted", func() bool { return r.errors(division) >= want })
+				<-time.After(3 * pollInterval)
+				stop()
+				if got := r.errors(division); got != want {
+					t.Errorf("%d errors counted, %d written", got, want)
+				}
+				if lost := r.lost(); (lost > 0) != (c.lost && away) {
+					t.Errorf("%d bytes lost", lost)
+				}
+			})
+		}
+	}
+}
+
+// TestClockJumps holds that a file is followed that the clock makes older than
+// the one before.
+func TestClockJumps(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	r := newReader()
+	write(t, filepath.Join(directory, "1.json"), divisionError())
+	stop := r.follow(filepath.Join(directory, "*.json"))
+	defer stop()
+	await(t, "counted", func() bool { return r.errors(division) == 1 })
+	next := filepath.Join(directory, "0.json")
+	write(t, next, divisionError())
+	hourAgo := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(next, hourAgo, hourAgo); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "counted", func() bool { return r.errors(division) == 2 })
+}
+
+// TestHostileLog reads what no server should write: zeros, binary, a message of
+// many megabytes in every format, with little memory.
+func TestHostileLog(t *testing.T) {
+	t.Parallel()
+	megabytes := 100
+	if testing.Short() {
+		megabytes = 5
+	}
+	long := strings.Repeat("x, \t", megabytes<<18)
+	escaped := strings.ReplaceAll(long, "\t", `\t`)
+	for name, log := range map[string]string{
+		"json":   `{"error_severity":"ERROR","state_code":"22012","message":"` + escaped + "\"}\n" + string(divisionError()),
+		"csv":    `2026-11-25 09:00:00.123 UTC,"u","erp",1,"h",s,1,"c",t,v,0,ERROR,22012,"` + long + "\n\"\"\",,,,,,,,,\"psql\",\"client backend\"\n" + "2026-11-25 09:00:00.123 UTC,,,1,,s,1,,t,,0,ERROR,22012,\"x\",,,,,,,,,,\n",
+		"stderr": "[1] 22012 ERROR:  " + long + "\n\t" + long + "\n[1] 22012 STATEMENT:  y\n[1] 22012 ERROR:  x\n",
+		"zeros":  strings.Repeat("\x00", megabytes<<20) + string(divisionError()) + string(divisionError()),
+		"binary": "[1] 22012 ERROR:  x\n" + strings.Repeat("\xff\x00\xfe\n", 1000) + "[1] 22012 ERROR:  x\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			counted := newCounts(NewLabels(nil, nil, nil))
+			d := newDecoder(stderrInput(t, "[%p] %e "), counted.add)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for rest := log; rest != ""; {
+				n := copy(d.space(), rest)
+				d.advance(n)
+				rest = rest[n:]
+			}
+			d.flush(true)
+			runtime.ReadMemStats(&after)
+			if used := after.TotalAlloc - before.TotalAlloc; used > 8<<20 {
+				t.Errorf("%d bytes allocated", used)
+			}
+			counted.settle()
+			var errors uint64
+			for counter, n := range counted.delta {
+				if counter.Kind == CountErrors && counter.SQLState == division {
+					errors += n
+				}
+			}
+			if errors != 2 {
+				t.Errorf("%d errors", errors)
+			}
+		})
+	}
 }
