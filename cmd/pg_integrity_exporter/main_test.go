@@ -313,16 +313,15 @@ func TestOneStateOneExporter(t *testing.T) {
 }
 
 // TestKill ends the exporter with SIGKILL at any moment while a server makes
-// errors: afterwards each error was counted once.
+// errors, once for each format of the log: every error counts once.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	server := pgtest.Start(t, pgtest.JSONLog(), pgtest.Version(max(15, pgtest.Newest())))
+	server := pgtest.Start(t, pgtest.JSONLog(), pgtest.Version(max(15, pgtest.Newest())),
+		pgtest.Setting("log_destination", "jsonlog,csvlog,stderr"), pgtest.Setting("log_line_prefix", "%m [%p] %e %b %qdb=%d,user=%u,app=%a "))
 	role, err := server.Monitor(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	state := "--state.path=" + t.TempDir()
-	dsn := "--dsn=" + server.DSN("postgres", role)
 	const made = 400
 	fails := make(chan struct{})
 	go func() {
@@ -332,24 +331,35 @@ func TestKill(t *testing.T) {
 			_ = server.Exec(context.Background(), "postgres", "SELECT 1/0")
 		}
 	}()
-	rounds := 0
-	for running := true; running; rounds++ {
-		s := serve(t, state, dsn)
-		select {
-		case <-fails:
-			running = false
-		case <-time.After(time.Duration(100+rounds*37%250) * time.Millisecond):
-		}
-		s.kill()
+	for _, extension := range []string{"json", "csv", "log"} {
+		t.Run(extension, func(t *testing.T) {
+			t.Parallel()
+			config := filepath.Join(t.TempDir(), "config.yml")
+			text := fmt.Sprintf("log: {path: %q}\n", filepath.Join(server.LogDirectory(), "*."+extension))
+			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			arguments := []string{"--state.path=" + t.TempDir(), "--dsn=" + server.DSN("postgres", role), "--config.file=" + config}
+			rounds := 0
+			for running := true; running; rounds++ {
+				s := serve(t, arguments...)
+				select {
+				case <-fails:
+					running = false
+				case <-time.After(time.Duration(100+rounds*37%250) * time.Millisecond):
+				}
+				s.kill()
+			}
+			s := serve(t, arguments...)
+			const series = `pgintegrity_errors_total\{.*sqlstate="22xxx"\}`
+			await(t, "all counted", func() bool { return sum(t, s.metrics(t), series) >= made })
+			<-time.After(time.Second)
+			if got := sum(t, s.metrics(t), series); got != made {
+				t.Errorf("%v errors counted, %d made", got, made)
+			}
+			t.Logf("killed %d times", rounds)
+		})
 	}
-	s := serve(t, state, dsn)
-	const series = `pgintegrity_errors_total\{.*sqlstate="22xxx"\}`
-	await(t, "all counted", func() bool { return sum(t, s.metrics(t), series) >= made })
-	<-time.After(time.Second)
-	if got := sum(t, s.metrics(t), series); got != made {
-		t.Errorf("%v errors counted, %d made", got, made)
-	}
-	t.Logf("killed %d times", rounds)
 }
 
 // TestStop holds that SIGTERM ends the exporter in time although its server

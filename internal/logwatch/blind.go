@@ -67,7 +67,7 @@ func (s settings) blindness(c config.Log, found place, problem error) []pglog.Bl
 }
 
 func (s settings) prefixBlindness(prefix string, add func(reason, advice, format string, args ...any)) {
-	const advice = "set log_line_prefix = '%m [%p] %e %b %q%d %u %a ', or better log_destination = jsonlog (15+) or csvlog"
+	const advice = "set log_line_prefix = '%m [%p] %e %b %qdb=%d,user=%u,app=%a ', or better log_destination = jsonlog (15+) or csvlog"
 	if !hasEscape(prefix, 'e') && s.verbosity != "verbose" {
 		add(pglog.BlindSQLState, advice, "log_line_prefix is %q without %%e: the SQLSTATE of errors is not logged", prefix)
 	}

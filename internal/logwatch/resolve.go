@@ -181,7 +181,7 @@ const relationSQL = `SELECT n.nspname::text, c.relname::text, tn.nspname::text, 
 	JOIN pg_namespace tn ON tn.oid = t.relnamespace
 	WHERE CASE WHEN $2::oid <> 0 THEN c.oid = pg_filenode_relation($1::oid, $2::oid)
 		WHEN $4::oid <> 0 THEN c.oid = $4::oid
-		ELSE c.relname = $3 AND c.relkind IN ('r', 'i', 'm', 't', 'S') AND $5 IN ('', n.nspname) END
+		ELSE c.relname = $3 AND c.relkind IN ('r', 'i', 'm', 't', 'S') AND $5::text IN ('', n.nspname::text) END
 	LIMIT 2`
 
 // databaseName finds the database of a file.

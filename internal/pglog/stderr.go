@@ -186,6 +186,15 @@ func (p *prefix) matchFree(i int, line []byte, at int, h *head) bool {
 	if i+1 < len(p.steps) && p.steps[i+1].escape == 0 {
 		follows = p.steps[i+1].literal
 	}
+	if s.escape == 'b' && s.width == 0 {
+		// A kind of process may be two words, the first of which is none.
+		if end := at + backendType(line[at:]); end > at {
+			h.keep('b', span{at, end})
+			if p.match(i+1, line, end, h) {
+				return true
+			}
+		}
+	}
 	limit := min(len(line), at+least+maxFree)
 	for end := at + least; end <= limit; end++ {
 		if follows != nil {
@@ -205,6 +214,27 @@ func (p *prefix) matchFree(i int, line []byte, at int, h *head) bool {
 		}
 	}
 	return false
+}
+
+// backendTypes are the kinds of processes of versions 13 to 18. Extensions have
+// more.
+var backendTypes = []string{
+	"archiver", "autovacuum launcher", "autovacuum worker", "background worker", "background writer", "checkpointer", "client backend",
+	"dead-end client backend", "io worker", "logger", "logical replication apply worker", "logical replication launcher",
+	"logical replication parallel worker", "logical replication tablesync worker", "logical replication worker", "not initialized",
+	"parallel worker", "postmaster", "slotsync worker", "standalone backend", "startup", "stats collector", "walreceiver", "walsender",
+	"walsummarizer", "walwriter",
+}
+
+// backendType is the length of the kind of process that text begins with.
+func backendType(text []byte) int {
+	longest := 0
+	for _, name := range backendTypes {
+		if len(name) > longest && bytes.HasPrefix(text, []byte(name)) {
+			longest = len(name)
+		}
+	}
+	return longest
 }
 
 func trim(line []byte, s span) span {
