@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -307,4 +309,29 @@ func BenchmarkParse(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestDocumentation holds the tables of docs/logs.md to the lists.
+func TestDocumentation(t *testing.T) {
+	content, err := os.ReadFile("../../docs/logs.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(content)
+	for _, c := range Conditions() {
+		line := fmt.Sprintf("| `%s` | %s | %s | %s |", c.SQLState, c.Name, c.Category, c.Meaning)
+		if !strings.Contains(page, line) {
+			t.Errorf("docs/logs.md lacks\n%s", line)
+		}
+	}
+	for _, kind := range slices.Concat(CorruptionKinds(), ServerEventKinds()) {
+		if !strings.Contains(page, "`"+string(kind)+"`") {
+			t.Errorf("docs/logs.md lacks the kind %s", kind)
+		}
+	}
+	for _, reason := range BlindReasons() {
+		if !strings.Contains(page, "| `"+reason+"` |") {
+			t.Errorf("docs/logs.md lacks the reason %s", reason)
+		}
+	}
 }

@@ -462,6 +462,11 @@ func (s *Server) GrantData(ctx context.Context, database, role string) error {
 	return s.grant(ctx, database, role, "SET pgintegrity.data = 'on';\n")
 }
 
+// GrantLog is GrantChecks with the right to read the log through the server.
+func (s *Server) GrantLog(ctx context.Context, database, role string) error {
+	return s.grant(ctx, database, role, "SET pgintegrity.log = 'on';\n")
+}
+
 // grant runs the script of grants with options set before it.
 func (s *Server) grant(ctx context.Context, database, role, options string) error {
 	script, err := os.ReadFile(filepath.Join(moduleRoot(), "docs", "grants", "grants.sql"))
