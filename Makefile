@@ -20,7 +20,7 @@ prepare: ## install what the tests need: PostgreSQL 13-18, promtool, amtool, ale
 	tools/prepare.sh
 
 test: prepare ## all tests on PostgreSQL 13-18 with the race detector; what CI runs
-	PGTEST_REQUIRE=1 PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) \
+	PGTEST_REQUIRE=1 PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus) \
 		go test -race -timeout 40m -parallel 6 ./...
 
 test-fast: ## tests on one PostgreSQL version without the race detector; under 3 minutes

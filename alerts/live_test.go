@@ -1,0 +1,266 @@
+package alerts_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"pg_integrity_exporter/alerts"
+	"pg_integrity_exporter/internal/exporter"
+	"pg_integrity_exporter/internal/pgtest"
+	"pg_integrity_exporter/internal/state"
+)
+
+// live are the alerts whose condition the test makes, and the thresholds that
+// let it be a small one. Waiting times are left out of all of them.
+var live = map[string]map[string]float64{
+	"PostgresCheckNotApplicable":          nil, // no amcheck in the database
+	"PostgresChecksumsDisabled":           nil,
+	"PostgresConfigReloadFailed":          nil,
+	"PostgresConnectionsNearLimit":        {"ratio": 0.01},
+	"PostgresDown":                        nil,
+	"PostgresExporterDown":                nil,
+	"PostgresIdleTransaction":             {"seconds": 1},
+	"PostgresLockPileUp":                  {"ratio": 0, "seconds": 1},
+	"PostgresLockWait":                    {"seconds": 1},
+	"PostgresLogReaderDown":               nil, // the server writes no log files
+	"PostgresLongTransaction":             {"seconds": 1},
+	"PostgresPreparedTransactionOrphaned": {"seconds": 1},
+	"PostgresReplayPaused":                nil,
+	"PostgresReplicationReceiverBehind":   {"sizes": 1e-9},
+	"PostgresRestarted":                   nil,
+	"PostgresRoleChanged":                 nil,
+	"PostgresSlotInactive":                nil,
+	"PostgresSlotRetainsWAL":              {"sizes": 1e-9},
+	"PostgresSplitBrain":                  nil,
+	"PostgresStandbyGone":                 nil,
+	"PostgresStateNotKept":                nil, // the state is in memory
+	"PostgresSubscriptionBroken":          nil,
+	"PostgresSubscriptionDisabled":        nil,
+	"PostgresTransactionsFailing":         {"ratio": 0.01, "ratio_without_history": 0.01, "rollbacks": 1},
+	"PostgresUnsafeSetting":               nil,
+	"PostgresWatchdog":                    nil,
+	"PostgresWraparound":                  {"ratio": 1e-12},
+	"PostgresXminHorizonHeld":             {"transactions": 0},
+}
+
+// liveValues are the shipped rules without their waiting times.
+func liveValues() alerts.Values {
+	values := alerts.DefaultValues()
+	zero := model.Duration(0)
+	for _, group := range alerts.Groups() {
+		for _, alert := range group.Alerts {
+			values.Alerts[alert.Name] = alerts.AlertValues{For: &zero, Thresholds: live[alert.Name]}
+		}
+	}
+	return values
+}
+
+// serveExporter runs an exporter in this process and gives the address of its
+// metrics.
+func serveExporter(t *testing.T, dsn, configFile string) (address string, e *exporter.Exporter) {
+	t.Helper()
+	logger := slog.New(slog.DiscardHandler)
+	e, err := exporter.New(exporter.Options{
+		DSN: dsn, ConfigFile: configFile, Store: state.InMemory(logger), Logger: logger,
+		Environment: func(string) (string, bool) { return "", false },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Stop)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		defer cancel()
+		for _, family := range e.Scrape(ctx) {
+			if _, err := expfmt.MetricFamilyToText(w, family); err != nil {
+				return
+			}
+		}
+	}))
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://"), e
+}
+
+// startPrometheus evaluates the rules every second and tells Alertmanager.
+func startPrometheus(t *testing.T, alertmanager string, targets []string) {
+	t.Helper()
+	program := tool(t, "PROMETHEUS")
+	directory := t.TempDir()
+	for _, group := range alerts.Groups() {
+		group.Interval = 0
+		rules, err := group.YAML(liveValues())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(directory, group.Name+".yaml"), rules, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := json.Marshal(targets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(directory, "prometheus.yml")
+	text := fmt.Sprintf("global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\nrule_files: ['*.yaml']\nalerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}\nscrape_configs: [{job_name: pg_integrity_exporter, static_configs: [{targets: %s}]}]\n", alertmanager, list)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	free, err := pgtest.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), program, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(directory, "data"), "--web.listen-address="+free.String())
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
+}
+
+// TestLive makes the conditions of many alerts on real servers and sees the
+// shipped rules, less their waiting times, fire in a real Prometheus and
+// arrive in a real Alertmanager.
+func TestLive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs Prometheus, Alertmanager and two servers")
+	}
+	tool(t, "PROMETHEUS")
+	alertmanager := startAlertmanager(t, &pager{pages: make(map[string][]string)})
+	primary := pgtest.Start(t, pgtest.Setting("max_prepared_transactions", "5"), pgtest.Setting("max_wal_size", "32MB"),
+		pgtest.Setting("min_wal_size", "32MB"), pgtest.Setting("wal_level", "logical"), pgtest.Setting("full_page_writes", "off"))
+	standby := primary.Standby(t)
+	config := filepath.Join(t.TempDir(), "exporter.yml")
+	if err := os.WriteFile(config, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first, e := serveExporter(t, primary.DSN("postgres"), config)
+	second, _ := serveExporter(t, standby.DSN("postgres"), "")
+	nobody, err := pgtest.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	startPrometheus(t, strings.TrimSuffix(strings.TrimPrefix(alertmanager, "http://"), "/api/v2/alerts"), []string{first, second, nobody.String()})
+
+	arrived := make(map[string]bool)
+	awaitAlerts := func(names ...string) {
+		t.Helper()
+		var missing []string
+		defer func() {
+			if len(missing) > 0 {
+				t.Log("missing: ", missing)
+			}
+		}()
+		pgtest.Await(t, "the alerts arrive", time.Minute, func() bool {
+			for _, name := range firingIn(t, alertmanager) {
+				arrived[name] = true
+			}
+			missing = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return arrived[name] })
+			return len(missing) == 0
+		})
+	}
+
+	primary.MustExec(t, "postgres", "CREATE TABLE t (i int)")
+	primary.MustExec(t, "postgres", "SELECT pg_create_physical_replication_slot('forgotten', true)")
+	primary.MustExec(t, "postgres", "CREATE SUBSCRIPTION broken CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false)")
+	primary.MustExec(t, "postgres", "ALTER SUBSCRIPTION broken ENABLE")
+	primary.MustExec(t, "postgres", "CREATE SUBSCRIPTION disabled CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false)")
+	primary.MustExec(t, "postgres", "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'orphan'")
+	release := []func(){primary.Hold(t, "postgres", "LOCK TABLE t IN SHARE UPDATE EXCLUSIVE MODE")}
+	for _, sql := range []string{"ALTER TABLE t ADD j int", "SELECT pg_sleep(600)"} {
+		go func() {
+			// It ends with the server.
+			_ = primary.Exec(t.Context(), "postgres", sql)
+		}()
+	}
+	if err := os.WriteFile(config, []byte("no: such key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if e.Reload() == nil {
+		t.Fatal("the exporter took a broken configuration")
+	}
+	fail := time.NewTicker(100 * time.Millisecond)
+	defer fail.Stop()
+	stop, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for stop.Err() == nil {
+			<-fail.C
+			if err := primary.Exec(stop, "postgres", "SELECT 1/0"); errors.Is(err, context.Canceled) {
+				return
+			}
+		}
+	}()
+	awaitAlerts("PostgresWatchdog", "PostgresExporterDown", "PostgresUnsafeSetting", "PostgresChecksumsDisabled", "PostgresStateNotKept",
+		"PostgresConfigReloadFailed", "PostgresLogReaderDown", "PostgresCheckNotApplicable", "PostgresConnectionsNearLimit", "PostgresIdleTransaction",
+		"PostgresLockWait", "PostgresLockPileUp", "PostgresLongTransaction", "PostgresPreparedTransactionOrphaned", "PostgresWraparound",
+		"PostgresXminHorizonHeld", "PostgresSlotInactive", "PostgresSlotRetainsWAL", "PostgresSubscriptionBroken", "PostgresSubscriptionDisabled",
+		"PostgresTransactionsFailing")
+	cancel()
+
+	standby.MustExec(t, "postgres", "SELECT pg_wal_replay_pause()")
+	primary.MustExec(t, "postgres", "CREATE TABLE u AS SELECT generate_series(1, 100000)")
+	awaitAlerts("PostgresReplayPaused", "PostgresReplicationReceiverBehind")
+	standby.MustExec(t, "postgres", "SELECT pg_wal_replay_resume()")
+	if err := standby.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	awaitAlerts("PostgresRoleChanged", "PostgresSplitBrain", "PostgresStandbyGone")
+	for _, f := range release {
+		f()
+	}
+	if err := standby.Stop(pgtest.Immediate); err != nil {
+		t.Fatal(err)
+	}
+	awaitAlerts("PostgresDown")
+	if err := standby.StartAgain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	awaitAlerts("PostgresRestarted")
+	for name := range live {
+		if !arrived[name] {
+			t.Errorf("%s was not seen", name)
+		}
+	}
+}
+
+// firingIn are the names of the alerts that Alertmanager has.
+func firingIn(t *testing.T, api string) []string {
+	t.Helper()
+	response, err := http.Get(api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var known []posted
+	if err := json.NewDecoder(response.Body).Decode(&known); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, alert := range known {
+		names = append(names, alert.Labels["alertname"])
+	}
+	return names
+}
