@@ -56,11 +56,6 @@ var (
 		Help:   "Since when the oldest of the WAL files that wait has been waiting, in seconds since the epoch; 0 is that none waits.",
 		Source: "pg_ls_archive_statusdir().modification",
 	}
-	standbyStreaming = &Family{
-		Name: Namespace + "standby_streaming", Type: Gauge,
-		Help:   "Standbys that stream from this server: where recent transactions are besides here.",
-		Source: "pg_stat_replication.state",
-	}
 	standbySynchronous = &Family{
 		Name: Namespace + "standby_synchronous", Type: Gauge,
 		Help:   "Standbys that commits wait for.",
@@ -71,16 +66,6 @@ var (
 		Help:   "WAL that the nearest streaming standby has not yet written to its disk: what would be lost by going over to it; absent without one.",
 		Source: "pg_stat_replication.flush_lsn",
 	}
-	slotCount = &Family{
-		Name: Namespace + "slots", Type: Gauge, Labels: []string{"state"},
-		Help:   "Replication slots by state: active, inactive, or lost when their WAL is gone.",
-		Source: "pg_replication_slots.active, wal_status",
-	}
-	slotRetained = &Family{
-		Name: Namespace + "slot_retained_bytes", Type: Gauge,
-		Help:   "WAL that the slot which is furthest behind keeps on the disk; 0 without slots.",
-		Source: "pg_replication_slots.restart_lsn",
-	}
 )
 
 // archiverSQL reads statistics and the directory pg_wal/archive_status. It takes
@@ -90,50 +75,41 @@ const archiverSQL = `WITH ready AS (
 	FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'),
 here AS (SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_lsn() END AS lsn),
 standbys AS (
-	SELECT count(*) FILTER (WHERE state = 'streaming') AS streaming,
-		count(*) FILTER (WHERE sync_state IN ('sync', 'quorum')) AS synchronous,
+	SELECT count(*) FILTER (WHERE sync_state IN ('sync', 'quorum')) AS synchronous,
 		min(pg_wal_lsn_diff(here.lsn, flush_lsn)) FILTER (WHERE state = 'streaming') AS lag
-	FROM pg_stat_replication, here),
-slots AS (
-	SELECT count(*) FILTER (WHERE active) AS active,
-		count(*) FILTER (WHERE NOT active AND wal_status IS DISTINCT FROM 'lost') AS inactive,
-		count(*) FILTER (WHERE NOT active AND wal_status = 'lost') AS lost,
-		coalesce(max(pg_wal_lsn_diff(here.lsn, restart_lsn)), 0) AS retained
-	FROM pg_replication_slots, here)
+	FROM pg_stat_replication, here)
 SELECT current_setting('archive_mode') = 'always' OR current_setting('archive_mode') = 'on' AND NOT pg_is_in_recovery(),
 	archived_count::float8, failed_count::float8,
 	coalesce(extract(epoch FROM last_archived_time), 0)::float8, coalesce(extract(epoch FROM last_failed_time), 0)::float8,
 	ready.files::float8, ready.oldest, pg_size_bytes(current_setting('wal_segment_size'))::float8,
-	standbys.streaming::float8, standbys.synchronous::float8, greatest(standbys.lag, 0)::float8,
-	slots.active::float8, slots.inactive::float8, slots.lost::float8, greatest(slots.retained, 0)::float8,
+	standbys.synchronous::float8, greatest(standbys.lag, 0)::float8,
 	pg_is_in_recovery(), here.lsn::text, pg_current_snapshot()::text, (SELECT system_identifier FROM pg_control_system())
-FROM pg_stat_archiver, ready, here, standbys, slots`
+FROM pg_stat_archiver, ready, here, standbys`
 
 // archiverCollector reads whether WAL leaves the machine. It tells observe where
 // the WAL of a primary is.
 func archiverCollector(observe func(recovery.Sample)) Collector {
 	return Collector{
 		Name: "archiver",
-		Help: "Archiving of the WAL, standbys and slots: where recent transactions are besides here.",
+		Help: "Archiving of the WAL, and how near the nearest standby is: where recent transactions are besides here.",
 		Families: []*Family{
 			archiverEnabled, archiverArchived, archiverFailed, archiverLastArchived, archiverLastFailed, archiverFailing,
 			archiverReady, archiverReadyBytes, archiverOldestReady,
-			standbyStreaming, standbySynchronous, standbyFlushLag, slotCount, slotRetained,
+			standbySynchronous, standbyFlushLag,
 		},
 		SQL: func(pg.Facts) string { return archiverSQL },
 		Scan: func(rows pgx.Rows, sink *Sink) error {
 			var (
 				enabled, inRecovery                                                bool
 				archived, failed, lastArchived, lastFailed, ready, oldest, segment float64
-				streaming, synchronous                                             float64
+				synchronous                                                        float64
 				lag                                                                *float64
-				active, inactive, lost, retained                                   float64
 				lsn, snapshot                                                      string
 				system                                                             int64
 			)
 			_, err := pgx.ForEachRow(rows, []any{
 				&enabled, &archived, &failed, &lastArchived, &lastFailed, &ready, &oldest, &segment,
-				&streaming, &synchronous, &lag, &active, &inactive, &lost, &retained, &inRecovery, &lsn, &snapshot, &system,
+				&synchronous, &lag, &inRecovery, &lsn, &snapshot, &system,
 			}, func() error {
 				sink.AddBool(archiverEnabled, enabled)
 				sink.Add(archiverArchived, archived)
@@ -144,15 +120,10 @@ func archiverCollector(observe func(recovery.Sample)) Collector {
 				sink.Add(archiverReady, ready)
 				sink.Add(archiverReadyBytes, ready*segment)
 				sink.Add(archiverOldestReady, oldest)
-				sink.Add(standbyStreaming, streaming)
 				sink.Add(standbySynchronous, synchronous)
 				if lag != nil {
 					sink.Add(standbyFlushLag, *lag)
 				}
-				sink.Add(slotCount, active, "active")
-				sink.Add(slotCount, inactive, "inactive")
-				sink.Add(slotCount, lost, "lost")
-				sink.Add(slotRetained, retained)
 				if position, err := wal.ParsePosition(lsn); err == nil && !inRecovery && observe != nil {
 					observe(recovery.Sample{Time: time.Now(), Position: position, Snapshot: snapshot, System: uint64(system)})
 				}

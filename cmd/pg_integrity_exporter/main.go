@@ -70,6 +70,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 	commands := map[string]command{}
 	for _, add := range []func(*kingpin.Application, *globals) (string, command){
+		addDrill,
 		addServe, addCheck, addBaselineAccept, addBaselineShow, addBaselineDiff, addConfigCheck, addMetrics, addAlertsExport, addDashboardsExport,
 		addIncidentReport, addIncidentUpdate, addIncidentAcknowledge, addIncidentList,
 	} {

@@ -90,3 +90,17 @@ func runProgram(program string, args ...string) error {
 	}
 	return nil
 }
+
+// User is the name of who runs the servers when the process is root; empty is
+// the process's own user.
+func User() string {
+	c, err := credential()
+	if err != nil || c == nil {
+		return ""
+	}
+	u, err := user.LookupId(strconv.Itoa(int(c.Uid)))
+	if err != nil {
+		return ""
+	}
+	return u.Username
+}

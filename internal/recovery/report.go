@@ -208,3 +208,12 @@ type VerificationRecord struct {
 	Segments map[string]string `json:"segments,omitempty"`
 	Through  string            `json:"through,omitempty"`
 }
+
+// HistoryOf is the history of a single drill.
+func HistoryOf(report *Report) History {
+	history := History{Runs: map[Outcome]uint64{report.Outcome: 1}, Last: report}
+	if report.Proved() {
+		history.LastProved = report.Finished
+	}
+	return history
+}

@@ -51,7 +51,7 @@ func VerifyTar(ctx context.Context, directory string, manifest *Manifest, option
 	}
 	known := make(map[string]ManifestFile, len(manifest.Files))
 	for _, f := range manifest.Files {
-		if !ignored(f.Path) {
+		if !Ignored(f.Path) {
 			known[f.Path] = f
 		}
 	}
@@ -108,7 +108,7 @@ func (v *verifier) tar(ctx context.Context, path, prefix string, take func(name 
 		f, listed := take(name)
 		if !listed {
 			// The tar format has tablespace_map and the like beside the manifest's files.
-			if !ignored(name) && name != "tablespace_map" {
+			if !Ignored(name) && name != "tablespace_map" {
 				v.problem(Problem{Kind: ProblemDamaged, Object: name, Message: "is in the backup but not in its manifest, or twice"})
 			}
 			continue
@@ -117,7 +117,7 @@ func (v *verifier) tar(ctx context.Context, path, prefix string, take func(name 
 			v.problem(Problem{Kind: ProblemDamaged, Object: name, Message: fmt.Sprintf("has %d bytes instead of %d", header.Size, f.Size)})
 			continue
 		}
-		sum, err := newSum(f.Algorithm)
+		sum, err := NewSum(f.Algorithm)
 		if err != nil || sum == nil {
 			v.done(false, false)
 			continue
@@ -208,3 +208,6 @@ func (s ArchivedSegment) open(size int64) (*wal.File, error) {
 	}
 	return &wal.File{ReaderAt: bytes.NewReader(content), Closer: io.NopCloser(nil), Segment: s.Segment}, nil
 }
+
+// WALTar is the tar file with the WAL of a base backup; "" is none.
+func WALTar(directory string) string { return tarFile(directory, "pg_wal") }

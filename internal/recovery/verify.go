@@ -57,9 +57,9 @@ type Verification struct {
 // maxProblems bounds the problems of one backup that are told.
 const maxProblems = 100
 
-// ignored are the files of a backup that the manifest does not describe, or
+// Ignored says which are the files of a backup that the manifest does not describe, or
 // that may change after it was taken, as pg_verifybackup has them.
-func ignored(path string) bool {
+func Ignored(path string) bool {
 	switch path {
 	case ManifestName, "postgresql.auto.conf", "recovery.signal", "standby.signal":
 		return true
@@ -173,7 +173,7 @@ func VerifyDirectory(ctx context.Context, directory string, manifest *Manifest, 
 		if ctx.Err() != nil {
 			break
 		}
-		if !ignored(f.Path) {
+		if !Ignored(f.Path) {
 			work <- f
 		}
 	}
@@ -202,7 +202,7 @@ func (v *verifier) file(ctx context.Context, path string, f ManifestFile, buffer
 		v.problem(Problem{Kind: ProblemDamaged, Object: f.Path, Message: fmt.Sprintf("has %d bytes instead of %d", info.Size(), f.Size)})
 		return
 	}
-	sum, err := newSum(f.Algorithm)
+	sum, err := NewSum(f.Algorithm)
 	if err != nil {
 		v.problem(Problem{Kind: ProblemUnreadable, Object: f.Path, Message: err.Error()})
 		return
@@ -264,7 +264,7 @@ func (v *verifier) lookForExtra(directory string, manifest *Manifest) error {
 			if relative != "" {
 				path = relative + "/" + path
 			}
-			if ignored(path) {
+			if Ignored(path) {
 				continue
 			}
 			tablespace := relative == "pg_tblspc" && entry.Type()&fs.ModeSymlink != 0
@@ -301,8 +301,8 @@ type littleCRC struct{ hash.Hash32 }
 
 func (c littleCRC) Sum(b []byte) []byte { return binary.LittleEndian.AppendUint32(b, c.Sum32()) }
 
-// newSum gives the hash of a manifest's algorithm; nil is none.
-func newSum(algorithm string) (hash.Hash, error) {
+// NewSum gives the hash of a manifest's algorithm; nil is none.
+func NewSum(algorithm string) (hash.Hash, error) {
 	switch algorithm {
 	case "", "NONE":
 		return nil, nil //nolint:nilnil // no checksum is no error

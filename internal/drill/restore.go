@@ -1,0 +1,371 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"pg_integrity_exporter/internal/recovery"
+)
+
+// restored is what a restore brought.
+type restored struct {
+	bytes    int64
+	verified *recovery.VerifiedReport
+	problems []recovery.Problem
+	notes    []string
+	// command is the restore_command that fetches WAL; empty is none.
+	command string
+}
+
+// restore fills the scratch data directory with a backup.
+func (d *drill) restore(ctx context.Context, b recovery.Backup) (restored, error) {
+	var result restored
+	var err error
+	switch {
+	case d.options.FetchCommand != "":
+		err = d.fetch(ctx, b)
+	case d.options.Watched.Type == recovery.TypePgBackRest:
+		result, err = d.restorePgBackRest(ctx, b)
+	case d.options.Watched.Type == recovery.TypeWALG:
+		err = errors.New("wal-g has no restore built in here: give fetch_command (wal-g backup-fetch {data} {backup}) and restore_command (wal-g wal-fetch %f %p)")
+	default:
+		result, err = d.restoreFiles(ctx, b)
+	}
+	if err != nil {
+		return result, err
+	}
+	if d.options.RestoreCommand != "" {
+		result.command = d.options.RestoreCommand
+	}
+	return result, d.neutralize()
+}
+
+// restoreFiles copies a base backup that lies open on disk, and compares it
+// with its manifest on the way.
+func (d *drill) restoreFiles(ctx context.Context, b recovery.Backup) (restored, error) {
+	var result restored
+	chain, err := d.inventory.Chain(b)
+	if err != nil {
+		return result, err
+	}
+	var manifest *recovery.Manifest
+	if manifest, err = recovery.ReadManifest(filepath.Join(b.Path, recovery.ManifestName)); errors.Is(err, fs.ErrNotExist) {
+		result.notes = append(result.notes, "the backup has no manifest: its files could not be compared with what was taken")
+		manifest, err = nil, nil
+	}
+	if err != nil {
+		return result, err
+	}
+	if len(chain) > 1 {
+		result.verified, err = d.restoreChain(ctx, chain)
+		result.bytes, result.command = b.Size, d.archiveCommand()
+		return result, err
+	}
+	c := newCopier(d.scratch.runner, manifest)
+	switch {
+	case b.Tar:
+		err = d.restoreTar(ctx, c, b)
+	default:
+		if err = c.tree(ctx, b.Path, d.scratch.data(), ""); err == nil {
+			err = d.restoreTablespaces(ctx, c, b)
+		}
+	}
+	result.bytes = c.bytes
+	if err != nil {
+		return result, err
+	}
+	if manifest != nil {
+		result.verified = &recovery.VerifiedReport{Files: c.files, Read: c.summed, Bytes: c.bytes}
+		result.problems = append(c.problems, c.missing()...)
+	}
+	result.command = d.archiveCommand()
+	return result, nil
+}
+
+// restoreTablespaces copies the tablespaces of a plain backup beside the data
+// directory and links them.
+func (d *drill) restoreTablespaces(ctx context.Context, c *copier, b recovery.Backup) error {
+	for oid, source := range b.Tablespaces {
+		if _, err := strconv.ParseUint(oid, 10, 32); err != nil {
+			continue
+		}
+		if d.living[source] {
+			return fmt.Errorf("the tablespace %s is not in the backup: its link points to %s, where the living server has it", oid, source)
+		}
+		target, err := d.newTablespace(oid)
+		if err != nil {
+			return err
+		}
+		if err := c.tree(ctx, source, target, "pg_tblspc/"+oid); err != nil {
+			return fmt.Errorf("the tablespace %s: %w", oid, err)
+		}
+	}
+	return nil
+}
+
+// newTablespace makes an empty directory for a tablespace and its link.
+func (d *drill) newTablespace(oid string) (string, error) {
+	target := filepath.Join(d.scratch.path, "tablespaces", oid)
+	if err := d.scratch.runner.mkdir(target); err != nil {
+		return "", err
+	}
+	links := filepath.Join(d.scratch.data(), "pg_tblspc")
+	if err := d.scratch.runner.mkdir(links); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	link := filepath.Join(links, oid)
+	if err := os.Symlink(target, link); err != nil {
+		return "", err
+	}
+	return target, d.scratch.runner.own(link)
+}
+
+// restoreTar unpacks a backup in tar format.
+func (d *drill) restoreTar(ctx context.Context, c *copier, b recovery.Backup) error {
+	files, err := recovery.TarFiles(b.Path)
+	if err != nil {
+		return err
+	}
+	for _, base := range []bool{true, false} { // the data directory first
+		for file, name := range files {
+			if (name == "") != base {
+				continue
+			}
+			target := d.scratch.data()
+			if name != "" {
+				if target, err = d.newTablespace(filepath.Base(name)); err != nil {
+					return err
+				}
+			}
+			if err := c.untar(ctx, file, target, name); err != nil {
+				return err
+			}
+		}
+	}
+	if wal := recovery.WALTar(b.Path); wal != "" {
+		if err := c.mkdirAll(d.scratch.data(), "pg_wal"); err != nil {
+			return err
+		}
+		return c.untar(ctx, wal, filepath.Join(d.scratch.data(), "pg_wal"), "pg_wal")
+	}
+	return nil
+}
+
+// restoreChain combines an incremental backup with those it builds on, after
+// each was compared with its own manifest.
+func (d *drill) restoreChain(ctx context.Context, chain []recovery.Backup) (*recovery.VerifiedReport, error) {
+	var directories []string
+	verified := &recovery.VerifiedReport{}
+	for n, b := range chain {
+		if len(b.Tablespaces) > 0 {
+			return nil, errors.New("incremental backups with tablespaces cannot be combined here: give fetch_command with pg_combinebackup --tablespace-mapping")
+		}
+		directory, err := d.plain(ctx, b, n)
+		if err != nil {
+			return nil, err
+		}
+		directories = append(directories, directory)
+		manifest, err := recovery.ReadManifest(filepath.Join(b.Path, recovery.ManifestName))
+		if err != nil {
+			return nil, err
+		}
+		result, err := recovery.VerifyDirectory(ctx, directory, manifest, recovery.VerifyOptions{})
+		if err != nil {
+			return nil, err
+		}
+		if len(result.Problems) > 0 {
+			return nil, fmt.Errorf("%s of the chain is damaged: %s", b.Label, result.Problems[0])
+		}
+		verified.Files += result.Files
+		verified.Read += result.Read
+		verified.Bytes += result.Bytes
+		verified.Seconds += result.Duration.Seconds()
+	}
+	c := newCopier(d.scratch.runner, nil)
+	if err := c.combine(ctx, directories, d.scratch.data()); err != nil {
+		return nil, err
+	}
+	return verified, wholeLabel(d.scratch.data())
+}
+
+// plain gives the directory of a backup, unpacked when it is in tar format.
+func (d *drill) plain(ctx context.Context, b recovery.Backup, number int) (string, error) {
+	if !b.Tar {
+		return b.Path, nil
+	}
+	directory := filepath.Join(d.scratch.path, "tool", strconv.Itoa(number))
+	if err := d.scratch.runner.mkdir(directory); err != nil {
+		return "", err
+	}
+	files, err := recovery.TarFiles(b.Path)
+	if err != nil {
+		return "", err
+	}
+	c := newCopier(d.scratch.runner, nil)
+	for file := range files {
+		if err := c.untar(ctx, file, directory, ""); err != nil {
+			return "", err
+		}
+	}
+	return directory, nil
+}
+
+// fetch runs the user's command.
+func (d *drill) fetch(ctx context.Context, b recovery.Backup) error {
+	command := strings.NewReplacer("{backup}", shellQuote(b.Label), "{data}", shellQuote(d.scratch.data())).Replace(d.options.FetchCommand)
+	_, err := d.scratch.runner.run(ctx, "/bin/sh", "-c", command)
+	if err != nil {
+		return fmt.Errorf("fetch_command: %w", noSpaceText(err))
+	}
+	return nil
+}
+
+// noSpaceText makes errFull of the message of another program.
+func noSpaceText(err error) error {
+	if strings.Contains(err.Error(), "No space left on device") {
+		return errors.Join(errFull, err)
+	}
+	return err
+}
+
+// restorePgBackRest runs pgbackrest restore.
+func (d *drill) restorePgBackRest(ctx context.Context, b recovery.Backup) (restored, error) {
+	program, err := exec.LookPath("pgbackrest")
+	if err != nil {
+		return restored{}, errors.New("pgbackrest is not installed here, and only it can restore its repositories")
+	}
+	tool := filepath.Join(d.scratch.path, "tool")
+	args := []string{
+		"--stanza=" + d.stanza(), "--pg1-path=" + d.scratch.data(), "--set=" + b.Label,
+		"--lock-path=" + tool, "--spool-path=" + tool, "--log-level-file=off", "--log-level-console=warn",
+	}
+	if d.options.ConfigFile != "" {
+		args = append(args, "--config="+d.options.ConfigFile)
+	} else {
+		args = append(args, "--no-config", "--repo1-path="+d.options.Watched.Path)
+	}
+	restore := append([]string{"restore", "--type=none", "--tablespace-map-all=" + filepath.Join(d.scratch.path, "tablespaces")}, args...)
+	if _, err := d.scratch.runner.run(ctx, program, restore...); err != nil {
+		return restored{}, noSpaceText(err)
+	}
+	get := []string{shellQuote(program)}
+	for _, arg := range args {
+		if !strings.HasPrefix(arg, "--set=") {
+			get = append(get, percent(shellQuote(arg)))
+		}
+	}
+	return restored{bytes: b.Size, command: strings.Join(append(get, "archive-get", "%f", `"%p"`), " ")}, nil
+}
+
+// stanza is the configured one, or the only one in the repository.
+func (d *drill) stanza() string {
+	if d.options.Watched.Stanza != "" {
+		return d.options.Watched.Stanza
+	}
+	entries, err := os.ReadDir(filepath.Join(d.options.Watched.Path, "backup"))
+	if err != nil || len(entries) == 0 {
+		return ""
+	}
+	return entries[0].Name()
+}
+
+// archiveCommand is the restore_command for an archive that lies open on disk.
+// The shell gets every name of the archive quoted.
+func (d *drill) archiveCommand() string {
+	a := d.inventory.Archive
+	if a == nil {
+		return ""
+	}
+	suffixes := make(map[string]bool)
+	nested := false
+	for _, s := range a.Segments {
+		suffixes[filepath.Ext(s.Path)] = true
+		nested = nested || filepath.Dir(s.Path) != a.Path
+	}
+	directory := percent(shellQuote(a.Path))
+	if nested {
+		// Barman sorts segments into directories named by their first 16 digits.
+		directory += `/"$d"`
+	}
+	script := `f=%f; p="%p"; `
+	if nested {
+		script += `d=$(echo "$f" | cut -c1-16); case "$f" in *.history) d=.;; esac; `
+	}
+	script += "if [ -f " + directory + "/$f ]; then exec cp " + directory + "/$f \"$p\"; fi; "
+	for suffix, program := range map[string]string{
+		".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd", ".zstd": "zstd", ".lz4": "lz4",
+	} {
+		if suffixes[suffix] {
+			script += "if [ -f " + directory + "/$f" + suffix + " ]; then exec " + program + " -dc " + directory + "/$f" + suffix + " > \"$p\"; fi; "
+		}
+	}
+	return script + "exit 1"
+}
+
+// percent keeps percent signs from being taken for those of restore_command.
+func percent(text string) string { return strings.ReplaceAll(text, "%", "%%") }
+
+var unquoted = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
+
+// shellQuote quotes an argument for the shell.
+func shellQuote(text string) string {
+	if unquoted.MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// neutralize takes away what the restored cluster would otherwise obey: its own
+// configuration, its role as a standby, and a map that would link tablespaces to
+// where the living server has its own.
+func (d *drill) neutralize() error {
+	data := d.scratch.data()
+	for _, name := range []string{
+		"standby.signal", "recovery.signal", "recovery.conf", "postgresql.auto.conf", "postmaster.pid", "postmaster.opts", "tablespace_map",
+	} {
+		if err := os.Remove(filepath.Join(data, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	// No link may lead out of the scratch directory: the server would write there.
+	links, err := os.ReadDir(filepath.Join(data, "pg_tblspc"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, link := range links {
+		target, err := filepath.EvalSymlinks(filepath.Join(data, "pg_tblspc", link.Name()))
+		if err != nil || !strings.HasPrefix(target, d.scratch.path+"/") {
+			return fmt.Errorf("the tablespace %s was restored to %q, outside of the scratch directory", link.Name(), target)
+		}
+	}
+	if target, err := os.Readlink(filepath.Join(data, "pg_wal")); err == nil {
+		return fmt.Errorf("pg_wal was restored as a link to %s, outside of the data directory", target)
+	}
+	for _, name := range []string{
+		"pg_replslot", "pg_stat_tmp", "pg_wal", "pg_notify", "pg_serial", "pg_snapshots", "pg_subtrans", "pg_dynshmem", "pg_twophase",
+		"pg_tblspc", "pg_commit_ts", "pg_stat", "pg_logical", "pg_wal/archive_status",
+	} {
+		err := d.scratch.runner.mkdir(filepath.Join(data, name))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	slots, err := os.ReadDir(filepath.Join(data, "pg_replslot"))
+	if err != nil {
+		return err
+	}
+	for _, slot := range slots {
+		if err := os.RemoveAll(filepath.Join(data, "pg_replslot", slot.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}

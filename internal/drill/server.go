@@ -1,0 +1,293 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pg_integrity_exporter/internal/pg"
+)
+
+// usualDirectories are where packages put the programs of PostgreSQL.
+var usualDirectories = []string{
+	"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/usr/local/bin", "/usr/bin", "/opt/postgresql*/bin",
+}
+
+var serverVersion = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
+
+// findServer finds the directory with the programs of a major version.
+func findServer(ctx context.Context, r *runner, patterns []string, major int) (string, error) {
+	if len(patterns) == 0 {
+		patterns = usualDirectories
+	}
+	found := make(map[int]string)
+	for _, pattern := range patterns {
+		directories, err := filepath.Glob(pattern)
+		if err != nil {
+			return "", fmt.Errorf("bin_directories: %w", err)
+		}
+		for _, directory := range directories {
+			program := filepath.Join(directory, "postgres")
+			if _, err := os.Stat(program); err != nil {
+				continue
+			}
+			out, err := r.run(ctx, program, "--version")
+			if err != nil {
+				continue
+			}
+			if match := serverVersion.FindStringSubmatch(out); match != nil {
+				version, _ := strconv.Atoi(match[1])
+				if version == major {
+					return directory, nil
+				}
+				found[version] = directory
+			}
+		}
+	}
+	var have []string
+	for _, version := range slices.Sorted(maps.Keys(found)) {
+		have = append(have, fmt.Sprintf("%d in %s", version, found[version]))
+	}
+	if len(have) == 0 {
+		have = []string{"none"}
+	}
+	return "", fmt.Errorf("PostgreSQL %d is needed to restore this backup, found here is %s: install it, or name its directory in recovery.drill.bin_directories or --bin-directory",
+		major, strings.Join(have, ", "))
+}
+
+// server is the scratch server.
+type server struct {
+	scratch *scratch
+	bin     string
+	process *exec.Cmd
+	ended   chan struct{}
+	role    string
+}
+
+// isolation are the settings that keep the restored cluster from reaching
+// anything: no network, no archive, no replication, no workers of extensions, no
+// triggers of events (17+), nothing of its own configuration. hot_standby is off
+// so that limits of the old server need not be known; memory is small.
+func isolation(s *scratch, major int) map[string]string {
+	settings := map[string]string{
+		"listen_addresses": "", "port": "5432", "unix_socket_directories": s.path + "/socket", "unix_socket_permissions": "0700",
+		"hba_file": s.path + "/hba.conf", "ident_file": s.path + "/ident.conf", "external_pid_file": "",
+		"archive_mode": "off", "archive_command": "", "primary_conninfo": "", "primary_slot_name": "",
+		"max_logical_replication_workers": "0", "synchronous_standby_names": "", "hot_standby": "off", "max_wal_senders": "0", "wal_level": "replica",
+		"shared_preload_libraries": "", "session_preload_libraries": "", "local_preload_libraries": "",
+		"autovacuum": "off", "jit": "off", "ssl": "off", "default_transaction_read_only": "on", "restart_after_crash": "off",
+		"max_connections": "30", "max_prepared_transactions": "1000", "max_locks_per_transaction": "256",
+		"shared_buffers": "128MB", "huge_pages": "off", "dynamic_shared_memory_type": "posix", "max_wal_size": "1GB",
+		"logging_collector": "off", "log_destination": "stderr", "lc_messages": "C", "log_min_messages": "warning", "log_line_prefix": "",
+		"cluster_name": "pgintegrity_drill", "restore_command": "", "recovery_target_action": "promote", "archive_cleanup_command": "",
+		"recovery_end_command": "", "wal_recycle": "off", "update_process_title": "off",
+	}
+	if major >= 17 {
+		settings["event_triggers"] = "off"
+	}
+	return settings
+}
+
+// configure writes the configuration of the scratch server, outside of the data
+// directory.
+func (s *server) configure(major int, extra ...map[string]string) error {
+	settings := isolation(s.scratch, major)
+	for _, more := range extra {
+		maps.Copy(settings, more)
+	}
+	var text strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		fmt.Fprintf(&text, "%s = '%s'\n", name, strings.ReplaceAll(settings[name], "'", "''"))
+	}
+	files := map[string]string{
+		"postgresql.conf": text.String(), "hba.conf": "local all all trust\n", "ident.conf": "", "server.log": "",
+	}
+	for name, content := range files {
+		path := filepath.Join(s.scratch.path, name)
+		if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), s.scratch.runner.own(path)); err != nil {
+			return fmt.Errorf("configuring the scratch server: %w", err)
+		}
+	}
+	return nil
+}
+
+// start starts the postmaster.
+func (s *server) start(ctx context.Context) error {
+	log, err := os.OpenFile(s.scratch.log(), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("starting the scratch server: %w", err)
+	}
+	// SIGQUIT makes the postmaster end its children at once, also when this
+	// process is killed.
+	cmd := s.scratch.runner.command(context.WithoutCancel(ctx), syscall.SIGQUIT,
+		filepath.Join(s.bin, "postgres"), "-D", s.scratch.data(), "-c", "config_file="+filepath.Join(s.scratch.path, "postgresql.conf"))
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := errors.Join(cmd.Start(), log.Close()); err != nil {
+		return fmt.Errorf("starting the scratch server: %w", err)
+	}
+	s.process, s.ended = cmd, make(chan struct{})
+	go func(ended chan struct{}) {
+		_ = cmd.Wait() // how it ended is in its log
+		close(ended)
+	}(s.ended)
+	return nil
+}
+
+// stop ends the server at once: what it would write is thrown away anyway.
+func (s *server) stop() {
+	if s.process == nil {
+		return
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGKILL} {
+		_ = s.process.Process.Signal(signal) // it may have ended
+		select {
+		case <-s.ended:
+			s.process = nil
+			return
+		case <-time.After(10 * time.Second):
+		}
+	}
+}
+
+// dsn is a connection string to the scratch server. The options keep settings
+// of roles and databases of the restored cluster from loading libraries.
+func (s *server) dsn(role string) string {
+	return fmt.Sprintf("host=%s/socket port=5432 user='%s' dbname=template1 sslmode=disable options='-c session_preload_libraries= -c local_preload_libraries= -c jit=off'",
+		s.scratch.path, strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(role))
+}
+
+// target is the scratch server for checks.
+func (s *server) target() (*pg.Target, error) {
+	return pg.ResolveTarget(s.dsn(s.role), func(string) (string, bool) { return "", false })
+}
+
+// connectTimeout bounds one attempt to connect.
+const connectTimeout = 10 * time.Second
+
+// await waits until the server accepts connections of one of the roles.
+func (s *server) await(ctx context.Context, roles []string) error {
+	roles = slices.Clone(roles)
+	for {
+		err := s.try(ctx, roles[0])
+		switch {
+		case err == nil:
+			s.role = roles[0]
+			return nil
+		case pg.SQLState(err) == "28000" || errors.Is(err, errNotSuperuser):
+			if roles = roles[1:]; len(roles) > 0 {
+				continue
+			}
+			return errNoRole
+		}
+		select {
+		case <-s.ended:
+			return &startError{reason: s.explain()}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+var errNoRole = errors.New("no superuser of the restored cluster is known: name one in recovery.drill.role or --role")
+
+func (s *server) try(ctx context.Context, role string) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.dsn(role))
+	if err != nil {
+		return err
+	}
+	var superuser bool
+	err = conn.QueryRow(ctx, "SELECT current_setting('is_superuser') = 'on'").Scan(&superuser)
+	_ = conn.Close(ctx) // it was only asked
+	if err == nil && !superuser {
+		return errNotSuperuser
+	}
+	return err
+}
+
+var errNotSuperuser = errors.New("the role is no superuser of the restored cluster")
+
+// startError says that the server ended while it recovered.
+type startError struct{ reason string }
+
+func (e *startError) Error() string { return "the restored server does not start: " + e.reason }
+
+var (
+	gravest  = regexp.MustCompile(`(?m)^(?:PANIC|FATAL): +(.*(?:\n(?:DETAIL|HINT): .*)*)`)
+	starting = regexp.MustCompile(`the database system is (not yet accepting connections|not accepting connections|starting up|shutting down)`)
+	single   = regexp.MustCompile(`rolname = "((?:[^"])*)"`)
+)
+
+// explain is the first grave message in the log.
+func (s *server) explain() string {
+	content, err := os.ReadFile(s.scratch.log())
+	if err != nil {
+		return err.Error()
+	}
+	for _, match := range gravest.FindAllStringSubmatch(string(content), -1) {
+		if !starting.MatchString(match[1]) {
+			return strings.Join(strings.Fields(match[1]), " ")
+		}
+	}
+	return "its log ends with: " + lastLines(string(content), 3)
+}
+
+// log reads what the server wrote.
+func (s *server) log() string {
+	content, err := os.ReadFile(s.scratch.log())
+	if err != nil {
+		return ""
+	}
+	return string(content)
+}
+
+// bootstrapRole asks the stopped server in single-user mode for the name of the
+// role that initdb made, which nobody can drop.
+func (s *server) bootstrapRole(ctx context.Context) (string, error) {
+	cmd := s.scratch.runner.command(ctx, syscall.SIGKILL, filepath.Join(s.bin, "postgres"), "--single", "-D", s.scratch.data(),
+		"-c", "config_file="+filepath.Join(s.scratch.path, "postgresql.conf"), "template1")
+	cmd.Stdin = strings.NewReader("SELECT rolname FROM pg_catalog.pg_authid WHERE oid = 10\n")
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("looking for a superuser: %w", err)
+	}
+	match := single.FindSubmatch(out)
+	if match == nil {
+		return "", errNoRole
+	}
+	return string(match[1]), nil
+}
+
+// ready starts the server and waits until it accepts connections of a superuser.
+func (s *server) ready(ctx context.Context, roles []string) error {
+	if err := s.start(ctx); err != nil {
+		return err
+	}
+	err := s.await(ctx, roles)
+	if !errors.Is(err, errNoRole) {
+		return err
+	}
+	s.stop()
+	role, err := s.bootstrapRole(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.start(ctx); err != nil {
+		return err
+	}
+	return s.await(ctx, []string{role})
+}
