@@ -18,6 +18,8 @@ BEGIN
 
 	-- amcheck is not a trusted extension: only a superuser can make it.
 	CREATE EXTENSION IF NOT EXISTS amcheck;
+	-- Its functions are for members of pg_monitor.
+	CREATE EXTENSION IF NOT EXISTS pg_visibility;
 	-- These functions read relations and change nothing; they need no right on the relations themselves.
 	-- bt_index_parent_check is left out on purpose: it locks out writers.
 	FOR amcheck IN
@@ -38,7 +40,7 @@ BEGIN
 		EXECUTE format('GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean), pg_stat_file(text, boolean), pg_ls_dir(text, boolean, boolean) TO %I', monitor);
 	END IF;
 
-	-- The checks constraint, generated, sequence, matview, invariant, sealed and rows read the data itself, and 13's heap.
+	-- The checks index, constraint, generated, sequence, matview, invariant, sealed and rows read the data itself, and 13's heap.
 	-- PGOPTIONS='... -c pgintegrity.data=on' lets the role read every table and sequence that exists, or will be made
 	-- by the role that runs this script, in the database's own schemas. Where row security is on it needs BYPASSRLS as
 	-- well: without it these checks refuse, because rows that they do not see would look lost.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"pg_integrity_exporter/internal/pg"
 )
 
 // btreeCheck runs bt_index_check on every B-tree index: its order and links,
@@ -17,7 +19,7 @@ func btreeCheck() Check {
 	return Check{
 		Name:     "btree",
 		Question: "Is every B-tree index in order, and does it hold every row of its table?",
-		Kinds:    []Kind{{ClassCorruption, SeverityCritical}, {ClassLeftover, SeverityWarning}},
+		Kinds:    []Kind{{ClassCorruption, SeverityCritical}, {ClassCorruption, SeverityWarning}, {ClassLeftover, SeverityWarning}},
 		Interval: 24 * time.Hour,
 		Needs:    "extension amcheck and EXECUTE on bt_index_check; EXECUTE on verify_heapam (14+) for heapallindexed",
 		Locks:    "ACCESS SHARE on one index and its table at a time",
@@ -91,6 +93,10 @@ func runBtree(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	parent, err := s.parentCheck(ctx)
+	if err != nil {
+		return err
+	}
 	for _, i := range indexes {
 		s.result.TotalBytes += int64(i.Pages) * int64(s.conn.Facts.BlockSize)
 	}
@@ -100,7 +106,7 @@ func runBtree(ctx context.Context, s *session) error {
 			invalid = append(invalid, indexes[n])
 			return nil
 		}
-		return s.btree(ctx, indexes[n], check, verify)
+		return s.btree(ctx, indexes[n], check, parent, verify)
 	}, func(n int) string { return indexes[n].Name.String() })
 	if err != nil {
 		return err
@@ -108,15 +114,53 @@ func runBtree(ctx context.Context, s *session) error {
 	return s.leftovers(ctx, invalid)
 }
 
+// parentCheck is bt_index_parent_check, where everything is asked for and it can
+// run: it takes a ShareLock, which a standby does not give.
+func (s *session) parentCheck(ctx context.Context) (function, error) {
+	if !s.scope.Deep || s.conn.Facts.InRecovery {
+		return function{}, nil
+	}
+	f, err := s.optional(ctx, "bt_index_parent_check", pg.OldestVersion)
+	if err == nil && f.Name == "" {
+		s.problem("", errors.New("the links between the levels of B-trees were not checked: the role may not call bt_index_parent_check of the extension amcheck"))
+	}
+	return f, err
+}
+
+// parentTimeout bounds how long bt_index_parent_check keeps writers from a table.
+const parentTimeout = 5 * time.Minute
+
+// parents calls bt_index_parent_check with everything it can do. SHARE on the
+// index and its table: writers wait as long as it takes; it waits for them no
+// longer than the session's lock_timeout.
+func (s *session) parents(ctx context.Context, i index, f function, allIndexed bool) error {
+	call := "SELECT " + f.call() + "($1::oid::regclass, $2, true)"
+	if f.Arguments == 4 {
+		call = "SELECT " + f.call() + "($1::oid::regclass, $2, true, $2)"
+	}
+	if _, err := s.conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", parentTimeout.Milliseconds())); err != nil {
+		return err
+	}
+	_, err := s.conn.Exec(ctx, call, i.OID, allIndexed)
+	_, reset := s.conn.Exec(ctx, "RESET statement_timeout")
+	return errors.Join(err, reset)
+}
+
 // btree looks at one index.
-func (s *session) btree(ctx context.Context, i index, f, verify function) error {
+func (s *session) btree(ctx context.Context, i index, f, parent, verify function) error {
 	allIndexed, err := s.sane(ctx, i.Table, verify)
 	if err != nil {
 		return err
 	}
 	started := time.Now()
-	if first := s.indexCheck(ctx, i, f, allIndexed); first != nil {
-		if err := s.confirmIndex(ctx, i, f, allIndexed, first); err != nil {
+	look := func() error { return s.indexCheck(ctx, i, f, allIndexed) }
+	first := look()
+	if first == nil && parent.Name != "" {
+		look = func() error { return s.parents(ctx, i, parent, allIndexed) }
+		first = look()
+	}
+	if first != nil {
+		if err := s.confirmIndex(ctx, i, look, first); err != nil {
 			return err
 		}
 	}
@@ -182,12 +226,12 @@ func (s *session) sane(ctx context.Context, t table, verify function) (bool, err
 
 // confirmIndex reports an error of bt_index_check that comes a second time. An
 // error about the table's file is the table's damage and not the index's.
-func (s *session) confirmIndex(ctx context.Context, i index, f function, allIndexed bool, first error) error {
+func (s *session) confirmIndex(ctx context.Context, i index, look func() error, first error) error {
 	if gone(first) || judge(first) == inconclusive {
 		return first
 	}
 	pauseToConfirm(ctx)
-	second := s.indexCheck(ctx, i, f, allIndexed)
+	second := look()
 	if second == nil || gone(second) {
 		return second
 	}
@@ -204,6 +248,7 @@ func (s *session) confirmIndex(ctx context.Context, i index, f function, allInde
 		}
 		return errors.New("not compared with its table, which is damaged")
 	}
+	s.scope.Heaps.note(i.OID, false)
 	s.found(Finding{
 		Class: ClassCorruption, Severity: SeverityCritical, Schema: i.Name.Schema, Relation: i.Name.Name,
 		Block: blockIn(text(second)), SQLState: sqlstate(second), Message: text(second),

@@ -413,6 +413,10 @@ func TestBusy(t *testing.T) {
 		for i := range 3 {
 			server.MustExec(t, "erp", fmt.Sprintf("CREATE TABLE busy%d (id int PRIMARY KEY, v text); INSERT INTO busy%d SELECT g, md5(g::text) FROM generate_series(1, 2000) g", i, i))
 		}
+		server.MustExec(t, "erp", `CREATE TABLE busy3 (id int, tags int[], span int4range, path text);
+			INSERT INTO busy3 SELECT g, ARRAY[g % 50, g], int4range(g, g + 5), 'a/' || g FROM generate_series(1, 2000) g;
+			CREATE INDEX ON busy3 USING hash (id); CREATE INDEX ON busy3 USING gin (tags); CREATE INDEX ON busy3 USING gist (span);
+			CREATE INDEX ON busy3 USING spgist (path); CREATE INDEX ON busy3 USING brin (id) WITH (pages_per_range = 2); CREATE INDEX ON busy3 (path) WHERE id % 2 = 0`)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		done := make(chan struct{})
@@ -421,6 +425,10 @@ func TestBusy(t *testing.T) {
 			"UPDATE ledger.postings SET memo = memo || 'x' WHERE id % 50 = (random() * 50)::int",
 			"DELETE FROM busy0 WHERE id % 7 = 1; INSERT INTO busy0 SELECT g, repeat(md5(g::text), 200) FROM generate_series(1, 2000) g WHERE g % 7 = 1 ON CONFLICT DO NOTHING",
 			"VACUUM FULL busy1",
+			"UPDATE busy3 SET tags = ARRAY[id, (random() * 50)::int], span = int4range(id, id + 1 + (random() * 9)::int), path = path || 'x' WHERE id % 20 = (random() * 20)::int",
+			"DELETE FROM busy3 WHERE id % 11 = 3; INSERT INTO busy3 SELECT g, ARRAY[g], int4range(g, g + 3), 'b/' || g FROM generate_series(3, 2000, 11) g",
+			"VACUUM busy3",
+			"REINDEX INDEX CONCURRENTLY busy3_tags_idx",
 			"VACUUM ledger.postings",
 			"TRUNCATE busy2; INSERT INTO busy2 SELECT g, 'again' FROM generate_series(1, 1000) g",
 			"REINDEX INDEX CONCURRENTLY ledger.postings_account_idx",

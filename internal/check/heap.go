@@ -27,7 +27,7 @@ func heapCheck() Check {
 	return Check{
 		Name:     "heap",
 		Question: "Can every page and every tuple of every table be read, and are they sane?",
-		Kinds:    []Kind{{ClassCorruption, SeverityCritical}},
+		Kinds:    []Kind{{ClassCorruption, SeverityCritical}, {ClassCorruption, SeverityWarning}},
 		Interval: 24 * time.Hour,
 		Needs:    "extension amcheck and EXECUTE on verify_heapam (14+); SELECT on the tables (13)",
 		Locks:    "ACCESS SHARE on one table at a time",

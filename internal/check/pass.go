@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 const (
@@ -92,9 +95,40 @@ func (s *session) blame(ctx context.Context, name string, err error) {
 		s.lostAt = make(map[string]time.Time)
 	}
 	s.lostAt[name] = time.Now()
+	s.tellDied(ctx, name)
 	if err := s.remember(ctx, lostKey, s.lostAt); err != nil {
 		s.logger.Warn("where the session was lost is not remembered", "object", name, "err", err)
 	}
+}
+
+// tellDied reports that the server process died that was reading a relation, when
+// the server proves it: it does not accept sessions because it is starting again.
+// A broken network ends a session, too, and proves nothing.
+func (s *session) tellDied(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	restarting := false
+	for range 10 {
+		conn, err := pgx.ConnectConfig(ctx, s.conn.Config())
+		if err == nil {
+			conn.Close(ctx) //nolint:errcheck,gosec // nothing was asked
+		}
+		if restarting = sqlstate(err) == "57P03"; restarting {
+			break
+		}
+		pauseToConfirm(ctx)
+	}
+	if !restarting {
+		return
+	}
+	relation := RelationName{}
+	relation.Schema, relation.Name, _ = strings.Cut(name, ".")
+	s.found(Finding{
+		Class: ClassCorruption, Severity: SeverityWarning, Schema: relation.Schema, Relation: relation.Name,
+		Message: "the server process that was reading it died without a word, and the server ended all sessions to start again: damaged data does that, and so does a lack of memory",
+		Impact:  "Every statement that reads the damaged part can make the server restart, which ends all sessions and empties unlogged tables.",
+		Action:  "Read the server's log of this moment (signal 11 means damage, signal 9 the operating system's out-of-memory killer). Keep statements, VACUUM and dumps away from the relation, take a copy of the data directory, and look at the relation there.",
+	}, "died")
 }
 
 // stopped keeps how far a run came that ends early.
@@ -177,6 +211,7 @@ func (s *session) each(ctx context.Context, n int, look func(i int) error, name 
 		switch {
 		case err == nil, gone(err):
 		case ctx.Err() != nil || s.conn.IsClosed():
+			s.blame(ctx, name(i), err)
 			return fmt.Errorf("the session was lost at %s: %w", name(i), err)
 		case sqlstate(err) == "55P03":
 			s.problem(name(i), errors.New("somebody holds a lock on it (see pg_locks), and a check does not wait"))

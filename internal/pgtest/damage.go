@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -124,4 +125,89 @@ func (r Relation) Remove() error { return os.Remove(r.Path) }
 // Truncate cuts the relation's first file to a number of pages.
 func (r Relation) Truncate(blocks uint32) error {
 	return os.Truncate(r.Path, int64(blocks)*page.Size)
+}
+
+// Item is a line pointer of a page and what it points to.
+type Item struct {
+	Offset, Length, Flags int
+}
+
+// Items are the line pointers of a page, the first one at 0.
+func Items(p []byte) []Item {
+	items := make([]Item, (int(page.DecodeHeader(p).Lower)-page.HeaderSize)/4)
+	for n := range items {
+		word := binary.LittleEndian.Uint32(p[page.HeaderSize+4*n:])
+		items[n] = Item{int(word & 0x7fff), int(word >> 17), int(word >> 15 & 3)}
+	}
+	return items
+}
+
+// SetItem overwrites a line pointer.
+func SetItem(p []byte, n int, item Item) {
+	binary.LittleEndian.PutUint32(p[page.HeaderSize+4*n:], uint32(item.Offset)|uint32(item.Flags)<<15|uint32(item.Length)<<17)
+}
+
+// Unuse makes a line pointer one that points nowhere: the row of a heap is gone.
+func Unuse(n int) func(p []byte) { return func(p []byte) { SetItem(p, n, Item{}) } }
+
+// DropItem takes a line pointer out of a page of an index, as if its entry had
+// never been made.
+func DropItem(n int) func(p []byte) {
+	return func(p []byte) {
+		items := Items(p)
+		for i := n; i < len(items)-1; i++ {
+			SetItem(p, i, items[i+1])
+		}
+		binary.LittleEndian.PutUint16(p[12:], uint16(page.HeaderSize+4*(len(items)-1)))
+	}
+}
+
+// DoubleItem adds a line pointer to the same entry behind it.
+func DoubleItem(n int) func(p []byte) {
+	return func(p []byte) {
+		items := Items(p)
+		binary.LittleEndian.PutUint16(p[12:], uint16(page.HeaderSize+4*(len(items)+1)))
+		for i := len(items); i > n; i-- {
+			SetItem(p, i, items[i-1])
+		}
+	}
+}
+
+// Tuple edits the bytes that a line pointer points to.
+func Tuple(n int, change func(tuple []byte)) func(p []byte) {
+	return func(p []byte) {
+		item := Items(p)[n]
+		change(p[item.Offset : item.Offset+item.Length])
+	}
+}
+
+// Copy keeps the bytes of the relation's first file, to be put back with Restore.
+func (r Relation) Copy() ([]byte, error) { return os.ReadFile(r.Path) }
+
+// Restore puts an old copy of the first file back.
+func (r Relation) Restore(content []byte) error { return os.WriteFile(r.Path, content, 0o600) }
+
+// RestorePage puts one page of an old copy back. It has a valid checksum.
+func (r Relation) RestorePage(block uint32, content []byte) error {
+	return r.Edit(block, func(p []byte) { copy(p, content[int(block)*page.Size:]) })
+}
+
+// Swap exchanges the first files of two relations.
+func (r Relation) Swap(other Relation) error {
+	mine, err := r.Copy()
+	if err != nil {
+		return err
+	}
+	theirs, err := other.Copy()
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Restore(theirs), other.Restore(mine))
+}
+
+// AwaitAccepting waits until the server accepts sessions again after a process
+// of it has died.
+func (s *Server) AwaitAccepting(t testing.TB) {
+	t.Helper()
+	Await(t, "accepting sessions", startTimeout, func() bool { return s.Exec(t.Context(), "postgres", "SELECT 1") == nil })
 }
