@@ -67,7 +67,7 @@ func TestCatalog(t *testing.T) {
 }
 
 // named gives some of the checks.
-func named(t *testing.T, names ...string) []check.Check {
+func named(t testing.TB, names ...string) []check.Check {
 	t.Helper()
 	var list []check.Check
 	for _, c := range check.All() {

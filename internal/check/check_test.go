@@ -57,7 +57,7 @@ func start(t *testing.T, options ...pgtest.Option) *pgtest.Server {
 	return server
 }
 
-func target(t *testing.T, dsn string) *pg.Target {
+func target(t testing.TB, dsn string) *pg.Target {
 	t.Helper()
 	target, err := pg.ResolveTarget(dsn, func(string) (string, bool) { return "", false })
 	if err != nil {
