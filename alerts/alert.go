@@ -116,7 +116,7 @@ type Group struct {
 // Groups lists every group in the order of triage: does the watcher work, is
 // the data whole, what fails, what fills up.
 func Groups() []Group {
-	return []Group{monitoring(), integrity(), findings(), failures(), business(), history(), backups(), replication(), saturation()}
+	return []Group{monitoring(), integrity(), findings(), failures(), business(), history(), backups(), replication(), saturation(), maintenance()}
 }
 
 // Key names one alert among those of the same name: NAME/SEVERITY.

@@ -7,6 +7,7 @@ import (
 
 	"pg_integrity_exporter/internal/business"
 	"pg_integrity_exporter/internal/incident"
+	"pg_integrity_exporter/internal/maintenance/activity"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/state"
@@ -52,6 +53,9 @@ type Sources struct {
 	Business func() []business.Count
 	// Incidents says whether people wait for news; nil is nobody.
 	Incidents func() (incident.Status, error)
+	// Maintenance is what is known of maintenance, its windows and the guard; nil
+	// is nothing.
+	Maintenance func() activity.Status
 }
 
 // All lists the collectors, by name.
@@ -67,6 +71,7 @@ func All(sources Sources) []Collector {
 		incidentCollector(sources.Incidents),
 		locksCollector(),
 		logCollector(),
+		maintenanceCollector(sources.Maintenance),
 		recoveryCollector(sources.Recovery),
 		replicationCollector(),
 		serverCollector(),

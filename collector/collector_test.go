@@ -21,6 +21,7 @@ import (
 
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/maintenance/activity"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/pgtest"
 	"pg_integrity_exporter/internal/recovery"
@@ -48,7 +49,7 @@ func watch(t testing.TB, dsn string) (*collector.Set, *state.Target) {
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate,
 		Reloaded: func() (bool, time.Time) { return true, time.Unix(1, 0) },
-		Recovery: oneRepository(t),
+		Recovery: oneRepository(t), Maintenance: func() activity.Status { return activity.Status{} },
 	}
 	return collector.NewSet(lane, sources, collector.All(sources), logger), results
 }

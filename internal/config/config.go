@@ -47,6 +47,10 @@ type Config struct {
 	Limits Limits `yaml:"limits"`
 	// Recovery says where the backups are and how they are proved.
 	Recovery Recovery `yaml:"recovery"`
+	// Maintenance says how maintenance is recognised, and when it is expected.
+	Maintenance Maintenance `yaml:"maintenance"`
+	// Guard are the limits within which `guard` runs maintenance.
+	Guard Guard `yaml:"guard"`
 }
 
 // Target is where the server is and how to log in.
@@ -144,7 +148,7 @@ func Default() Validated {
 		Limits: Limits{
 			CheckRate: defaultCheckRate, Latency: Duration(100 * time.Millisecond), ReplicationLag: Duration(30 * time.Second), Findings: 50,
 		},
-		Recovery: defaultRecovery(),
+		Recovery: defaultRecovery(), Maintenance: defaultMaintenance(), Guard: defaultGuard(),
 	}}
 }
 
@@ -246,6 +250,12 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 	}
 	if err := c.validateTransactions(fail); err != nil {
 		return err
+	}
+	if key, err := c.Maintenance.validate(); err != nil {
+		return fail("%v", []any{err}, "maintenance", key)
+	}
+	if key, err := c.Guard.validate(); err != nil {
+		return fail("%v", []any{err}, "guard", key)
 	}
 	if c.Limits.CheckRate <= 0 {
 		return fail("must be more than 0 bytes per second", nil, "limits", "check_rate")

@@ -20,6 +20,7 @@ import (
 	"pg_integrity_exporter/internal/config"
 	"pg_integrity_exporter/internal/incident"
 	"pg_integrity_exporter/internal/logwatch"
+	"pg_integrity_exporter/internal/maintenance/activity"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/schedule"
@@ -70,6 +71,7 @@ type runtime struct {
 	scheduler *schedule.Scheduler
 	watcher   *logwatch.Watcher
 	recovery  *recovery.Watcher
+	activity  *activity.Watcher
 	business  *business.Watcher
 }
 
@@ -169,12 +171,18 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 	r.recovery = recovery.NewWatcher(c.Recovery.Watched(), time.Duration(c.Recovery.Interval), int64(c.Recovery.VerifyRate), results.Files(), logger)
 	r.recovery.Start()
 
+	r.activity = activity.New(target, results.Files(), r.scheduler, activity.Settings{
+		Enabled: c.Maintenance.Enabled, Interval: time.Duration(c.Maintenance.Interval), Schedules: c.Maintenance.Schedules(),
+		Marker: c.Maintenance.Marker, MarkerLimit: time.Duration(c.Maintenance.MarkerLimit),
+	}, logger)
+	r.activity.Start()
+
 	r.business = business.New(target, c.Business(), logger)
 	r.business.Start()
 
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate, Reloaded: e.reloaded,
-		Observe: r.recovery.Observe, Recovery: r.recovery.Statuses, Business: r.business.Counts,
+		Observe: r.recovery.Observe, Recovery: r.recovery.Statuses, Business: r.business.Counts, Maintenance: r.activity.Status,
 		Incidents: func() (incident.Status, error) { return incident.StatusOf(results.Files()) },
 	}
 	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {
@@ -220,6 +228,7 @@ func (r *runtime) stop() {
 	}
 	r.recovery.Stop()
 	r.business.Stop()
+	r.activity.Stop()
 	r.scheduler.Stop()
 	r.lane.Close()
 }

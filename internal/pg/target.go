@@ -151,7 +151,18 @@ type Purpose struct {
 	// and keeps the connection; otherwise the connection is dropped, which
 	// also works when the server does not answer any more.
 	CancelOnServer bool
+	// Maintenance is for the guard, which does what its user told it to: the
+	// session may write, keeps the settings of its role, and its
+	// application_name starts with GuardApplicationName, so that the log reader
+	// does not leave out what it runs into.
+	Maintenance bool
+	// OnNotice takes the notices and warnings of the session; nil is nobody.
+	OnNotice func(severity, message string)
 }
+
+// GuardApplicationName is what every session of the guard that may write
+// starts its application_name with, and that of the command that it runs.
+const GuardApplicationName = "pg_integrity_guard"
 
 // sessionConfig is the configuration for one new session in a database.
 func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig {
@@ -159,21 +170,10 @@ func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig
 	if database != "" {
 		config.Database = database
 	}
-	name := ApplicationName
-	if purpose.Name != "" {
-		name += " " + purpose.Name
+	maps.Copy(config.RuntimeParams, purpose.settings())
+	if purpose.OnNotice != nil {
+		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { purpose.OnNotice(n.Severity, n.Message) }
 	}
-	maps.Copy(config.RuntimeParams, map[string]string{
-		"application_name":                    name,
-		"client_encoding":                     "UTF8",
-		"datestyle":                           "ISO",
-		"default_transaction_read_only":       "on",
-		"idle_in_transaction_session_timeout": "60s",
-		"lock_timeout":                        milliseconds(purpose.LockTimeout),
-		"max_parallel_workers_per_gather":     "0",
-		"search_path":                         "pg_catalog",
-		"statement_timeout":                   milliseconds(purpose.StatementTimeout),
-	})
 	// No server-side prepared statements: they break behind PgBouncer.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.StatementCacheCapacity = 0
@@ -187,6 +187,73 @@ func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig
 		config.BuildContextWatcherHandler = cancelOnServer
 	}
 	return config
+}
+
+// settings are the settings that a session starts with.
+func (p Purpose) settings() map[string]string {
+	name := ApplicationName
+	if p.Maintenance {
+		name = GuardApplicationName
+	}
+	if p.Name != "" {
+		name += " " + p.Name
+	}
+	settings := map[string]string{
+		"application_name":                    name,
+		"client_encoding":                     "UTF8",
+		"idle_in_transaction_session_timeout": "0",
+		"lock_timeout":                        milliseconds(p.LockTimeout),
+		"statement_timeout":                   milliseconds(p.StatementTimeout),
+	}
+	if !p.Maintenance {
+		maps.Copy(settings, map[string]string{
+			"datestyle":                           "ISO",
+			"default_transaction_read_only":       "on",
+			"idle_in_transaction_session_timeout": "60s",
+			"max_parallel_workers_per_gather":     "0",
+			"search_path":                         "pg_catalog",
+		})
+	}
+	return settings
+}
+
+// connectionWords are the words of a DSN that libpq's programs know as
+// environment variables and that pgx does not keep.
+var connectionWords = map[string]string{
+	"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY", "passfile": "PGPASSFILE",
+}
+
+// LibpqEnvironment is the target as environment variables of libpq's programs:
+// what a command needs to work on the same server.
+func (t *Target) LibpqEnvironment(database string) []string {
+	if database == "" {
+		database = t.Database()
+	}
+	environment := []string{
+		"PGHOST=" + t.config.Host, "PGPORT=" + strconv.Itoa(int(t.config.Port)), "PGUSER=" + t.config.User, "PGDATABASE=" + database,
+	}
+	if t.config.Password != "" {
+		environment = append(environment, "PGPASSWORD="+t.config.Password)
+	}
+	words := make(map[string]string)
+	dsn := t.config.ConnString()
+	if parsed, err := url.Parse(dsn); err == nil && strings.HasPrefix(parsed.Scheme, "postgres") {
+		for word := range connectionWords {
+			words[word] = parsed.Query().Get(word)
+		}
+	} else {
+		for field := range strings.FieldsSeq(dsn) {
+			if word, value, ok := strings.Cut(field, "="); ok {
+				words[word] = strings.Trim(value, "'")
+			}
+		}
+	}
+	for word, variable := range connectionWords {
+		if words[word] != "" {
+			environment = append(environment, variable+"="+words[word])
+		}
+	}
+	return environment
 }
 
 func milliseconds(d time.Duration) string {

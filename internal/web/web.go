@@ -79,6 +79,7 @@ func Handler(options Options) (http.Handler, error) {
 	mux.HandleFunc("GET /-/healthy", say("Healthy"))
 	mux.HandleFunc("GET /-/ready", say("Ready"))
 	mux.HandleFunc("/-/reload", reload(options))
+	mux.HandleFunc(windowsPath, windows(options))
 	if options.TelemetryPath != "/" {
 		mux.Handle("GET /{$}", landing)
 	}

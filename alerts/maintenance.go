@@ -1,0 +1,50 @@
+package alerts
+
+import "time"
+
+// maintenance is about what people do to the server, whether announced or not.
+func maintenance() Group {
+	return Group{Name: "postgres-maintenance", Alerts: []Alert{
+		{
+			Name: "PostgresMaintenanceWindow", Expr: "pgintegrity_maintenance_window_active == 1",
+			Severity: None, Layer: Maintenance,
+			Summary:     "A maintenance window is active.",
+			Description: "Noise of the server of {{ $labels.instance }} is muted until the window ends. Integrity alerts are never muted.",
+			Impact:      "None; Alertmanager needs this alert to hold back those that carry maintenance=\"mutable\".",
+			Action:      "Nothing. pg_integrity_exporter window list shows who announced it and why.",
+		},
+		{
+			Name: "PostgresMaintenanceWindowOverrun", Expr: "pgintegrity_maintenance_window_open == 1 and pgintegrity_maintenance_window_active == 0",
+			For: 5 * time.Minute, Severity: Warning, Layer: Maintenance,
+			Summary:     "A maintenance window has passed its announced end and was not closed.",
+			Description: "A window of the server of {{ $labels.instance }} was not closed. Alerts are not muted any more.",
+			Impact:      "The maintenance goes on in working hours, or somebody forgot to say that it is over.",
+			Action:      "pg_integrity_exporter window list names who opened it: ask whether the maintenance is over, then window close, or open a new one.",
+		},
+		{
+			Name: "PostgresMaintenanceBlocks", Expr: "pgintegrity_maintenance_blocked_seconds > ${seconds} and pgintegrity_maintenance_blocked_sessions > 0",
+			Thresholds: []Threshold{{Name: "seconds", Value: 30, Help: "how long a session may wait for maintenance, in seconds"}},
+			Severity:   Critical, Layer: Maintenance, NeedsDatabase: true,
+			Summary:     "Sessions wait for maintenance.",
+			Description: "Maintenance on the server of {{ $labels.instance }} has made a session wait for {{ $value | printf \"%.0f\" }} seconds.",
+			Impact:      "Whatever these sessions serve stands still; more will queue behind them until connections run out.",
+			Action:      "SELECT pid, pg_blocking_pids(pid), wait_event_type, left(query, 80) FROM pg_stat_activity WHERE wait_event_type = 'Lock' shows who waits for whom; pg_cancel_backend of the maintenance lets them go on, and the statement is rolled back.",
+		},
+		{
+			Name: "PostgresGuardNotRolledBack", Expr: `increase(pgintegrity_guard_runs_total{outcome="not_rolled_back"}[6h]) > 0`,
+			Severity: Critical, Layer: Maintenance,
+			Summary:     "Maintenance failed under guard and could not be rolled back.",
+			Description: "A run of the guard ({{ $labels.task }}) on the server of {{ $labels.instance }} failed, and not everything could be taken back.",
+			Impact:      "The database is in a state that nobody planned: rows, constraints or indexes may be wrong or missing.",
+			Action:      "pg_integrity_exporter guard status names the run; its report beside the journal lists what is left and the commands that bring the state before back. Keep the data directory, and backups and WAL from expiring.",
+		},
+		{
+			Name: "PostgresGuardUnfinished", Expr: "pgintegrity_guard_unfinished_runs > 0",
+			For: time.Minute, Severity: Critical, Layer: Maintenance,
+			Summary:     "The guard died while maintenance was under way.",
+			Description: "{{ $value }} runs of the guard on the server of {{ $labels.instance }} have no end: nobody has verified or taken back what they did.",
+			Impact:      "The maintenance may be half done.",
+			Action:      "pg_integrity_exporter guard resume on the host where it ran: it finds out how far it came, and verifies it or takes it back.",
+		},
+	}}
+}

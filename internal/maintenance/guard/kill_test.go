@@ -1,0 +1,179 @@
+package guard_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"pg_integrity_exporter/internal/maintenance/guard"
+	"pg_integrity_exporter/internal/maintenance/script"
+	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/pgtest"
+	"pg_integrity_exporter/internal/state"
+)
+
+// guardArgument makes a process of this test's program a guard of its own, so
+// that it can be killed.
+const guardArgument = "guard"
+
+// guardProcess runs a script or a job under guard; the arguments are the DSN,
+// the state directory, "sql" or "command", and what to run.
+func guardProcess(arguments []string) int {
+	target, err := pg.ResolveTarget(arguments[0], os.LookupEnv)
+	if err != nil {
+		fmt.Println(err)
+		return 9
+	}
+	settings := guard.Default()
+	settings.MinFree, settings.PhysicalChecks = 0, false
+	options := guard.Options{
+		Target: target, Files: state.OpenFiles(arguments[1], target.Name()), Settings: settings, Invariants: rules,
+		What: "kill", Logger: slog.New(slog.DiscardHandler),
+	}
+	if arguments[2] == "command" {
+		options.Command = append([]string{os.Args[0], jobArgument}, arguments[3:]...)
+	} else if options.Statements, err = script.Split(strings.Join(arguments[3:], ";")); err != nil {
+		fmt.Println(err)
+		return 9
+	}
+	report := guard.Run(context.Background(), options)
+	return report.ExitCode
+}
+
+// TestKill kills the guard at random moments, and holds that resume always
+// finds out what happened: everything is there, or nothing.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		if testing.Short() && major != pgtest.Newest() {
+			t.Skip("one version is enough")
+		}
+		server := newServer(t, major)
+		rounds := 3
+		if testing.Short() || !full(major) {
+			rounds = 1
+		}
+		for round := range rounds {
+			killOnce(t, server, round, "sql", "UPDATE invoices SET total = total + 1", "SELECT pg_sleep(0.2)", "UPDATE invoices SET total = total + 1")
+			killOnce(t, server, round, "sql", "CREATE INDEX CONCURRENTLY killed ON entries (amount)")
+			killOnce(t, server, round, "command", "UPDATE invoices SET total = total + 2", "DELETE FROM archive_lines WHERE archive < 1000", "SELECT pg_sleep(1.5)", "SELECT 1/0")
+		}
+	})
+}
+
+func killOnce(t *testing.T, server *pgtest.Server, round int, mode string, statements ...string) {
+	t.Helper()
+	b := newBench(t, server, "books")
+	before := b.quiet()
+	var sum int64
+	total := func() int64 {
+		var s int64
+		if err := server.Query(t.Context(), "books", "SELECT sum(total)::bigint FROM invoices", &s); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	sum = total()
+	l := b.start()
+	directory := t.TempDir()
+	cmd := exec.Command(os.Args[0], append([]string{guardArgument, server.DSN("books"), directory, mode}, statements...)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// The first run is killed once it has begun to change something, the others
+	// anywhere.
+	files := state.OpenFiles(directory, b.target.Name())
+	if round == 0 {
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			if runs, err := guard.Runs(files); err == nil && len(runs) == 1 && runs[0].Ready {
+				break
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	} else {
+		time.Sleep(time.Duration(rand.IntN(4000)) * time.Millisecond)
+	}
+	_ = cmd.Process.Kill() // it may have ended
+	_ = cmd.Wait()
+	runs, err := guard.Runs(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outcome := guard.Outcome("not begun")
+	if len(runs) == 1 {
+		outcome = runs[0].Outcome
+	}
+	how := "by itself"
+	if outcome == guard.OutcomeInterrupted {
+		how = "by resume"
+		o := b.options()
+		o.Files = files
+		report, err := guard.Resume(t.Context(), o, runs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		outcome = report.Outcome
+		if outcome != guard.OutcomeDone && outcome != guard.OutcomeRolledBack {
+			t.Errorf("%s %v: %s", mode, statements, report.Summary)
+		}
+		if again, err := guard.Runs(files); err != nil || again[0].Outcome != outcome {
+			t.Errorf("the journal does not tell how it ended: %+v (%v)", again, err)
+		}
+	}
+	if lost := b.lost(l); lost > 0 {
+		t.Errorf("%d transfers are lost", lost)
+	}
+	t.Logf("%s %.40s: %s %s", mode, statements[0], outcome, how)
+	changed := total() - sum
+	switch {
+	case mode == "sql" && strings.HasPrefix(statements[0], "UPDATE") && outcome == guard.OutcomeDone:
+		if changed != 2*500 {
+			t.Errorf("it is done, but the rows changed by %d", changed)
+		}
+	case outcome == guard.OutcomeDone:
+		server.MustExec(t, "books", "DROP INDEX IF EXISTS killed")
+	default:
+		if changed != 0 || b.quiet() != before {
+			t.Errorf("it was taken back, but the rows changed by %d", changed)
+		}
+	}
+}
+
+// TestServerDies kills the server while maintenance is under way: the guard
+// waits for it and says how it ended.
+func TestServerDies(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("kills a server")
+	}
+	server := newServer(t, pgtest.Newest())
+	b := newBench(t, server, "books")
+	before := b.quiet()
+	l := b.start()
+	died := make(chan error, 1)
+	time.AfterFunc(2*time.Second, func() {
+		err := server.Kill()
+		time.Sleep(time.Second)
+		if err == nil {
+			err = server.StartAgain(t.Context())
+		}
+		died <- err
+	})
+	report := guard.Run(t.Context(), b.sql("UPDATE invoices SET total = 0; SELECT pg_sleep(20)"))
+	if err := <-died; err != nil {
+		t.Fatal(err)
+	}
+	if report.Outcome != guard.OutcomeRolledBack {
+		t.Errorf("it ended %s: %s", report.Outcome, report.Summary)
+	}
+	if b.quiet() != before {
+		t.Error("it is not as before")
+	}
+	l.stop()
+}
