@@ -67,5 +67,12 @@ BEGIN
 		EXECUTE format('GRANT USAGE ON SCHEMA pgintegrity TO %I', monitor);
 		EXECUTE format('GRANT EXECUTE ON FUNCTION pgintegrity.read_log(text, bigint, bigint) TO %I', monitor);
 	END IF;
+
+	-- The check drift compares pg_hba.conf and the configuration files as well, when the role may read them:
+	-- PGOPTIONS='... -c pgintegrity.configuration=on'.
+	IF current_setting('pgintegrity.configuration', true) = 'on' THEN
+		EXECUTE format('GRANT SELECT ON pg_hba_file_rules, pg_file_settings TO %I', monitor);
+		EXECUTE format('GRANT EXECUTE ON FUNCTION pg_hba_file_rules(), pg_show_all_file_settings() TO %I', monitor);
+	END IF;
 END
 $grants$;

@@ -150,7 +150,7 @@ func (s *session) promises(ctx context.Context, tables []table) (map[uint32]*pro
 	for _, x := range exclusions {
 		all[x.Table].exclusions = append(all[x.Table].exclusions, x)
 	}
-	references, err := listPromises[foreignKey](ctx, s, "foreign keys", foreignKeysSQL, oids)
+	references, err := s.foreignKeys(ctx, oids)
 	if err != nil {
 		return nil, err
 	}

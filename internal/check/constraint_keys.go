@@ -231,7 +231,7 @@ type foreignKey struct {
 	// partitioned; ToName is its name.
 	To      string
 	ToName  string
-	ToPages int32
+	ToTable table
 	// ToColumns, Operators and Collations belong to Columns.
 	ToColumns  []string
 	Operators  []string
@@ -246,7 +246,7 @@ type foreignKey struct {
 // partitions of a table referred to are part of the one to the table.
 const foreignKeysSQL = `SELECT k.conrelid, k.conname::text,
 	ARRAY(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS c(n, i) JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = c.n ORDER BY c.i),
-	format(CASE WHEN r.relkind = 'p' THEN '%I.%I' ELSE 'ONLY %I.%I' END, rn.nspname, r.relname), format('%s.%s', rn.nspname, r.relname), greatest(r.relpages, 0),
+	format(CASE WHEN r.relkind = 'p' THEN '%I.%I' ELSE 'ONLY %I.%I' END, rn.nspname, r.relname), format('%s.%s', rn.nspname, r.relname), r.oid, rn.nspname::text, r.relname::text, greatest(r.relpages, 0),
 	ARRAY(SELECT a.attname::text FROM unnest(k.confkey) WITH ORDINALITY AS c(n, i) JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = c.n ORDER BY c.i),
 	ARRAY(SELECT format('OPERATOR(%I.%s)', ns.nspname, o.oprname) FROM unnest(k.conpfeqop) WITH ORDINALITY AS e(op, i)
 		JOIN pg_operator o ON o.oid = e.op JOIN pg_namespace ns ON ns.oid = o.oprnamespace ORDER BY e.i),
@@ -261,6 +261,23 @@ const foreignKeysSQL = `SELECT k.conrelid, k.conname::text,
 	AND NOT EXISTS (SELECT FROM pg_constraint p WHERE p.oid = k.conparentid AND p.conrelid = k.conrelid)
 	ORDER BY k.conname`
 
+// foreignKeys lists the foreign keys of tables.
+func (s *session) foreignKeys(ctx context.Context, oids []uint32) ([]foreignKey, error) {
+	rows, err := s.conn.Query(ctx, foreignKeysSQL, oids)
+	if err != nil {
+		return nil, fmt.Errorf("listing foreign keys: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f foreignKey, err error) {
+		err = row.Scan(&f.Table, &f.Name, &f.Columns, &f.To, &f.ToName, &f.ToTable.OID, &f.ToTable.Name.Schema, &f.ToTable.Name.Name, &f.ToTable.Pages,
+			&f.ToColumns, &f.Operators, &f.Collations, &f.Period, &f.Status)
+		return f, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing foreign keys: %w", err)
+	}
+	return list, nil
+}
+
 // foreignKey looks for rows in a range that refer to nothing. Both tables are
 // read in one statement with one snapshot, so that what other transactions do
 // meanwhile cannot look like a broken reference. ACCESS SHARE on both tables.
@@ -268,9 +285,12 @@ func (s *session) foreignKey(ctx context.Context, t table, f foreignKey, primary
 	if n := len(f.Columns); n == 0 || len(f.ToColumns) != n || len(f.Operators) != n || len(f.Collations) != n {
 		return errors.New("the catalogues do not describe it completely (see the check catalog)")
 	}
+	if sane, known := s.scope.Heaps.lookup(f.ToTable.OID); known && !sane || s.scope.Reported.damaged(f.ToTable.Name) {
+		return fmt.Errorf("%s is damaged, so its rows are left alone", f.ToName)
+	}
 	var wrong []row
 	// Each piece reads the table referred to once, so it must not be small beside it.
-	pieces := s.split(r, max(rangeBlocks, uint32(f.ToPages)))
+	pieces := s.split(r, max(rangeBlocks, uint32(f.ToTable.Pages)))
 	for _, piece := range pieces {
 		err := s.ask(ctx, t, f.Name, min(piece.End, r.End)-piece.Start, func() error {
 			rows, err := s.conn.Query(ctx, f.orphans(t, s.keyText("f.", primary), piece))

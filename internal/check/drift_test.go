@@ -1,7 +1,10 @@
 package check_test
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +45,7 @@ var drifts = []struct {
 	{"ALTER DATABASE erp SET session_replication_role = replica", "database", "setting session_replication_role added: replica", check.SeverityCritical, 13},
 	{"ALTER ROLE app IN DATABASE erp SET work_mem = '5MB'", "database", "setting of role app work_mem added: 5MB", check.SeverityWarning, 13},
 	{"ALTER ROLE app SUPERUSER", "role app", "attributes: LOGIN -> SUPERUSER LOGIN", check.SeverityCritical, 13},
+	{"ALTER ROLE app SET application_name = 'password=hunter2'", "role app", "setting application_name added: password=***", check.SeverityWarning, 13},
 	{"CREATE ROLE other; GRANT app TO other", "role other", "member of added: app", check.SeverityInfo, 13},
 	{"ALTER TABLE s.u DROP CONSTRAINT u_v_check; ALTER TABLE s.u ADD CHECK (v > 0) NOT ENFORCED", "table s.u", "NOT ENFORCED", check.SeverityCritical, 18},
 }
@@ -126,6 +130,52 @@ func TestDrift(t *testing.T) {
 		accept()
 		expectFindings(t, sweep())
 	})
+}
+
+// TestDriftOfFiles looks at pg_hba.conf with and without the right to read it.
+func TestDriftOfFiles(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	monitor, err := server.Monitor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := target(t, server.DSN("postgres", monitor))
+	options := check.Options{Checks: named(t, "drift"), Databases: []string{"postgres"}, Memory: state.OpenFiles(t.TempDir(), "x").Memory(), Logger: discard}
+	sweep := func() check.Document {
+		document, err := check.Sweep(t.Context(), home, options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return document
+	}
+	accept := func() check.Document {
+		options.Accept = &check.Acceptance{}
+		defer func() { options.Accept = nil }()
+		return sweep()
+	}
+	if reason := accept().Checks[0].Reason; !strings.Contains(reason, "pg_hba.conf") {
+		t.Errorf("it does not say that pg_hba.conf is left out: %q", reason)
+	}
+	server.MustExec(t, "postgres", "GRANT SELECT ON pg_hba_file_rules, pg_file_settings TO monitor; GRANT EXECUTE ON FUNCTION pg_hba_file_rules(), pg_show_all_file_settings() TO monitor")
+	for _, f := range sweep().Findings {
+		if strings.Contains(f.Message, "pg_hba.conf") {
+			t.Errorf("what could not be read is no difference: %s", f.Message)
+		}
+	}
+	accept()
+	file, err := os.OpenFile(filepath.Join(server.DataDirectory, "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteString("host all all 0.0.0.0/0 trust\n")
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	document := sweep()
+	if len(document.Findings) != 1 || document.Findings[0].Severity != check.SeverityCritical || !strings.Contains(document.Findings[0].Message, "host all all 0.0.0.0 0.0.0.0 trust added") {
+		t.Errorf("%+v", document.Findings)
+	}
 }
 
 // TestRows deletes, truncates and doubles rows of tables that were quiet, and of
