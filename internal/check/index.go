@@ -31,9 +31,11 @@ const (
 	// wholePages is the size of a table or index (128 MB) up to which every entry
 	// is looked at without --deep.
 	wholePages = 16384
-	// wholeRows is how many rows of a table are looked up one by one without
-	// --deep; of a larger table it is a sample.
-	wholeRows = 50_000
+	// wholeRows is how many rows of a table are looked up by the equality of their
+	// key without --deep, and wholeLookups how many by another operator, which takes
+	// longer; of a larger table it is a sample.
+	wholeRows    = 50_000
+	wholeLookups = 5000
 	// sampleRows is how many rows of a larger table are looked up.
 	sampleRows = 2000
 	// questionRows bounds the rows that are compared with sample values.

@@ -113,7 +113,7 @@ func (c *comparison) lookUp(ctx context.Context, i compared) ([]difference, bool
 		return c.lookUpRanges(ctx, i, all)
 	case equal(all) && whole:
 		return c.compareGroups(ctx, i, all)
-	case whole:
+	case c.scope.Deep || rows <= wholeLookups:
 		return c.findRows(ctx, i, all, "", rows)
 	case i.Table.Kind == "t":
 		return c.findRows(ctx, i, all, "", sampleRows) // TOAST tables have no TABLESAMPLE
