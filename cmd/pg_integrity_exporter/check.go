@@ -28,6 +28,8 @@ type checkFlags struct {
 	deep      bool
 	jobs      int
 	rateLimit units.Base2Bytes
+	offline   bool
+	pgdata    string
 }
 
 func addCheck(app *kingpin.Application, g *globals) (string, command) {
@@ -41,11 +43,17 @@ func addCheck(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("deep", "Look at everything, ignoring intervals and sampling.").BoolVar(&f.deep)
 	cmd.Flag("jobs", "How many databases are looked at in parallel.").Short('j').Default("1").IntVar(&f.jobs)
 	cmd.Flag("rate-limit", "Read at most this many bytes per second in each job, for example 32MiB; 0 is no limit.").Default("0").BytesVar(&f.rateLimit)
+	cmd.Flag("offline", "Look at the data directory of a server that is down or will not start, and tell why.").BoolVar(&f.offline)
+	cmd.Flag("pgdata", "The data directory for --offline.").Envar("PGDATA").PlaceHolder("DIR").StringVar(&f.pgdata)
 	return cmd.FullCommand(), f.check
 }
 
 func (f *checkFlags) check(ctx context.Context) int {
-	document, err := f.sweep(ctx)
+	look := f.sweep
+	if f.offline {
+		look = f.lookOffline
+	}
+	document, err := look(ctx)
 	if err != nil {
 		f.fail(err)
 		return check.ExitIncomplete

@@ -16,6 +16,14 @@ BEGIN
 	-- Statistics views, settings such as data_directory, progress views, pg_visibility.
 	EXECUTE format('GRANT pg_monitor TO %I', monitor);
 
+	-- What waits in the configuration files, for the checks setting and cluster.
+	EXECUTE format('GRANT SELECT ON pg_file_settings, pg_hba_file_rules TO %I', monitor);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION pg_show_all_file_settings(), pg_hba_file_rules() TO %I', monitor);
+	IF current_setting('server_version_num')::int >= 150000 THEN
+		EXECUTE format('GRANT SELECT ON pg_ident_file_mappings TO %I', monitor);
+		EXECUTE format('GRANT EXECUTE ON FUNCTION pg_ident_file_mappings() TO %I', monitor);
+	END IF;
+
 	-- amcheck is not a trusted extension: only a superuser can make it.
 	CREATE EXTENSION IF NOT EXISTS amcheck;
 	-- Its functions are for members of pg_monitor.
@@ -33,7 +41,7 @@ BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I',
 		(SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck'), monitor);
 
-	-- The checks page and files read the files of tables and indexes. They need nothing here when the exporter runs on the
+	-- The checks page, files and cluster read files of the data directory. They need nothing here when the exporter runs on the
 	-- server's machine and may read the data directory. Elsewhere: PGOPTIONS='... -c pgintegrity.files=on'. A role
 	-- with these rights can read every file of the server, password hashes included: guard it like a superuser.
 	IF current_setting('pgintegrity.files', true) = 'on' THEN

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,7 +18,7 @@ func btreeCheck() Check {
 	return Check{
 		Name:     "btree",
 		Question: "Is every B-tree index in order, and does it hold every row of its table?",
-		Kinds:    []Kind{{ClassCorruption, SeverityCritical}, {ClassCorruption, SeverityWarning}, {ClassLeftover, SeverityWarning}},
+		Kinds:    []Kind{{ClassCorruption, SeverityCritical}, {ClassCorruption, SeverityWarning}},
 		Interval: 24 * time.Hour,
 		Needs:    "extension amcheck and EXECUTE on bt_index_check; EXECUTE on verify_heapam (14+) for heapallindexed",
 		Locks:    "ACCESS SHARE on one index and its table at a time",
@@ -100,18 +99,12 @@ func runBtree(ctx context.Context, s *session) error {
 	for _, i := range indexes {
 		s.result.TotalBytes += int64(i.Pages) * int64(s.conn.Facts.BlockSize)
 	}
-	var invalid []index
-	err = s.each(ctx, len(indexes), func(n int) error {
+	return s.each(ctx, len(indexes), func(n int) error {
 		if !indexes[n].Valid {
-			invalid = append(invalid, indexes[n])
-			return nil
+			return nil // the check leftover tells of it
 		}
 		return s.btree(ctx, indexes[n], check, parent, verify)
 	}, func(n int) string { return indexes[n].Name.String() })
-	if err != nil {
-		return err
-	}
-	return s.leftovers(ctx, invalid)
 }
 
 // parentCheck is bt_index_parent_check, where everything is asked for and it can
@@ -276,38 +269,4 @@ func (s *session) namesFile(ctx context.Context, oid uint32, err error) (own, an
 func (s *session) namesOtherFile(ctx context.Context, oid uint32, err error) (bool, error) {
 	own, any, failed := s.namesFile(ctx, oid, err)
 	return any && !own, failed
-}
-
-// leftovers reports indexes that are not valid and that nobody is building,
-// when that is still so at the end of the run.
-func (s *session) leftovers(ctx context.Context, invalid []index) error {
-	if len(invalid) == 0 {
-		return nil
-	}
-	pauseToConfirm(ctx)
-	now, err := s.indexes(ctx)
-	if err != nil {
-		return err
-	}
-	still := make(map[uint32]bool)
-	for _, i := range now {
-		still[i.OID] = !i.Valid
-	}
-	for _, i := range invalid {
-		if !still[i.OID] {
-			continue
-		}
-		rebuild := "DROP INDEX CONCURRENTLY it and create it again"
-		if strings.Contains(i.Name.Name, "_ccnew") || strings.Contains(i.Name.Name, "_ccold") {
-			rebuild = "DROP INDEX CONCURRENTLY it; the REINDEX CONCURRENTLY that left it can be run again"
-		}
-		s.found(Finding{
-			Class: ClassLeftover, Severity: SeverityWarning, Schema: i.Name.Schema, Relation: i.Name.Name,
-			Message: fmt.Sprintf("the index is not valid and nobody is building it (pg_index.indisvalid, indisready), table %s", i.Table.Name),
-			Impact:  "No statement uses the index, but every write to the table may still pay for it; a unique index that is not valid does not protect the table.",
-			Action:  "Find out which CREATE INDEX CONCURRENTLY or REINDEX CONCURRENTLY was interrupted, then " + rebuild + ".",
-		}, "invalid")
-		s.looked(i.Name)
-	}
-	return nil
 }

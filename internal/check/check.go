@@ -75,8 +75,9 @@ func (c Check) Idle(scope Scope, database string) string {
 // do with damaged data first, because what comes later reads more deeply and
 // leaves alone what was found damaged before.
 func All() []Check {
-	return []Check{filesCheck(), pageCheck(), heapCheck(), btreeCheck(), catalogCheck(), visibilityCheck(), indexCheck(), constraintCheck(),
-		generatedCheck(), sequenceCheck(), invariantCheck(), sealedCheck(), matviewCheck(), driftCheck(), rowsCheck(), toastCheck()}
+	return []Check{settingCheck(), leftoverCheck(), clusterCheck(), filesCheck(), pageCheck(), heapCheck(), btreeCheck(), catalogCheck(), collationCheck(),
+		visibilityCheck(), indexCheck(), constraintCheck(), generatedCheck(), sequenceCheck(), invariantCheck(), sealedCheck(), matviewCheck(), driftCheck(),
+		rowsCheck(), toastCheck()}
 }
 
 // Reads says whether the check of a name reads all of a relation.

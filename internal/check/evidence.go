@@ -99,5 +99,9 @@ func blockIn(message string) *uint32 {
 	return &block
 }
 
+// KindOf is a message without its numbers, which change from run to run, as the
+// kind of a finding.
+func KindOf(message string) string { return kindOf(message) }
+
 // kindOf is a message without its numbers, which change from run to run.
 func kindOf(message string) string { return numbers.ReplaceAllString(message, "N") }

@@ -86,6 +86,14 @@ func (f Finding) Object() string {
 	return b.String()
 }
 
+// Identified is the finding with its fingerprint. kind is a word for the kind of
+// damage that is the same in every run.
+func (f Finding) Identified(kind string) Finding {
+	f.Message = oneLine(f.Message)
+	f.Fingerprint = fingerprint(f, kind)
+	return f
+}
+
 // fingerprint is a stable identity made of what does not change between two
 // runs: the check, the object, and a word for the kind of damage. Texts with
 // counts or offsets in them do not belong in it.

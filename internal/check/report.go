@@ -44,6 +44,9 @@ func (d *Document) WriteText(w io.Writer) error {
 		fmt.Fprintf(&b, "\nNot run: %s: %s.", name, d.Idle[name])
 	}
 	fmt.Fprintf(&b, "\n%s\n", d.verdict())
+	if d.Conclusion != "" {
+		fmt.Fprintf(&b, "%s\n", printable(d.Conclusion))
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -30,6 +30,9 @@ type Document struct {
 	Findings      []Finding `json:"findings"`
 	// Idle are the checks that had nothing to do, and why.
 	Idle map[string]string `json:"-"`
+	// Conclusion says in one sentence why a server that is down will not start,
+	// and what is safe to do first; only of check --offline.
+	Conclusion string `json:"conclusion,omitempty"`
 }
 
 // Options say what a sweep looks at.

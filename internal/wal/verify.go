@@ -96,8 +96,12 @@ type walker struct {
 	chunkAt Position
 	// last is the header of the page read last, first that of the segment.
 	last, first header
-	// header is that of the record being read.
+	// header is that of the record being read, body what follows it when it is to
+	// be kept, and major the version that wrote it.
 	header [recordHeader]byte
+	keep   bool
+	body   []byte
+	major  int
 }
 
 func (w *walker) close() {
@@ -200,6 +204,7 @@ func (w *walker) record(at, previous Position) (Record, *Bad, error) {
 	if length == 0 {
 		return Record{}, &Bad{Position: at, Page: address, Reason: "there is no record", Empty: true}, nil
 	}
+	w.body, w.major = w.body[:0], MajorOf(h.magic)
 	var r Record
 	var sum uint32
 	for read := 0; ; {
@@ -218,6 +223,9 @@ func (w *walker) record(at, previous Position) (Record, *Bad, error) {
 		}
 		read += len(part)
 		sum = crc32.Update(sum, castagnoli, part)
+		if w.keep {
+			w.body = append(w.body, part...)
+		}
 		if read >= length {
 			break
 		}
@@ -309,6 +317,11 @@ func VerifySegment(ctx context.Context, file io.ReaderAt, segment Segment, e Exp
 
 // follow reads records from the end of the report on, up to a limit.
 func (w *walker) follow(ctx context.Context, report *Report, limit *Position) error {
+	return w.each(ctx, report, limit, func() {})
+}
+
+// each is follow with something done for each valid record.
+func (w *walker) each(ctx context.Context, report *Report, limit *Position, valid func()) error {
 	for {
 		if limit != nil && report.End >= *limit {
 			report.Complete = true
@@ -330,6 +343,7 @@ func (w *walker) follow(ctx context.Context, report *Report, limit *Position) er
 			report.Complete = limit != nil && bad.Page >= *limit
 			return nil
 		}
+		valid()
 		report.note(w)
 		if report.Records == 0 {
 			report.First = r.Start

@@ -1,0 +1,253 @@
+package check_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+// messages is what a sweep found, for failures of tests.
+func messages(document check.Document) string {
+	var b strings.Builder
+	for _, f := range document.Findings {
+		fmt.Fprintf(&b, "\n  %s %s %s: %s", f.Check, f.Severity, f.Object(), f.Message)
+	}
+	for _, c := range document.Checks {
+		fmt.Fprintf(&b, "\n  %s %s: %s %s", c.Check, c.Database, c.Outcome, c.Reason)
+	}
+	return b.String()
+}
+
+func finds(document check.Document, message string) bool {
+	for _, f := range document.Findings {
+		if strings.Contains(f.Message, message) {
+			return f.Impact != "" && f.Action != "" && f.Fingerprint != ""
+		}
+	}
+	return false
+}
+
+// TestCluster damages the files of a running server that only the next start
+// would look at, and puts them back.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major), pgtest.Setting("wal_level", "logical"), pgtest.Setting("max_prepared_transactions", "5"), pgtest.Setting("track_commit_timestamp", "on"))
+		server.MustExec(t, "postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")
+		server.MustExec(t, "postgres", "SELECT pg_create_physical_replication_slot('standby', true)")
+		server.MustExec(t, "postgres", "BEGIN; SELECT * FROM t WHERE i < 10 FOR SHARE; PREPARE TRANSACTION 'payment'")
+		server.MustExec(t, "postgres", "DO $$ BEGIN FOR n IN 1..20 LOOP PERFORM FROM t WHERE i = 1 FOR KEY SHARE; COMMIT; END LOOP; END $$")
+		server.MustExec(t, "postgres", "CHECKPOINT")
+		server.MustExec(t, "postgres", "CREATE TABLE u AS SELECT i, repeat(md5(i::text), 20) AS x FROM generate_series(1, 5000) i; SET synchronous_commit = on; CREATE TABLE v ()")
+		look := func() check.Document {
+			return sweep(t, server, check.Options{Databases: []string{"postgres"}, Checks: named(t, "cluster")})
+		}
+		if document := look(); document.ExitCode() != check.ExitClean || len(document.Checks) != 1 || document.Checks[0].Database != "" || document.Checks[0].Objects < 15 {
+			t.Fatalf("healthy: %s", messages(document))
+		}
+		flip := func(at int) func([]byte) []byte {
+			return func(b []byte) []byte { b[at] ^= 0xff; return b }
+		}
+		for _, d := range []struct {
+			name, file string
+			change     func(b []byte) []byte // nil removes the file
+			found      string
+		}{
+			{"control file", "global/pg_control", flip(60), "control file"},
+			{"relation map", "base/1/pg_filenode.map", flip(12), "relation map base/1/pg_filenode.map is damaged"},
+			{"version", "base/1/PG_VERSION", nil, "base/1/PG_VERSION is missing"},
+			{"slot", "pg_replslot/standby/state", flip(20), "the replication slot standby is damaged"},
+			{"status lost", "pg_xact/0000", nil, "pg_xact/0000 is missing"},
+			{"status cut", "pg_xact/0000", func(b []byte) []byte { return b[:100] }, "pg_xact/0000 has 100 bytes"},
+			{"status zeroed", "pg_xact/0000", func(b []byte) []byte { clear(b); return b }, "neither as committed nor as aborted"},
+			{"offsets", "pg_multixact/offsets/0000", nil, "pg_multixact/offsets/0000 is missing"},
+			{"members", "pg_multixact/members/0000", nil, "pg_multixact/members/0000 is missing"},
+			{"parameter", "postgresql.conf", func(b []byte) []byte { return append(b, "shared_bufers = 1\n"...) }, "shared_bufers"},
+			{"value", "postgresql.conf", func(b []byte) []byte { return append(b, "work_mem = 1kB\n"...) }, "work_mem"},
+			{"syntax", "postgresql.auto.conf", func(b []byte) []byte { return append(b, "x = = 1\n"...) }, "syntax error"},
+			{"hba", "pg_hba.conf", func(b []byte) []byte { return append(b, "host all all 10.0.0.0/8 scram\n"...) }, "pg_hba.conf line"},
+		} {
+			path := filepath.Join(server.DataDirectory, d.file)
+			whole, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.change == nil {
+				err = os.Rename(path, path+".away")
+			} else {
+				err = os.WriteFile(path, d.change([]byte(string(whole))), 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			document := look()
+			if !finds(document, d.found) || document.ExitCode() != check.ExitFindings {
+				t.Errorf("%s: %s", d.name, messages(document))
+			}
+			if d.change == nil {
+				err = os.Rename(path+".away", path)
+			} else {
+				err = os.WriteFile(path, whole, 0)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if document := look(); document.ExitCode() != check.ExitClean {
+			t.Errorf("mended: %s", messages(document))
+		}
+		// In the segment where the WAL behind the last checkpoint begins.
+		var name string
+		var offset int64
+		const sql = "SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()"
+		if err := server.Query(t.Context(), "postgres", sql, &name); err != nil {
+			t.Fatal(err)
+		}
+		if err := server.Query(t.Context(), "postgres", "SELECT (pg_walfile_name_offset(redo_lsn)).file_offset::bigint + 5000 FROM pg_control_checkpoint()", &offset); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(server.DataDirectory, "pg_wal", name)
+		file, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = file.WriteAt([]byte("damage"), offset%(1<<20))
+		if err := errors.Join(err, file.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if document := look(); !finds(document, "the WAL cannot be read at") {
+			t.Errorf("damaged WAL: %s", messages(document))
+		}
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if document := look(); !finds(document, "the WAL segment "+name[8:]+" is missing") {
+			t.Errorf("missing WAL: %s", messages(document))
+		}
+	})
+}
+
+// TestSetting switches dangerous settings on, everywhere one can.
+func TestSetting(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major), pgtest.Setting("fsync", "on"))
+		server.MustExec(t, "postgres", "CREATE DATABASE erp")
+		look := func() check.Document { return sweep(t, server, check.Options{Checks: named(t, "setting")}) }
+		if document := look(); document.ExitCode() != check.ExitClean || document.Checks[0].Outcome == check.OutcomeFailed {
+			t.Fatalf("healthy: %s", messages(document))
+		}
+		server.MustExec(t, "postgres", "CREATE ROLE loader; ALTER ROLE loader SET session_replication_role = replica; ALTER DATABASE erp SET zero_damaged_pages = 1")
+		server.MustExec(t, "postgres", "ALTER SYSTEM SET ignore_checksum_failure = on")
+		server.MustExec(t, "postgres", "ALTER SYSTEM SET autovacuum = off")
+		server.MustExec(t, "postgres", "ALTER SYSTEM SET log_min_messages = fatal")
+		server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+		server.MustExec(t, "postgres", "ALTER SYSTEM SET fsync = off")
+		wanted := []string{
+			"session_replication_role is replica for every session of role loader", "zero_damaged_pages is 1 for every session of database erp",
+			"ignore_checksum_failure is on on this server", "autovacuum is off on this server", "log_min_messages is fatal on this server",
+			"fsync is off in ",
+		}
+		pgtest.Await(t, "reloaded", 20e9, func() bool { return finds(look(), wanted[3]) })
+		document := look()
+		for _, message := range wanted {
+			if !finds(document, message) {
+				t.Errorf("%s: not in %s", message, messages(document))
+			}
+		}
+	})
+}
+
+// TestLeftover leaves things behind.
+func TestLeftover(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major))
+		server.MustExec(t, "postgres", "CREATE DATABASE erp")
+		server.MustExec(t, "erp", `
+			CREATE TABLE accounts (id int PRIMARY KEY, name text, mail text);
+			CREATE TABLE postings (id int PRIMARY KEY, account int REFERENCES accounts, amount int);
+			INSERT INTO accounts VALUES (1, 'a', 'x'), (2, 'a', 'x');
+			CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+			CREATE TRIGGER history BEFORE UPDATE ON postings FOR EACH ROW EXECUTE FUNCTION f();
+			CREATE RULE quiet AS ON DELETE TO postings WHERE false DO INSTEAD NOTHING;
+			CREATE FUNCTION e() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+			CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION e();
+			CREATE INDEX accounts_name_idx ON accounts (name)`)
+		look := func() check.Document { return sweep(t, server, check.Options{Checks: named(t, "leftover")}) }
+		if document := look(); len(document.Findings) != 0 || document.ExitCode() != check.ExitClean {
+			t.Fatalf("healthy: %s", messages(document))
+		}
+		if err := server.Exec(t.Context(), "erp", "CREATE UNIQUE INDEX CONCURRENTLY accounts_mail_key ON accounts (mail)"); err == nil {
+			t.Fatal("duplicates were let into a unique index")
+		}
+		server.MustExec(t, "erp", `
+			ALTER TABLE postings ADD CHECK (amount > 0) NOT VALID;
+			ALTER TABLE postings DISABLE TRIGGER history;
+			ALTER TABLE accounts DISABLE TRIGGER ALL;
+			ALTER TABLE postings DISABLE RULE quiet;
+			ALTER EVENT TRIGGER watch DISABLE;
+			CREATE UNLOGGED TABLE fast (i int);
+			ALTER FUNCTION f() SET session_replication_role = replica`)
+		wanted := []string{
+			"the index is not valid", "was never validated", "the trigger history is switched off", "triggers of foreign keys of the table are switched off",
+			"the rule quiet is switched off", "the event trigger watch is switched off", "UNLOGGED", "sets session_replication_role=replica",
+		}
+		if major >= 18 {
+			server.MustExec(t, "erp", "ALTER TABLE postings ALTER CONSTRAINT postings_account_fkey NOT ENFORCED")
+			wanted = append(wanted, "NOT ENFORCED")
+		}
+		document := look()
+		for _, message := range wanted {
+			if !finds(document, message) {
+				t.Errorf("%s: not in %s", message, messages(document))
+			}
+		}
+	})
+}
+
+// TestCollation changes the sort rules of an index under its feet, as an upgrade
+// of the operating system does.
+func TestCollation(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major))
+		server.MustExec(t, "postgres", "CREATE DATABASE erp")
+		var collation *string
+		const sql = `SELECT min(collname) FROM pg_collation WHERE collprovider = 'i' AND collname IN ('und-x-icu', 'en-x-icu')`
+		if err := server.Query(t.Context(), "erp", sql, &collation); err != nil {
+			t.Fatal(err)
+		}
+		if collation == nil {
+			t.Skip("the server has no ICU")
+		}
+		server.MustExec(t, "erp", fmt.Sprintf(`CREATE TABLE t AS SELECT chr(65 + i %% 26 + 32 * (i %% 2)) || md5(i::text) AS name FROM generate_series(1, 8000) i;
+			CREATE INDEX healthy ON t (name COLLATE %[1]q DESC);
+			CREATE INDEX part ON t (lower(name) COLLATE %[1]q) WHERE name > 'b';
+			ANALYZE t`, *collation))
+		look := func() check.Document { return sweep(t, server, check.Options{Checks: named(t, "collation")}) }
+		if document := look(); document.ExitCode() != check.ExitClean || document.Checks[0].Objects < 2 {
+			t.Fatalf("healthy: %s", messages(document))
+		}
+		server.MustExec(t, "erp", fmt.Sprintf(`CREATE INDEX damaged ON t (name COLLATE "C");
+			SET allow_system_table_mods = on;
+			UPDATE pg_index SET indcollation = (SELECT oid::text FROM pg_collation WHERE collname = '%[1]s')::oidvector WHERE indexrelid = 'damaged'::regclass;
+			UPDATE pg_attribute SET attcollation = (SELECT oid FROM pg_collation WHERE collname = '%[1]s') WHERE attrelid = 'damaged'::regclass;
+			UPDATE pg_collation SET collversion = '0.1' WHERE collname = '%[1]s'`, *collation))
+		document := look()
+		if !finds(document, "are not in order by the sort rules of today") || !finds(document, "has the version 0.1") {
+			t.Errorf("changed: %s", messages(document))
+		}
+		for _, f := range document.Findings {
+			if f.Class == check.ClassCorruption && f.Relation != "damaged" {
+				t.Errorf("false alarm: %+v", f)
+			}
+		}
+	})
+}

@@ -1,0 +1,203 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"fmt"
+	"strconv"
+)
+
+const (
+	slruPage    = 8192
+	slruPages   = 32 // of one file (SLRU_PAGES_PER_SEGMENT)
+	slruFile    = slruPage * slruPages
+	xidsPerByte = 4
+	xidsPerPage = slruPage * xidsPerByte
+
+	multisPerPage  = slruPage / 4
+	membersPerPage = slruPage / 20 * 4
+	commitsPerPage = slruPage / 10
+)
+
+// Log is one of the logs that the server keeps by number in files of 256 kB
+// (SLRU): the status of transactions, and what multixacts consist of. None has
+// a checksum.
+type Log struct {
+	// Directory is where its files are.
+	Directory string
+	// What says what it holds.
+	What string
+	// perPage is how many numbers one page holds.
+	perPage uint32
+}
+
+// The logs.
+var (
+	Transactions     = Log{"pg_xact", "the status of transactions", xidsPerPage}
+	MultiOffsets     = Log{"pg_multixact/offsets", "the offsets of multixacts", multisPerPage}
+	MultiMembers     = Log{"pg_multixact/members", "the members of multixacts", membersPerPage}
+	CommitTimestamps = Log{"pg_commit_ts", "the times of commits", commitsPerPage}
+)
+
+// File is the name of the file that holds a number.
+func (l Log) File(number uint32) string { return fmt.Sprintf("%04X", l.segment(number)) }
+
+// segment is the number of the file that holds a number.
+func (l Log) segment(number uint32) uint32 { return number / l.perPage / slruPages }
+
+// Place is where a number is: its file, relative to the data directory, and
+// the page in it.
+func (l Log) Place(number uint32) (file string, page int64) {
+	return l.Directory + "/" + l.File(number), int64(number / l.perPage % slruPages)
+}
+
+// SegmentOf reads the name of a file.
+func SegmentOf(name string) (uint32, bool) {
+	n, err := strconv.ParseUint(name, 16, 32)
+	return uint32(n), err == nil && len(name) >= 4 && len(name) <= 6
+}
+
+// Files gives the files that must be there for the numbers from oldest up to
+// but not including next, which may have wrapped around, and the least size of
+// each. The numbers below oldest in its file are kept, too.
+func (l Log) Files(oldest, next uint32) map[string]int64 {
+	files := make(map[string]int64)
+	if oldest == next {
+		return files
+	}
+	last := next - 1
+	segments := l.segment(1<<32-1) + 1
+	for segment := l.segment(oldest); ; segment = (segment + 1) % segments {
+		if segment == l.segment(last) {
+			files[fmt.Sprintf("%04X", segment)] = (int64(last/l.perPage%slruPages) + 1) * slruPage
+			return files
+		}
+		// The last file before the numbers wrap around is not full.
+		size := int64(slruFile)
+		if segment == segments-1 {
+			size = (int64(uint32(1<<32-1)/l.perPage%slruPages) + 1) * slruPage
+		}
+		files[fmt.Sprintf("%04X", segment)] = size
+	}
+}
+
+// Blank is a run of transactions that are marked neither as committed nor as
+// aborted although all of them have ended.
+type Blank struct{ First, Last uint32 }
+
+const (
+	sector = 512
+	// xidsPerSector is how many transactions one sector of a disk holds.
+	xidsPerSector = sector * xidsPerByte
+	// enough is how many transactions must be blank at the end of those in use.
+	enough = 64
+)
+
+// BlankStatus looks for lost status in the contents of one file of pg_xact,
+// which begins with the transaction first. Transactions from the page of oldest
+// up to but not including finished have all ended. Transactions that a crash
+// ended stay blank and are no damage; a run counts when it fills whole sectors
+// and the transactions next to it on both sides are marked, or when it goes from
+// the beginning of a page to the last transaction.
+func BlankStatus(b []byte, first, oldest, finished uint32) []Blank {
+	from, to := 0, len(b)*xidsPerByte // indexes of transactions in b
+	if d := int64(int32(oldest - first)); d > 0 {
+		from = int(d) / xidsPerPage * xidsPerPage
+	}
+	if d := int64(int32(finished - first)); d < int64(to) {
+		to = int(max(0, d))
+	}
+	status := func(i int) byte { return b[i/xidsPerByte] >> (i % xidsPerByte * 2) & 3 }
+	var runs []Blank
+	for i := from; i < to; {
+		if status(i) != 0 {
+			i++
+			continue
+		}
+		start := i
+		for i < to && status(i) == 0 {
+			if i%xidsPerByte == 0 && b[i/xidsPerByte] == 0 {
+				i = min(to, i+xidsPerByte)
+			} else {
+				i++
+			}
+		}
+		sectors := start%xidsPerSector == 0 && i%xidsPerSector == 0
+		toTheEnd := start%xidsPerPage == 0 && i == to && i-start >= enough
+		if sectors || toTheEnd {
+			runs = append(runs, Blank{first + uint32(start), first + uint32(i-1)})
+		}
+	}
+	return runs
+}
+
+// GarbledStatus looks for sectors of a file of pg_xact whose transactions are
+// marked at random: sub-committed is a status that no transaction keeps.
+func GarbledStatus(b []byte, first, finished uint32) []Blank {
+	var runs []Blank
+	for at := 0; at+sector <= len(b); at += sector {
+		start := first + uint32(at*xidsPerByte)
+		if !precedes(start+xidsPerSector-1, finished) {
+			break
+		}
+		var counts [4]int
+		for _, one := range b[at : at+sector] {
+			for range xidsPerByte {
+				counts[one&3]++
+				one >>= 2
+			}
+		}
+		if counts[3] >= xidsPerSector/16 && counts[0] >= xidsPerSector/16 {
+			runs = append(runs, Blank{First: start, Last: start + xidsPerSector - 1})
+		}
+	}
+	return runs
+}
+
+// OffsetsProblem looks at the offsets of the multixacts from oldest up to but
+// not including next in the contents of the file of a segment of
+// pg_multixact/offsets. Each must lie between the first and the next
+// member; "" is nothing wrong. An offset of 0 was never written: a crash leaves
+// it.
+func OffsetsProblem(b []byte, segment, oldest, next, firstMember, nextMember uint32) string {
+	first := segment * multisPerPage * slruPages
+	previous := firstMember
+	for i := 0; i+4 <= len(b); i += 4 {
+		multi := first + uint32(i/4)
+		if precedesMulti(multi, oldest) || !precedesMulti(multi, next) || multi == 0 {
+			continue
+		}
+		offset := binary.LittleEndian.Uint32(b[i:])
+		if offset == 0 {
+			continue
+		}
+		if int32(offset-previous) < 0 || int32(nextMember-offset) < 0 {
+			return fmt.Sprintf("the members of multixact %d begin at %d, outside of %d to %d", multi, offset, previous, nextMember)
+		}
+		previous = offset
+	}
+	return ""
+}
+
+// StatusProblems says in words what BlankStatus and GarbledStatus find in the
+// contents of the file of a segment of pg_xact.
+func StatusProblems(b []byte, segment, oldest, finished uint32) []string {
+	first := segment * xidsPerPage * slruPages
+	var problems []string
+	for _, run := range BlankStatus(b, first, oldest, finished) {
+		problems = append(problems, fmt.Sprintf("the transactions %d to %d are marked neither as committed nor as aborted although all of them have ended: their status was lost", run.First, run.Last))
+	}
+	for _, run := range GarbledStatus(b, first, finished) {
+		problems = append(problems, fmt.Sprintf("the status of the transactions %d to %d is garbled", run.First, run.Last))
+	}
+	return problems
+}
+
+// OffsetOf gives where the members of a multixact begin, from the contents of
+// the file that holds it.
+func OffsetOf(b []byte, multi uint32) (uint32, bool) {
+	at := int(multi%(multisPerPage*slruPages)) * 4
+	if at+4 > len(b) {
+		return 0, false
+	}
+	return binary.LittleEndian.Uint32(b[at:]), true
+}

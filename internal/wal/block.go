@@ -1,0 +1,96 @@
+package wal
+
+import (
+	"context"
+	"encoding/binary"
+)
+
+// Block is a page of a relation, as records name it.
+type Block struct {
+	Tablespace, Database, Relation uint32
+	Fork                           uint8
+	Number                         uint32
+}
+
+// Identifiers of the parts of a record (xlogrecord.h).
+const (
+	maxBlockID     = 32
+	dataShort      = 255
+	dataLong       = 254
+	originID       = 253
+	topTransaction = 252
+
+	forkMask     = 0x0F
+	hasImage     = 0x10
+	willInit     = 0x40
+	sameRelation = 0x80
+	hasHole      = 0x01
+)
+
+// Blocks follows the records from the one at start to the end of the WAL and
+// gives the pages that they change, in order. whole says that the record holds
+// the page as a whole or makes it anew, so that what is on disk does not matter.
+func Blocks(ctx context.Context, start Position, e Expect, open Opener, block func(b Block, whole bool)) error {
+	w := &walker{expect: e, open: open, keep: true}
+	defer w.close()
+	report := Report{First: start, End: start}
+	return w.each(ctx, &report, nil, func() { decodeBlocks(w.body, w.major, block) })
+}
+
+// decodeBlocks reads the headers of the pages of a record, which lie at the
+// beginning of its body. What it does not understand it leaves out.
+func decodeBlocks(body []byte, major int, block func(b Block, whole bool)) {
+	compressed, applies := uint8(0x02), uint8(0x04)
+	if major >= 15 {
+		compressed, applies = 0x04|0x08|0x10, 0x02
+	}
+	var last Block
+	at, data := 0, 0 // data is how many bytes behind the headers belong to pages
+	has := func(n int) bool { return at+n <= len(body) }
+	for len(body)-at > data {
+		id := body[at]
+		at++
+		switch {
+		case id == dataShort, id == dataLong:
+			return // the last one
+		case id == originID:
+			at += 2
+			continue
+		case id == topTransaction:
+			at += 4
+			continue
+		case id > maxBlockID || !has(3):
+			return
+		}
+		flags := body[at]
+		data += int(binary.LittleEndian.Uint16(body[at+1:]))
+		at += 3
+		whole := flags&willInit != 0
+		if flags&hasImage != 0 {
+			if !has(5) {
+				return
+			}
+			info := body[at+4]
+			data += int(binary.LittleEndian.Uint16(body[at:]))
+			at += 5
+			if info&hasHole != 0 && info&compressed != 0 {
+				at += 2
+			}
+			whole = whole || info&applies != 0
+		}
+		if flags&sameRelation == 0 {
+			if !has(12) {
+				return
+			}
+			last.Tablespace, last.Database = binary.LittleEndian.Uint32(body[at:]), binary.LittleEndian.Uint32(body[at+4:])
+			last.Relation = binary.LittleEndian.Uint32(body[at+8:])
+			at += 12
+		}
+		if !has(4) {
+			return
+		}
+		last.Fork, last.Number = flags&forkMask, binary.LittleEndian.Uint32(body[at:])
+		at += 4
+		block(last, whole)
+	}
+}
