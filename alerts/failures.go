@@ -1,6 +1,7 @@
 package alerts
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -141,8 +142,9 @@ func failures() Group {
 				Action:      which,
 			},
 			{
-				Name: "PostgresErrorBudgetBurn", Expr: "(" + burn("14.4", "1h", "5m") + ") or (" + burn("6", "6h", "30m") + ")", Thresholds: budget,
-				For: 2 * time.Minute, Severity: Critical, Layer: Errors, NeedsDatabase: true, Mutable: true,
+				Name: "PostgresErrorBudgetBurn", Expr: "((" + burn("14.4", "1h", "5m") + ") or (" + burn("6", "6h", "30m") + ")) and " + faults5m + " > ${times} * " + faultsUsual,
+				Thresholds: append(slices.Clone(budget), Threshold{"times", 2, "multiples of what is usual for the database; one that always exceeds the budget is a ticket"}),
+				For:        2 * time.Minute, Severity: Critical, Layer: Errors, NeedsDatabase: true, Mutable: true,
 				Summary:     "Errors of the server use up a month's budget in days.",
 				Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) meet an error of the server; ${budget} of them may.",
 				Impact:      "At this rate a month's allowance of failures is gone in two to five days.",
