@@ -384,5 +384,15 @@ while they lasted, and how long after their begin (median).
 		}
 		fmt.Println()
 	}
+	fmt.Print(remarks)
 	return nil
 }
+
+const remarks = `## How to read it
+
+- A quiet database has too little traffic for any ratio: the alerts about errors say nothing there, and those about integrity, which need
+  no traffic, do the work.
+- The bursts of the bursty database are worse than the incident (30 % against 20 % fail), so nothing can find all incidents and no burst.
+- The deployments show what two minutes of waiting are for.
+- The warning of the error budget looks at a day: once a first incident has used up the budget, it is firing already when the next begins.
+`
