@@ -251,6 +251,17 @@ func (d *demo) tell(ctx context.Context) (string, error) {
 // incidentReport drafts the post-mortem and holds that it names what the demo
 // knows: the table, the failed transactions, the alert.
 func (d *demo) incidentReport(ctx context.Context) (string, error) {
+	var detail string
+	// Prometheus knows of failures at its next scrape only.
+	err := poll(ctx, time.Second, func() (bool, error) {
+		var err error
+		detail, err = d.draft(ctx)
+		return err == nil, err
+	})
+	return detail, err
+}
+
+func (d *demo) draft(ctx context.Context) (string, error) {
 	args := []string{
 		"report", "--from=" + d.began.UTC().Format(time.RFC3339), "--output=json", "--prometheus.url=" + d.prometheusURL, "--alertmanager.url=" + d.alertURL,
 	}

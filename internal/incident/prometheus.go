@@ -18,8 +18,8 @@ const (
 	answerLimit  = 64 << 20
 	// maxPoints is how many points of each series are asked for.
 	maxPoints = 1000
-	// minStep is the usual distance of two evaluations.
-	minStep = 15 * time.Second
+	// minStep is the smallest distance of two points.
+	minStep = time.Second
 )
 
 // Server is a Prometheus or an Alertmanager.
