@@ -154,16 +154,15 @@ func (p *prefix) match(from int, line []byte, at int, h *head) bool {
 			if h.begins(line, at) {
 				return true // a process without a session
 			}
-		case s.width == 0 && classes[s.escape] != nil:
-			n := at
-			for n < len(line) && classes[s.escape][line[n]] {
-				n++
+		case s.width == 0 && (s.escape == 'm' || s.escape == 't' || s.escape == 's'):
+			if at = timestampEnd(line, at); at < 0 {
+				return false
 			}
-			if s.escape == 'm' || s.escape == 't' || s.escape == 's' {
-				// The name of the time zone may hold what the next step begins with.
-				if n = timestampEnd(line, at); n < 0 {
-					return false
-				}
+		case s.width == 0 && classes[s.escape] != nil:
+			class := classes[s.escape]
+			n := at
+			for n < len(line) && class[line[n]] {
+				n++
 			}
 			h.keep(s.escape, span{at, n})
 			at = n
@@ -265,13 +264,11 @@ func (h *head) keep(letter byte, s span) {
 }
 
 // classes are the bytes that fields of a fixed shape consist of.
-var classes = func() map[byte]*[256]bool {
+var classes = func() (table [256]*[256]bool) {
 	const digits = "0123456789"
 	const hex = digits + "abcdef"
 	const upper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	table := make(map[byte]*[256]bool)
 	for letter, bytes := range map[byte]string{
-		'm': digits, 't': digits, 's': digits, // see timestampEnd
 		'n': digits + ".", 'p': digits, 'P': digits, 'c': hex + ".", 'l': digits, 'v': digits + "/-",
 		'x': digits, 'Q': digits + "-", 'e': digits + upper,
 	} {
