@@ -248,7 +248,7 @@ func fileKind(text, detail, sqlstate string) EventKind {
 
 var (
 	statusPath = regexp.MustCompile(`\b(?:pg_xact|pg_multixact|pg_subtrans|pg_commit_ts)/[0-9A-Za-z/]+`)
-	dataPath   = regexp.MustCompile(`\b(?:base/\d+/|global/\d|pg_tblspc/\d+/PG_)[^"»«”\s:)]*`)
+	dataPath   = regexp.MustCompile(`\b(?:base/\d+/|global/\d|pg_tblspc/\d+/PG_)[0-9A-Za-z_./]*`)
 	// terminated is the message of the postmaster in every language: the process,
 	// the signal, a colon and the signal's name.
 	terminated   = regexp.MustCompile(`^[^:'(]*\(PID \d+\)\D*(\d+)\D*: \S`)

@@ -344,6 +344,11 @@ func (f *Follower) commit() error {
 	f.status.BacklogBytes = max(0, info.size-f.position.Offset)
 	f.Commit(f.counts.batch(f.source, f.position, f.old))
 	f.unkept = 0
+	if f.status.BacklogBytes > batchSize {
+		// It will be a while until the end is reached.
+		f.status.Up, f.status.Problem, f.status.ParseFailures = true, "", f.decoder.failures
+		f.Report(f.status)
+	}
 	return nil
 }
 

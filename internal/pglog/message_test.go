@@ -191,6 +191,15 @@ func TestEvents(t *testing.T) {
 		{"LOG", "00000", "postmaster", `Serverprozess (PID 4711) wurde von Signal 11 beendet: Speicherzugriffsfehler`, "", ServerCrash, Object{}},
 
 		{"ERROR", "XX001", client, `the books are corrupted`, "PL/pgSQL function ledger.check() line 3 at RAISE", "", Object{}},
+		{"ERREUR", "XX001", client, `page invalide dans le bloc 3 de la relation base/16384/16390`, "", InvalidPage, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390, Block: new(uint32(3))}},
+		{"ОШИБКА", "XX001", client, `не удалось прочитать блок 7 в файле "base/16384/16390" (прочитано байт: 0 из 8192)`, "", ShortRead, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390, Block: new(uint32(7))}},
+		{"ERROR", "XX001", client, `リレーションbase/16384/16390のブロック3に不正なページ`, "", InvalidPage, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390, Block: new(uint32(3))}},
+		{"WARNUNG", "XX001", client, `Seitenüberprüfung fehlgeschlagen, berechnete Prüfsumme 28591, aber erwartet 26711`, "", Checksum, Object{}},
+		{"오류", "XX001", client, `3 블록(해당 릴레이션: base/16384/16390)에 잘못된 페이지가 있음`, "", InvalidPage, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390, Block: new(uint32(3))}},
+		{"错误", "58P01", client, `无法打开文件 "base/16384/16390": 没有那个文件或目录`, "", MissingFile, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390}},
+		{"ОШИБКА", "XX002", client, `в индексе "accounts_pkey" неожиданно оказалась нулевая страница в блоке 4`, "", IndexCorrupted, Object{Name: "accounts_pkey", Block: new(uint32(4))}},
+		{"LOG", "00000", "postmaster", `серверный процесс (PID 4711) был завершён по сигналу 9: Убито`, "", BackendKilled, Object{}},
+
 		{"ERROR", "XX001", client, `Daten kaputt`, "PL/pgSQL-Funktion ledger.check() Zeile 3 bei RAISE", "", Object{}},
 		{"ERROR", "XX001", client, `数据损坏`, "在第3行的PL/pgSQL函数check()的RAISE", "", Object{}},
 		{"ERROR", "XX000", client, `missing chunk number 0 for toast value 1 in pg_toast_2 at line 3.`, `PL/Perl function "f"`, "", Object{}},
