@@ -182,7 +182,7 @@ func (w *Watcher) isHere(ctx context.Context, s settings, pattern string) error 
 	defer session.close()
 	listed, err := session.List(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // without pg_monitor nobody can tell, and the directory is there
+		return nil // without pg_monitor nobody can tell, and the directory is there
 	}
 	for _, f := range listed {
 		if matched, err := filepath.Match(pattern, f.Name); err != nil || !matched {
@@ -259,7 +259,7 @@ const (
 	// mayReadSQL asks for the privileges on both.
 	mayReadSQL = `SELECT coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')
 			FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-			WHERE p.oid = to_regprocedure('pgintegrity.read_log(text,bigint,bigint)')), false),
+			WHERE p.oid = to_regprocedure('pgintegrity.read_log(text, int8, bigint)')), false),
 		has_function_privilege('pg_read_binary_file(text, bigint, bigint, boolean)', 'EXECUTE')`
 )
 

@@ -97,7 +97,9 @@ func (w *Watcher) stream(ctx context.Context, source string) *pglog.Stream {
 func (w *Watcher) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if !w.config.Files() {
-			w.look(ctx, "")
+			if _, err := w.look(ctx, ""); err != nil {
+				w.logger.Debug("settings of the log are not known", "err", err)
+			}
 			w.nameAgain(ctx)
 			wait(ctx, locateInterval)
 			continue
@@ -128,7 +130,7 @@ func (w *Watcher) follow(ctx context.Context, place place) {
 	looked, mark := time.Now(), place.mark()
 	for wait(ctx, retryInterval) {
 		w.nameAgain(ctx)
-		if time.Since(looked) < locateInterval && place.mark() == mark && w.fares(logSource).Up {
+		if time.Since(looked) < locateInterval && place.mark().Equal(mark) && w.fares(logSource).Up {
 			continue
 		}
 		looked, mark = time.Now(), place.mark()

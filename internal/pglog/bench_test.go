@@ -101,6 +101,7 @@ func BenchmarkLog(b *testing.B) {
 			run("jq", func(b *testing.B, _ *os.File) uint64 { return readJQ(b, path) })
 		case CSVLog:
 			run("encoding_csv", readCSV)
+		default:
 		}
 		run("mtail", func(b *testing.B, _ *os.File) uint64 { return readMtail(b, path, format) })
 	}

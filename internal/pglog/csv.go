@@ -86,11 +86,7 @@ func parseCSV(record []byte, m *Message) parsed {
 // doubled quotes still doubled. more says that another field follows.
 func csvField(data []byte) (field, rest []byte, more bool) {
 	if len(data) == 0 || data[0] != '"' {
-		i := bytes.IndexByte(data, ',')
-		if i < 0 {
-			return data, nil, false
-		}
-		return data[:i], data[i+1:], true
+		return bytes.Cut(data, []byte{','})
 	}
 	for i := 1; i < len(data); i++ {
 		quote := bytes.IndexByte(data[i:], '"')

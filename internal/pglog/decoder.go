@@ -256,6 +256,7 @@ func (d *decoder) parse(record []byte) {
 			d.m.cut = d.skipped > 0 && !d.m.stated
 		}
 		d.message(&d.m)
+	case notOurs:
 	case notUnderstood:
 		if len(record) > 1 {
 			d.failures++

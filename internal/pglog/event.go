@@ -271,8 +271,7 @@ func serverKind(m *Message, text string) EventKind {
 	if backend == "" && len(m.database) > 0 {
 		return ""
 	}
-	switch {
-	case backend == "postmaster" || backend == "":
+	if backend == "postmaster" || backend == "" {
 		if match := terminated.FindStringSubmatch(text); match != nil {
 			switch match[1] {
 			case "9":

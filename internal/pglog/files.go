@@ -135,7 +135,7 @@ func (l localFiles) find(ctx context.Context, position *Position) (handle, logFi
 	directory := filepath.Dir(position.Path)
 	entries, err := os.ReadDir(directory)
 	if err != nil {
-		return nil, logFile{}, nil // it went away with its directory
+		return nil, logFile{}, nil //nolint:nilerr // it went away with its directory
 	}
 	entries = entries[:min(len(entries), maxFind)]
 	var moved, copies, zipped []string

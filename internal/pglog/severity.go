@@ -67,7 +67,7 @@ var words = func() map[string]word {
 		"QUERY", "ANFRAGE", "CONSULTA", "REQUÊTE", "問い合わせ", "მოთხოვნა", "쿼리", "ЗАПРОС", "FRÅGA", "ЗАПИТ", "查询", "ZAPYTANIE", "SORGU", "DOTAZ",
 		"BACKTRACE", "PILE D'APPEL", "バックトレース", "სტეკი", "역추적", "СТЕК", "ВІДСТЕЖУВАТИ")
 	add(word{section: statementSection}, "STATEMENT", "ANWEISUNG", "SENTENCIA", "INSTRUCTION", "ISTRUZIONE", "文", "ოპერატორი", "명령 구문", "ОПЕРАТОР", "SATS", "ІНСТРУКЦІЯ", "语句",
-		"COMANDO", "WYRAŻENIE", "KOMUT", "PŘÍKAZ", "叙述")
+		"COMANDO", "WYRAŻENIE", "KOMUT", "PŘÍKAZ", "叙述") //nolint:misspell // not English
 	return table
 }()
 

@@ -503,7 +503,8 @@ func (f *framing) parseStderr(record []byte, m *Message) parsed {
 
 // readSections splits a record into its text, DETAIL, CONTEXT and so on.
 func (f *framing) readSections(record []byte, m *Message) {
-	field, start, end := &m.text, f.head.body, f.head.body
+	field, start := &m.text, f.head.body
+	var end int
 	var h head
 	for at := 0; ; {
 		newline := bytes.IndexByte(record[at:], '\n')

@@ -28,6 +28,7 @@ func recognise(line []byte, format Format) (wrapping, Format) {
 			return criLines, format
 		}
 		return bare, format
+	case AutoFormat:
 	}
 	if line[0] == '{' {
 		if isDocker(line) {
