@@ -40,10 +40,11 @@ type horizon struct {
 const oldestLSN = 1 << 16
 
 // horizonSQL reads the control file. A checkpoint that is its own beginning was
-// written at a shutdown or at the end of recovery: nothing else was going on. On a
+// written at a shutdown or at the end of recovery: nothing else was going on. With
+// wal_level minimal one that was written in between may look the same. On a
 // standby the checkpoint's time is by the clock of the primary. After a promotion
 // the last checkpoint may still be one of the old timeline.
-const horizonSQL = `SELECT (redo_lsn - '0/0')::bigint, redo_lsn = checkpoint_lsn, checkpoint_time, pg_postmaster_start_time(),
+const horizonSQL = `SELECT (redo_lsn - '0/0')::bigint, redo_lsn = checkpoint_lsn AND current_setting('wal_level') <> 'minimal', checkpoint_time, pg_postmaster_start_time(),
 	pg_is_in_recovery(), coalesce(CASE WHEN NOT pg_is_in_recovery() THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END = lpad(upper(to_hex(timeline_id)), 8, '0'), false),
 	(SELECT xmin::text::bigint FROM pg_database WHERE datname = current_database()),
 	oldest_xid::text::bigint, oldest_active_xid::text::bigint, split_part(next_xid, ':', 2)::bigint, oldest_multi_xid::text::bigint
