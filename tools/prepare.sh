@@ -35,6 +35,7 @@ demo)
 test)
 	need gcc gcc
 	need npm npm
+	need pgbackrest pgbackrest
 	need chromium chromium
 	"$here/npm.sh" axe-core >/dev/null
 	"$here/postgres/install.sh"

@@ -121,6 +121,9 @@ func (f *drillFlags) run(ctx context.Context) (bool, error) {
 		return f.verify(ctx, options)
 	}
 	report := drill.Run(ctx, options)
+	if ctx.Err() != nil {
+		return false, errors.New("stopped; what the drill made is removed, and its result is not kept")
+	}
 	if err := recovery.SaveReport(files, report); err != nil {
 		f.logger.Error("the result is not kept: a running exporter will not show it", "err", err)
 	}

@@ -71,7 +71,7 @@ func (f *serveFlags) watch(ctx context.Context) error {
 		return err
 	}
 	e, err := exporter.New(exporter.Options{
-		DSN: f.dsn, Environment: f.environment, ConfigFile: f.configFile,
+		DSN: f.dsn, Environment: f.environment, ConfigFile: f.configFile, StatePath: f.statePath,
 		Disabled: f.disabled(), Store: store, Logger: f.logger,
 	})
 	if err != nil {

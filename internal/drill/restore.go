@@ -245,7 +245,7 @@ func (d *drill) restorePgBackRest(ctx context.Context, b recovery.Backup) (resto
 	tool := filepath.Join(d.scratch.path, "tool")
 	args := []string{
 		"--stanza=" + d.stanza(), "--pg1-path=" + d.scratch.data(), "--set=" + b.Label,
-		"--lock-path=" + tool, "--spool-path=" + tool, "--log-level-file=off", "--log-level-console=warn",
+		"--lock-path=" + tool, "--log-level-file=off", "--log-level-console=warn",
 	}
 	if d.options.ConfigFile != "" {
 		args = append(args, "--config="+d.options.ConfigFile)

@@ -83,7 +83,7 @@ type server struct {
 func isolation(s *scratch, major int) map[string]string {
 	settings := map[string]string{
 		"listen_addresses": "", "port": "5432", "unix_socket_directories": s.path + "/socket", "unix_socket_permissions": "0700",
-		"hba_file": s.path + "/hba.conf", "ident_file": s.path + "/ident.conf", "external_pid_file": "",
+		"hba_file": s.path + "/hba.conf", "ident_file": s.path + "/ident.conf",
 		"archive_mode": "off", "archive_command": "", "primary_conninfo": "", "primary_slot_name": "",
 		"max_logical_replication_workers": "0", "synchronous_standby_names": "", "hot_standby": "off", "max_wal_senders": "0", "wal_level": "replica",
 		"shared_preload_libraries": "", "session_preload_libraries": "", "local_preload_libraries": "",
@@ -229,7 +229,9 @@ func (e *startError) Error() string { return "the restored server does not start
 var (
 	gravest  = regexp.MustCompile(`(?m)^(?:PANIC|FATAL): +(.*(?:\n(?:DETAIL|HINT): .*)*)`)
 	starting = regexp.MustCompile(`the database system is (not yet accepting connections|not accepting connections|starting up|shutting down)`)
-	single   = regexp.MustCompile(`rolname = "((?:[^"])*)"`)
+	// complaints are those of the programs that restore_command runs.
+	complaints = regexp.MustCompile(`(?m)^(?:ERROR: \[\d+\]|cp:|sh:|gzip:|bzip2:|xz:|zstd:|lz4:).*`)
+	single     = regexp.MustCompile(`rolname = "((?:[^"])*)"`)
 )
 
 // explain is the first grave message in the log.
@@ -240,7 +242,11 @@ func (s *server) explain() string {
 	}
 	for _, match := range gravest.FindAllStringSubmatch(string(content), -1) {
 		if !starting.MatchString(match[1]) {
-			return strings.Join(strings.Fields(match[1]), " ")
+			reason := match[1]
+			if complaint := complaints.FindString(string(content)); complaint != "" {
+				reason += " (restore_command: " + complaint + ")"
+			}
+			return strings.Join(strings.Fields(reason), " ")
 		}
 	}
 	return "its log ends with: " + lastLines(string(content), 3)

@@ -18,6 +18,7 @@ import (
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/business"
 	"pg_integrity_exporter/internal/config"
+	"pg_integrity_exporter/internal/drill"
 	"pg_integrity_exporter/internal/incident"
 	"pg_integrity_exporter/internal/logwatch"
 	"pg_integrity_exporter/internal/maintenance/activity"
@@ -39,6 +40,8 @@ type Options struct {
 	ConfigFile string
 	// Disabled are the names of collectors that are switched off.
 	Disabled []string
+	// StatePath is the directory of the state, which drills share.
+	StatePath string
 	// Store keeps the state.
 	Store *state.Store
 	// Logger is the parent of every logger.
@@ -72,6 +75,7 @@ type runtime struct {
 	watcher   *logwatch.Watcher
 	recovery  *recovery.Watcher
 	activity  *activity.Watcher
+	drills    *drill.Scheduler
 	business  *business.Watcher
 }
 
@@ -170,6 +174,8 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 
 	r.recovery = recovery.NewWatcher(c.Recovery.Watched(), time.Duration(c.Recovery.Interval), int64(c.Recovery.VerifyRate), results.Files(), logger)
 	r.recovery.Start()
+	r.drills = e.drills(c, results, logger)
+	r.drills.Start()
 
 	r.activity = activity.New(target, results.Files(), r.scheduler, activity.Settings{
 		Enabled: c.Maintenance.Enabled, Interval: time.Duration(c.Maintenance.Interval), Schedules: c.Maintenance.Schedules(),
@@ -190,6 +196,31 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 	})
 	r.set = collector.NewSet(r.lane, sources, collectors, logger)
 	return r
+}
+
+// dsnVariable is the environment variable of the flag --dsn, which keeps a
+// password off the command line of a drill.
+const dsnVariable = "PG_INTEGRITY_EXPORTER_DSN"
+
+// drills are the scheduled drills: this program again, with the same
+// configuration and state.
+func (e *Exporter) drills(c config.Config, results *state.Target, logger *slog.Logger) *drill.Scheduler {
+	var scheduled []drill.Scheduled
+	for _, repository := range c.Recovery.Repositories {
+		if repository.DrillInterval > 0 {
+			scheduled = append(scheduled, drill.Scheduled{Repository: repository.Name, Interval: time.Duration(repository.DrillInterval)})
+		}
+	}
+	var environment []string
+	if e.options.DSN != "" {
+		environment = append(environment, dsnVariable+"="+e.options.DSN)
+	}
+	arguments := func(repository string) []string {
+		return []string{
+			"drill", "--config.file=" + e.options.ConfigFile, "--state.path=" + e.options.StatePath, "--repository=" + repository, "--output=json",
+		}
+	}
+	return drill.NewScheduler(scheduled, results.Files(), arguments, environment, logger)
 }
 
 func (e *Exporter) reloaded() (ok bool, success time.Time) {
@@ -226,6 +257,7 @@ func (r *runtime) stop() {
 	if r.watcher != nil {
 		r.watcher.Stop()
 	}
+	r.drills.Stop()
 	r.recovery.Stop()
 	r.business.Stop()
 	r.activity.Stop()

@@ -104,3 +104,6 @@ func User() string {
 	}
 	return u.Username
 }
+
+// Run runs a program of the system as who runs the servers.
+func Run(program string, args ...string) error { return runProgram(program, args...) }
