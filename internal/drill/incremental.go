@@ -73,7 +73,10 @@ func readIncremental(file *os.File) (*incremental, error) {
 }
 
 // combine makes the whole tree of an incremental backup out of the plain
-// directories of its chain, the full one first, as pg_combinebackup does.
+// directories of its chain, the full one first, as pg_combinebackup does. Maps
+// of visibility are left out where they are incremental: a statement that clears
+// a bit does not name the map's page in the WAL, so the increments may lack it.
+// Without a map every page is looked at, which is always right.
 func (c *copier) combine(ctx context.Context, chain []string, to string) error {
 	last := chain[len(chain)-1]
 	return filepath.WalkDir(last, func(path string, entry fs.DirEntry, err error) error {
@@ -105,6 +108,9 @@ func (c *copier) combine(ctx context.Context, chain []string, to string) error {
 		whole, isIncremental := strings.CutPrefix(entry.Name(), incrementalPrefix)
 		if !isIncremental {
 			return noSpace(c.file(ctx, path, target, name, make([]byte, copyBuffer)))
+		}
+		if strings.HasSuffix(whole, "_vm") {
+			return nil // see combine
 		}
 		relative = filepath.Join(filepath.Dir(relative), whole)
 		if err := c.reconstruct(chain, relative, filepath.Join(to, relative)); err != nil {

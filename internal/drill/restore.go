@@ -67,6 +67,8 @@ func (d *drill) restoreFiles(ctx context.Context, b recovery.Backup) (restored, 
 	if len(chain) > 1 {
 		result.verified, err = d.restoreChain(ctx, chain)
 		result.bytes, result.command = b.Size, d.archiveCommand()
+		result.notes = append(result.notes, "visibility maps of an incremental backup may be out of date, because the WAL does not name the pages of the map whose bits are cleared; "+
+			"here they were left out. After a real restore with pg_combinebackup run VACUUM (DISABLE_PAGE_SKIPPING) on every table, or let check page look at them")
 		return result, err
 	}
 	c := newCopier(d.scratch.runner, manifest)
