@@ -100,6 +100,9 @@ func (s *server) reached(ctx context.Context) (recovered, error) {
 // not: it ends silently at a missing or damaged segment.
 func (d *drill) lost(ctx context.Context, b recovery.Backup, r recovered) ([]recovery.Problem, error) {
 	a := d.inventory.Archive
+	if problem, ends := d.inventory.ArchiveEnds(b); ends && d.options.Target.latest() {
+		return []recovery.Problem{problem}, nil
+	}
 	if a == nil || !d.options.Target.latest() || r.position == 0 || len(a.Segments) == 0 || b.Timeline == 0 {
 		return nil, nil
 	}

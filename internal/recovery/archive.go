@@ -315,12 +315,34 @@ func (a *Archive) Newest() (ArchivedSegment, bool) {
 	return a.Segments[len(a.Segments)-1], true
 }
 
+// ArchiveEnds says what is missing when a backup brings its own WAL but the
+// archive does not go on from it: nothing behind the backup can be brought back.
+// A backup that was just taken may be ahead of its archive.
+func (i *Inventory) ArchiveEnds(b Backup) (Problem, bool) {
+	if i.Archive == nil || !b.WALIncluded || b.End == 0 || i.Read.Sub(b.Finished) < transientGap {
+		return Problem{}, false
+	}
+	if reach := i.Archive.Reach(b.Timeline, b.End-1); reach.Position >= b.End {
+		return Problem{}, false
+	}
+	missing := wal.SegmentAt(b.Timeline, b.End-1, i.Archive.SegmentSize)
+	return Problem{
+		Kind: ProblemWALGap, Object: missing.Name(i.Archive.SegmentSize),
+		Message: fmt.Sprintf("is not in the archive: %s brings the WAL that it needs itself, but nothing behind it can be brought back", b.Label),
+	}, true
+}
+
 // checkWAL marks backups whose own WAL is missing, and gaps in what follows.
 func (i *Inventory) checkWAL() {
 	if i.Archive == nil {
 		return
 	}
 	i.Problems = append(i.Problems, i.Archive.Cut...)
+	if newest, err := i.Newest(); err == nil {
+		if problem, ends := i.ArchiveEnds(newest); ends {
+			i.Problems = append(i.Problems, problem)
+		}
+	}
 	reported := make(map[wal.Segment]bool)
 	for n := range i.Backups {
 		b := &i.Backups[n]
