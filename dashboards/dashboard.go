@@ -78,5 +78,5 @@ func q(expr, legend string) []Target { return []Target{{Expr: expr, Legend: lege
 
 // All lists the dashboards, the first to open first.
 func All() []Dashboard {
-	return []Dashboard{overview(), integrity(), failures(), recovery(), exporter()}
+	return []Dashboard{overview(), integrity(), failures(), maintenance(), recovery(), exporter()}
 }

@@ -81,6 +81,7 @@ func annotations() []object {
 		{"Integrity alerts", "red", `ALERTS{alertstate="firing",layer="integrity",severity="critical",job=~"$job",cluster=~"$cluster",instance=~"$instance"}`, "{{alertname}}", "{{instance}} {{datname}} {{schemaname}}.{{relname}}"},
 		{"Server restarts", "orange", "changes(pgintegrity_postmaster_start_timestamp_seconds" + of() + "[2m]) > 0", "restart", "{{instance}} started"},
 		{"Settings reloaded", "blue", "changes(pgintegrity_conf_load_timestamp_seconds" + of() + "[2m]) > 0", "settings", "{{instance}} read its settings again"},
+		{"Maintenance windows", "purple", "pgintegrity_maintenance_window_active" + of() + " > 0", "window", "{{instance}} is in a maintenance window"},
 	} {
 		list = append(list, object{
 			"name": a.name, "enable": true, "hide": false, "iconColor": a.colour, "datasource": datasource, "expr": a.expr,

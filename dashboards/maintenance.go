@@ -1,0 +1,82 @@
+package dashboards
+
+// maintenance answers what is running, what it touched, and whether it ended
+// well.
+func maintenance() Dashboard {
+	return Dashboard{
+		Name: "maintenance", Title: "PostgreSQL integrity: maintenance",
+		Description: "What maintenance is running, whom it blocks, and whether it ended well.",
+		Rows: []Row{
+			{Title: "Now", Panels: []Panel{
+				{
+					Kind: Stat, Title: "Running", Width: 4, Height: 4, Unit: "short", Plain: true,
+					Description: "Maintenance operations that run now, those of autovacuum left out.",
+					Queries:     q("sum(pgintegrity_maintenance_running"+of()+")", ""),
+				},
+				{
+					Kind: Stat, Title: "Window open", Width: 4, Height: 4, Unit: "short", Plain: true, Words: map[string]string{"0": "none"},
+					Description: "Servers with a maintenance window that mutes noise now; corruption is never muted.",
+					Queries:     q("sum(pgintegrity_maintenance_window_active"+of()+")", ""),
+				},
+				{
+					Kind: Stat, Title: "Windows overrun", Width: 4, Height: 4, Unit: "short", Worse: 1,
+					Description: "Windows that nobody closed at their announced end.",
+					Queries:     q("sum(pgintegrity_maintenance_window_open"+of()+" unless on (job, instance) pgintegrity_maintenance_window_active > 0) or vector(0)", ""),
+				},
+				{
+					Kind: Stat, Title: "Blocked sessions", Width: 4, Height: 4, Unit: "short", Bad: 1, Worse: 10,
+					Description: "Sessions that wait for a running maintenance operation.",
+					Queries:     q("sum(pgintegrity_maintenance_blocked_sessions"+of()+")", ""),
+				},
+				{
+					Kind: Stat, Title: "Not rolled back, 7 d", Width: 4, Height: 4, Unit: "short", Worse: 1,
+					Description: "Runs of the guard that failed and could not be rolled back: somebody must act.",
+					Queries:     q(`sum(increase(pgintegrity_guard_runs_total`+of(`outcome="not_rolled_back"`)+"[7d])) or vector(0)", ""),
+				},
+				{
+					Kind: Stat, Title: "Unfinished runs", Width: 4, Height: 4, Unit: "short", Worse: 1,
+					Description: "Runs whose guard died and that nobody has resumed; `guard status` tells.",
+					Queries:     q("sum(pgintegrity_guard_unfinished_runs"+of()+")", ""),
+				},
+			}},
+			{Title: "What runs", Panels: []Panel{
+				{
+					Kind: Timeline, Title: "Operations", Width: 12, Height: 8, Unit: "short", Bad: 1, Worse: 1000,
+					Description: "Maintenance operations that ran, by kind.",
+					Queries:     q("pgintegrity_maintenance_running"+of()+" > 0", "{{instance}} {{kind}}"),
+				},
+				{
+					Kind: Series, Title: "Progress", Width: 12, Height: 8, Unit: "percentunit",
+					Description: "How far the oldest running operation of each kind is in its present phase.",
+					Queries:     q("pgintegrity_maintenance_progress_ratio"+of()+" and on (job, instance, kind) pgintegrity_maintenance_running > 0", "{{instance}} {{kind}}"),
+				},
+				{
+					Kind: Series, Title: "Whom it blocks", Width: 12, Height: 8, Unit: "s",
+					Description: "The longest that a session has waited for a running maintenance operation.",
+					Queries:     q("pgintegrity_maintenance_blocked_seconds"+of(), "{{instance}}"),
+				},
+				{
+					Kind: Series, Title: "Errors while it runs", Width: 12, Height: 8, Unit: "ops",
+					Description: "Errors of the server, beside the same time a day before, dashed.",
+					Queries: []Target{
+						{Expr: `sum by (instance) (rate(pgintegrity_log_messages_total` + of(`severity=~"ERROR|FATAL|PANIC"`) + "[$__rate_interval]))", Legend: "{{instance}}"},
+						{Expr: `sum by (instance) (rate(pgintegrity_log_messages_total` + of(`severity=~"ERROR|FATAL|PANIC"`) + "[$__rate_interval] offset 1d))", Legend: "{{instance}} a day before", Objective: true},
+					},
+				},
+			}},
+			{Title: "How it ended", Panels: []Panel{
+				{
+					Kind: Series, Title: "Operations seen", Width: 12, Height: 8, Unit: "short", Stack: true,
+					Description: "Maintenance operations that were seen, with and without being announced.",
+					Queries:     q("sum by (instance, kind) (increase(pgintegrity_maintenance_operations_total"+of()+"[$__rate_interval])) > 0", "{{instance}} {{kind}}"),
+				},
+				{
+					Kind: Table, Title: "Runs of the guard, 7 days", Width: 12, Height: 8, Unit: "short",
+					Description: "Guarded maintenance by task and outcome.",
+					Columns:     []string{"instance=Instance", "task=Task", "outcome=Outcome", "Value=Runs"},
+					Queries:     q("sum by (instance, task, outcome) (increase(pgintegrity_guard_runs_total"+of()+"[7d])) > 0", ""),
+				},
+			}},
+		},
+	}
+}
