@@ -41,11 +41,12 @@ demo: ## replay the incident on a real server: damage, detection, page; DEMO_ONE
 	go build -o bin/demo ./internal/demo
 	@exec bin/demo
 
-generate: ## write alerts/rules and docs/metrics.md anew
+generate: ## write alerts/rules, dashboards and docs/metrics.md anew
 	go generate ./...
 
 verify: generate ## fail when generated files are not current
-	git diff --exit-code -- alerts docs
+	git diff --exit-code -- alerts dashboards docs
+	@test -z "$$(git status --porcelain -- alerts dashboards docs)" || { git status --short -- alerts dashboards docs; exit 1; }
 
 fuzz: ## every fuzz test for FUZZTIME
 	tools/fuzz.sh $(FUZZTIME)
