@@ -151,12 +151,18 @@ func (f *drillFlags) share(files *state.Files) error {
 	if !ok || owner.Uid == 0 {
 		return nil
 	}
-	return filepath.WalkDir(filepath.Dir(files.Directory()), func(path string, _ fs.DirEntry, err error) error {
+	// Within the directory only: its owner could put links into it meanwhile.
+	root, err := os.OpenRoot(filepath.Dir(files.Directory()))
+	if err != nil {
+		return err
+	}
+	err = fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+		return root.Lchown(path, int(owner.Uid), int(owner.Gid))
 	})
+	return errors.Join(err, root.Close())
 }
 
 // options puts flags and configuration together.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"time"
 
@@ -153,7 +154,7 @@ func (c *comparison) database(ctx context.Context, scratch, primary *pg.Target, 
 }
 
 func listComparable(ctx context.Context, conn *pg.Conn, oids []uint32) ([]comparable, error) {
-	rows, err := conn.Query(ctx, comparableSQL+fmt.Sprint(comparedTables), oids)
+	rows, err := conn.Query(ctx, comparableSQL+strconv.Itoa(comparedTables), oids)
 	if err != nil {
 		return nil, err
 	}

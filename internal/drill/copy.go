@@ -65,11 +65,13 @@ func noSpace(err error) error {
 	return err
 }
 
+// job is one file to copy.
+type job struct{ from, to, name string }
+
 // tree copies a directory. name is its place in the manifest, "" for the data
 // directory. Links are followed only where PostgreSQL has them: tablespaces
 // are left to the caller, pg_wal is copied.
 func (c *copier) tree(ctx context.Context, from, to, name string) error {
-	type job struct{ from, to, name string }
 	jobs := make(chan job, 64)
 	failed := make(chan error, 1)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -95,43 +97,7 @@ func (c *copier) tree(ctx context.Context, from, to, name string) error {
 			}
 		})
 	}
-	var walk func(from, to, name string) error
-	walk = func(from, to, name string) error {
-		entries, err := os.ReadDir(from)
-		if err != nil {
-			return err
-		}
-		for _, entry := range entries {
-			path := entry.Name()
-			if name != "" {
-				path = name + "/" + entry.Name()
-			}
-			source, target := filepath.Join(from, entry.Name()), filepath.Join(to, entry.Name())
-			directory := entry.IsDir()
-			if entry.Type()&fs.ModeSymlink != 0 {
-				if path != "pg_wal" {
-					continue
-				}
-				directory = true
-			}
-			switch {
-			case ctx.Err() != nil:
-				return context.Cause(ctx)
-			case left(path):
-			case directory:
-				if err := c.runner.mkdir(target); err != nil {
-					return err
-				}
-				if err := walk(source, target, path); err != nil {
-					return err
-				}
-			case entry.Type().IsRegular():
-				jobs <- job{source, target, path}
-			}
-		}
-		return nil
-	}
-	err := walk(from, to, name)
+	err := c.walk(ctx, from, to, name, jobs)
 	close(jobs)
 	workers.Wait()
 	select {
@@ -142,13 +108,50 @@ func (c *copier) tree(ctx context.Context, from, to, name string) error {
 	}
 }
 
+// walk makes the directories of a tree and hands its files over.
+func (c *copier) walk(ctx context.Context, from, to, name string, jobs chan<- job) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		path := entry.Name()
+		if name != "" {
+			path = name + "/" + entry.Name()
+		}
+		source, target := filepath.Join(from, entry.Name()), filepath.Join(to, entry.Name())
+		directory := entry.IsDir()
+		if entry.Type()&fs.ModeSymlink != 0 {
+			if path != "pg_wal" {
+				continue
+			}
+			directory = true
+		}
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case left(path):
+		case directory:
+			if err := c.runner.mkdir(target); err != nil {
+				return err
+			}
+			if err := c.walk(ctx, source, target, path, jobs); err != nil {
+				return err
+			}
+		case entry.Type().IsRegular():
+			jobs <- job{source, target, path}
+		}
+	}
+	return nil
+}
+
 // file copies one file.
 func (c *copier) file(ctx context.Context, from, to, name string, buffer []byte) error {
 	source, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	defer source.Close()
+	defer source.Close() //nolint:errcheck // it was only read
 	return c.write(ctx, source, to, name, buffer)
 }
 
@@ -234,7 +237,7 @@ func (c *copier) untar(ctx context.Context, file, to, name string) error {
 	if err != nil {
 		return err
 	}
-	defer reader.Close()
+	defer reader.Close() //nolint:errcheck // it was only read
 	archive := tar.NewReader(reader)
 	buffer := make([]byte, copyBuffer)
 	for {

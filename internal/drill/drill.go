@@ -163,7 +163,7 @@ func (d *drill) run(ctx context.Context, report *recovery.Report) error {
 				return err
 			}
 		}
-		reached, err = d.recover(ctx, b, r)
+		reached, err = d.recover(ctx, r)
 		return err
 	})
 	if err != nil {

@@ -329,7 +329,7 @@ func TestForms(t *testing.T) {
 	space := pgtest.SharedDirectory(t)
 	b := newBank(t, pgtest.Newest(), pgtest.Setting("summarize_wal", "on"))
 	b.server.MustExec(t, "postgres", "CREATE TABLESPACE fast LOCATION '"+space+"'")
-	b.server.MustExec(t, "postgres", "CREATE TABLE ledger TABLESPACE fast AS SELECT * FROM accounts")
+	b.server.MustExec(t, "postgres", "CREATE TABLE ledger TABLESPACE fast AS SELECT id, balance FROM accounts")
 	for _, form := range []struct {
 		name string
 		tar  bool
@@ -381,7 +381,7 @@ func TestIncremental(t *testing.T) {
 		b := newBank(t, major, pgtest.Setting("summarize_wal", "on"))
 		full := b.backup
 		for _, name := range []string{"inc1", "inc2"} {
-			b.server.MustExec(t, "postgres", "UPDATE accounts SET note = '"+name+"' WHERE id % 100 = 0; CREATE TABLE "+name+" AS SELECT * FROM accounts LIMIT 5000")
+			b.server.MustExec(t, "postgres", "UPDATE accounts SET note = '"+name+"' WHERE id % 100 = 0; CREATE TABLE "+name+" AS SELECT id, note FROM accounts LIMIT 5000")
 			directory := filepath.Join(b.root, name)
 			b.server.BaseBackup(t, pgtest.Backup{Directory: directory, Incremental: full})
 			full = directory

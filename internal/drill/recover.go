@@ -27,7 +27,7 @@ type recovered struct {
 
 // recover starts the scratch server on the restored files and waits until it
 // has recovered and accepts connections.
-func (d *drill) recover(ctx context.Context, b recovery.Backup, r restored) (recovered, error) {
+func (d *drill) recover(ctx context.Context, r restored) (recovered, error) {
 	command := r.command
 	if command == "" {
 		command = "false" // recovery needs one; what the backup holds itself is found without

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -86,7 +87,7 @@ func (d *drill) restoreFiles(ctx context.Context, b recovery.Backup) (restored, 
 	}
 	if manifest != nil {
 		result.verified = &recovery.VerifiedReport{Files: c.files, Read: c.summed, Bytes: c.bytes}
-		result.problems = append(c.problems, c.missing()...)
+		result.problems = slices.Concat(c.problems, c.missing())
 	}
 	result.command = d.archiveCommand()
 	return result, nil
@@ -297,19 +298,20 @@ func (d *drill) archiveCommand() string {
 		// Barman sorts segments into directories named by their first 16 digits.
 		directory += `/"$d"`
 	}
-	script := `f=%f; p="%p"; `
+	var script strings.Builder
+	script.WriteString(`f=%f; p="%p"; `)
 	if nested {
-		script += `d=$(echo "$f" | cut -c1-16); case "$f" in *.history) d=.;; esac; `
+		script.WriteString(`d=$(echo "$f" | cut -c1-16); case "$f" in *.history) d=.;; esac; `)
 	}
-	script += "if [ -f " + directory + "/$f ]; then exec cp " + directory + "/$f \"$p\"; fi; "
+	fmt.Fprintf(&script, `if [ -f %s/$f ]; then exec cp %s/$f "$p"; fi; `, directory, directory)
 	for suffix, program := range map[string]string{
 		".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd", ".zstd": "zstd", ".lz4": "lz4",
 	} {
 		if suffixes[suffix] {
-			script += "if [ -f " + directory + "/$f" + suffix + " ]; then exec " + program + " -dc " + directory + "/$f" + suffix + " > \"$p\"; fi; "
+			fmt.Fprintf(&script, `if [ -f %s/$f%s ]; then exec %s -dc %s/$f%s > "$p"; fi; `, directory, suffix, program, directory, suffix)
 		}
 	}
-	return script + "exit 1"
+	return script.String() + "exit 1"
 }
 
 // percent keeps percent signs from being taken for those of restore_command.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -62,19 +61,6 @@ func (r *runner) own(path string) error {
 	return os.Lchown(path, int(r.credential.Uid), int(r.credential.Gid))
 }
 
-// ownTree gives a directory with everything in it to the user.
-func (r *runner) ownTree(directory string) error {
-	if r.credential == nil {
-		return nil
-	}
-	return filepath.WalkDir(directory, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return r.own(path)
-	})
-}
-
 func (r *runner) mkdir(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
@@ -85,7 +71,7 @@ func (r *runner) mkdir(path string) error {
 // command prepares a program: with a group of its own, so that it can be ended
 // with its children, and ended by the kernel when this process dies.
 func (r *runner) command(ctx context.Context, death syscall.Signal, program string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // that is what a drill does, with what the administrator configured
 	cmd.Dir = "/"
 	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH"), "HOME=/nonexistent"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: r.credential, Pdeathsig: death, Setpgid: true}

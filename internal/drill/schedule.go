@@ -113,7 +113,7 @@ func (s *Scheduler) drill(ctx context.Context, repository string) {
 		s.logger.Error("drill not started", "repository", repository, "err", err)
 		return
 	}
-	cmd := exec.CommandContext(ctx, program, s.arguments(repository)...)
+	cmd := exec.CommandContext(ctx, program, s.arguments(repository)...) //nolint:gosec // this program itself
 	cmd.Env = append(os.Environ(), s.environment...)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

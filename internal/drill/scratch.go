@@ -162,9 +162,9 @@ func cleanOne(path string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("looking at %s: %w", path, err)
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it is only a lock
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return false, nil //nolint:nilerr // its drill is running
+		return false, nil // its drill is running
 	}
 	endServer(filepath.Join(path, "data"))
 	if err := removeMarked(path); err != nil {

@@ -100,6 +100,10 @@ func isolation(s *scratch, major int) map[string]string {
 	return settings
 }
 
+// hbaLine lets in everybody who reaches the socket, whose directory only the
+// server's own user may enter.
+const hbaLine = "local all all trust\n" //nolint:dupword // every database, every user
+
 // configure writes the configuration of the scratch server, outside of the data
 // directory.
 func (s *server) configure(major int, extra ...map[string]string) error {
@@ -112,7 +116,7 @@ func (s *server) configure(major int, extra ...map[string]string) error {
 		fmt.Fprintf(&text, "%s = '%s'\n", name, strings.ReplaceAll(settings[name], "'", "''"))
 	}
 	files := map[string]string{
-		"postgresql.conf": text.String(), "hba.conf": "local all all trust\n", "ident.conf": "", "server.log": "",
+		"postgresql.conf": text.String(), "hba.conf": hbaLine, "ident.conf": "", "server.log": "",
 	}
 	for name, content := range files {
 		path := filepath.Join(s.scratch.path, name)

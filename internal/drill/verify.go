@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,7 +44,7 @@ func (d *drill) connect(ctx context.Context, database string, writable bool) (*p
 	if writable {
 		config.RuntimeParams["default_transaction_read_only"] = "off"
 	}
-	config.RuntimeParams["statement_timeout"] = fmt.Sprint(queryTimeout.Milliseconds())
+	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(queryTimeout.Milliseconds(), 10)
 	return pgx.ConnectConfig(ctx, config)
 }
 

@@ -140,7 +140,7 @@ func (a *Archive) identify(path string) {
 	if err != nil {
 		return
 	}
-	defer file.Close()
+	defer file.Close()       //nolint:errcheck // it was only read
 	head := make([]byte, 40) // XLogLongPageHeaderData
 	if _, err := io.ReadFull(file, head); err != nil {
 		return
@@ -195,7 +195,7 @@ func (a *Archive) readHistory(path string) {
 	if err != nil {
 		return
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	content, err := io.ReadAll(io.LimitReader(file, 1<<20))
 	if err != nil {
 		return
@@ -352,7 +352,7 @@ func (i *Inventory) checkWAL() {
 		reach := i.Archive.Reach(b.Timeline, b.Start)
 		if !b.WALIncluded && reach.Position < b.End {
 			missing := wal.SegmentAt(b.Timeline, max(reach.Position, b.Start), i.Archive.SegmentSize)
-			b.problem(ProblemWALGap, "needs the WAL segment %s to become consistent, which is not in the archive", missing.Name(i.Archive.SegmentSize))
+			b.problemf(ProblemWALGap, "needs the WAL segment %s to become consistent, which is not in the archive", missing.Name(i.Archive.SegmentSize))
 			continue
 		}
 		if reach.Gap == nil || reported[*reach.Gap] || i.Read.Sub(reach.GapSince) < transientGap {
@@ -373,7 +373,7 @@ func (a *Archive) VerifySegment(ctx context.Context, s ArchivedSegment) (string,
 	if err != nil {
 		return "", err
 	}
-	defer reader.Close()
+	defer reader.Close() //nolint:errcheck // it was only read
 	content := make([]byte, a.SegmentSize+1)
 	n, err := io.ReadFull(reader, content)
 	switch {

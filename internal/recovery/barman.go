@@ -40,18 +40,18 @@ func readBarman(ctx context.Context, i *Inventory) error {
 			content, err = os.ReadFile(filepath.Join(i.Repository.Path, "meta", entry.Name()+"-backup.info"))
 		}
 		if err != nil {
-			b.problem(ProblemIncomplete, "its backup.info cannot be read: %v", err)
+			b.problemf(ProblemIncomplete, "its backup.info cannot be read: %v", err)
 			i.Backups = append(i.Backups, b)
 			continue
 		}
 		b.readBarmanInfo(content)
 		for oid, path := range b.Tablespaces {
 			if _, err := os.Stat(path); err != nil {
-				b.problem(ProblemMissing, "its tablespace %s is missing", oid)
+				b.problemf(ProblemMissing, "its tablespace %s is missing", oid)
 			}
 		}
 		if _, err := os.Stat(filepath.Join(b.Path, "PG_VERSION")); err != nil && b.Usable() {
-			b.problem(ProblemMissing, "its data directory is missing")
+			b.problemf(ProblemMissing, "its data directory is missing")
 		}
 		i.Backups = append(i.Backups, b)
 	}
@@ -91,9 +91,9 @@ func (b *Backup) readBarmanInfo(content []byte) {
 	switch status := values["status"]; status {
 	case "DONE", "WAITING_FOR_WALS":
 	case "FAILED":
-		b.problem(ProblemFailed, "Barman marked it as failed: %s", values["error"])
+		b.problemf(ProblemFailed, "Barman marked it as failed: %s", values["error"])
 	default:
-		b.problem(ProblemIncomplete, "its status is %q", status)
+		b.problemf(ProblemIncomplete, "its status is %q", status)
 	}
 }
 

@@ -103,7 +103,7 @@ func baseBackup(path, label string) (b Backup, ok bool) {
 		}
 	}
 	if has("postmaster.pid") {
-		b.problem(ProblemIncomplete, "holds a postmaster.pid: this is the data directory of a server, not a backup")
+		b.problemf(ProblemIncomplete, "holds a postmaster.pid: this is the data directory of a server, not a backup")
 	}
 	return b, true
 }
@@ -173,19 +173,19 @@ func parseServerTime(text string) time.Time {
 func (b *Backup) readLabel() {
 	content, err := b.small("backup_label")
 	if errors.Is(err, fs.ErrNotExist) {
-		b.problem(ProblemIncomplete, "has no backup_label: it is not a finished backup, or a copy of a data directory that was not made between the backup functions")
+		b.problemf(ProblemIncomplete, "has no backup_label: it is not a finished backup, or a copy of a data directory that was not made between the backup functions")
 		return
 	}
 	if _, ok := errors.AsType[*CompressedError](err); ok {
 		return // the manifest says most of it
 	}
 	if err != nil {
-		b.problem(ProblemUnreadable, "its backup_label cannot be read: %v", err)
+		b.problemf(ProblemUnreadable, "its backup_label cannot be read: %v", err)
 		return
 	}
 	l, err := parseLabel(string(content))
 	if err != nil {
-		b.problem(ProblemDamaged, "its backup_label makes no sense: %v", err)
+		b.problemf(ProblemDamaged, "its backup_label makes no sense: %v", err)
 		return
 	}
 	b.Start, b.Timeline, b.Started, b.Finished = l.start, l.timeline, l.started, l.started
@@ -202,11 +202,11 @@ func (b *Backup) readVersion() {
 		return
 	}
 	if err != nil {
-		b.problem(ProblemIncomplete, "its PG_VERSION cannot be read: %v", err)
+		b.problemf(ProblemIncomplete, "its PG_VERSION cannot be read: %v", err)
 		return
 	}
 	if b.Major, err = strconv.Atoi(strings.TrimSpace(string(content))); err != nil {
-		b.problem(ProblemDamaged, "its PG_VERSION is %q", content)
+		b.problemf(ProblemDamaged, "its PG_VERSION is %q", content)
 	}
 }
 
@@ -219,14 +219,14 @@ func (b *Backup) small(name string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer file.Close()
+		defer file.Close() //nolint:errcheck // it was only read
 		return io.ReadAll(io.LimitReader(file, limit))
 	}
 	reader, err := OpenSegment(tarFile(b.Path, "base"))
 	if err != nil {
 		return nil, err
 	}
-	defer reader.Close()
+	defer reader.Close() //nolint:errcheck // it was only read
 	archive := tar.NewReader(reader)
 	for {
 		header, err := archive.Next()
@@ -248,7 +248,7 @@ func (b *Backup) readManifest() {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if partial, err := filepath.Glob(path + ".tmp"); err == nil && len(partial) > 0 {
-			b.problem(ProblemIncomplete, "its manifest was never finished: the backup was interrupted")
+			b.problemf(ProblemIncomplete, "its manifest was never finished: the backup was interrupted")
 		}
 		if b.Finished.IsZero() {
 			b.Finished = modified(b.Path)
@@ -256,12 +256,12 @@ func (b *Backup) readManifest() {
 		return
 	}
 	if err != nil {
-		b.problem(ProblemUnreadable, "its manifest cannot be read: %v", err)
+		b.problemf(ProblemUnreadable, "its manifest cannot be read: %v", err)
 		return
 	}
 	manifest, err := summarize(path, info)
 	if err != nil {
-		b.problem(ProblemDamaged, "%v", err)
+		b.problemf(ProblemDamaged, "%v", err)
 		return
 	}
 	b.Finished, b.Size, b.System = info.ModTime(), manifest.bytes, manifest.system
@@ -287,7 +287,7 @@ func (b *Backup) readTablespaces() {
 		path := filepath.Join(b.Path, "pg_tblspc", entry.Name())
 		target, err := filepath.EvalSymlinks(path)
 		if err != nil {
-			b.problem(ProblemMissing, "its tablespace %s is not where the link in pg_tblspc points: %v", entry.Name(), err)
+			b.problemf(ProblemMissing, "its tablespace %s is not where the link in pg_tblspc points: %v", entry.Name(), err)
 			continue
 		}
 		b.Tablespaces[entry.Name()] = target
@@ -323,7 +323,7 @@ func tarHoldsWAL(path string) bool {
 		if err != nil {
 			return false, err
 		}
-		defer reader.Close()
+		defer reader.Close() //nolint:errcheck // it was only read
 		archive := tar.NewReader(reader)
 		for {
 			header, err := archive.Next()

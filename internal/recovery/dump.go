@@ -52,16 +52,16 @@ func readDumps(ctx context.Context, i *Inventory) error {
 		case err != nil && path == root:
 			return err
 		case err != nil:
-			return nil
+			return nil //nolint:nilerr // removed while the directory was read
 		}
 		info, err := entry.Info()
 		if err != nil {
-			return nil // removed while the directory was read
+			return nil //nolint:nilerr // removed while the directory was read
 		}
 		relative, _ := filepath.Rel(root, path)
 		if entry.IsDir() {
 			if _, err := os.Stat(filepath.Join(path, "toc.dat")); err != nil {
-				return nil
+				return nil //nolint:nilerr // an ordinary directory
 			}
 			label := relative
 			if relative == "." {
@@ -88,7 +88,7 @@ func readDump(path, label string, info fs.FileInfo) (b Backup, ok bool) {
 	}
 	switch {
 	case err != nil:
-		b.problem(ProblemUnreadable, "cannot be read: %v", err)
+		b.problemf(ProblemUnreadable, "cannot be read: %v", err)
 		return b, true
 	case header != nil:
 		b.Major = header.major()
@@ -108,16 +108,16 @@ func readDump(path, label string, info fs.FileInfo) (b Backup, ok bool) {
 		_, err = dumps.get(path, info, func() (struct{}, error) { return struct{}{}, complete(path) })
 	}
 	if err != nil {
-		b.problem(ProblemIncomplete, "%v", err)
+		b.problemf(ProblemIncomplete, "%v", err)
 	}
 	return b, true
 }
 
 // dumpFormatOf says in which format pg_dump wrote a file or directory; "" is
 // that it did not. The header is nil for plain dumps.
-func dumpFormatOf(path string) (DumpFormat, *dumpHeader, error) { //nolint:revive // callers outside want the format alone
+func dumpFormatOf(path string) (DumpFormat, *dumpHeader, error) {
 	if toc, err := os.Open(filepath.Join(path, "toc.dat")); err == nil {
-		defer toc.Close()
+		defer toc.Close() //nolint:errcheck // it was only read
 		r := &dumpReader{r: bufio.NewReader(toc)}
 		header := r.readHeader()
 		return DumpDirectory, header, r.err
@@ -126,7 +126,7 @@ func dumpFormatOf(path string) (DumpFormat, *dumpHeader, error) { //nolint:reviv
 	if err != nil {
 		return "", nil, err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	head := make([]byte, 512)
 	n, err := io.ReadFull(file, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
@@ -168,7 +168,7 @@ func completePlain(path string) error {
 	if err != nil {
 		return err
 	}
-	defer reader.Close()
+	defer reader.Close() //nolint:errcheck // it was only read
 	const tail = 512
 	var end []byte
 	if file, ok := reader.(*os.File); ok {
@@ -212,7 +212,7 @@ func completeTar(path string) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	archive := tar.NewReader(file)
 	for {
 		_, err := archive.Next()
@@ -247,7 +247,7 @@ func completeDirectory(path string) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	r := &dumpReader{r: bufio.NewReader(file)}
 	header := r.readHeader()
 	entries := r.readTOC(header)
@@ -277,7 +277,7 @@ func completeCustom(path string) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	r := &dumpReader{r: bufio.NewReaderSize(file, readSize)}
 	header := r.readHeader()
 	entries := r.readTOC(header)

@@ -82,7 +82,7 @@ func ReadManifest(path string) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	content, err := io.ReadAll(io.LimitReader(bufio.NewReader(file), maxManifest+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)

@@ -83,7 +83,7 @@ func readPgBackRest(ctx context.Context, i *Inventory) error {
 		b := raw.backup(label, histories[raw.DB])
 		for _, needed := range append([]string{label}, raw.Reference...) {
 			if _, err := os.Stat(filepath.Join(directory, needed, "backup.manifest")); err != nil {
-				b.problem(cmp.Or(map[bool]ProblemKind{true: ProblemMissing}[needed == label], ProblemChain), "needs the directory %s, whose backup.manifest is missing", needed)
+				b.problemf(cmp.Or(map[bool]ProblemKind{true: ProblemMissing}[needed == label], ProblemChain), "needs the directory %s, whose backup.manifest is missing", needed)
 			}
 		}
 		i.Backups = append(i.Backups, b)
@@ -118,7 +118,7 @@ func (i *Inventory) lookForUnfinished(directory string) {
 		if time.Since(b.Started) < time.Hour {
 			continue // it may be under way
 		}
-		b.problem(ProblemIncomplete, "is not in backup.info: the backup was interrupted")
+		b.problemf(ProblemIncomplete, "is not in backup.info: the backup was interrupted")
 		i.Backups = append(i.Backups, b)
 	}
 }
@@ -144,7 +144,7 @@ func (raw pgBackRestBackup) backup(label string, db pgBackRestDB) Backup {
 		b.Timeline = uint32(timeline)
 	}
 	if raw.Error {
-		b.problem(ProblemDamaged, "pgBackRest found invalid pages when it took the backup; pgbackrest info --set=%s names them", label)
+		b.problemf(ProblemDamaged, "pgBackRest found invalid pages when it took the backup; pgbackrest info --set=%s names them", label)
 	}
 	return b
 }

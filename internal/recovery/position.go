@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -89,8 +90,7 @@ func (p *positions) loss(reached wal.Position) (point time.Time, bytes int64, kn
 		return now.Time, 0, true
 	}
 	bytes = int64(now.Position - reached)
-	for i := len(p.samples) - 1; i >= 0; i-- {
-		s := p.samples[i]
+	for _, s := range slices.Backward(p.samples) {
 		if s.Position > reached {
 			continue
 		}

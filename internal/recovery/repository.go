@@ -150,10 +150,10 @@ type Backup struct {
 }
 
 // Usable says that nothing is known that keeps the backup from being restored.
-func (b Backup) Usable() bool { return len(b.Problems) == 0 }
+func (b *Backup) Usable() bool { return len(b.Problems) == 0 }
 
-// problem notes what makes the backup unusable.
-func (b *Backup) problem(kind ProblemKind, format string, args ...any) {
+// problemf notes what makes the backup unusable.
+func (b *Backup) problemf(kind ProblemKind, format string, args ...any) {
 	b.Problems = append(b.Problems, Problem{Kind: kind, Object: b.Label, Message: fmt.Sprintf(format, args...)})
 }
 
@@ -235,7 +235,7 @@ func (i *Inventory) none() error {
 	return errors.New("there is no backup in " + i.Repository.Path)
 }
 
-func (b Backup) is(kind ProblemKind) bool {
+func (b *Backup) is(kind ProblemKind) bool {
 	return slices.ContainsFunc(b.Problems, func(p Problem) bool { return p.Kind == kind })
 }
 
@@ -286,9 +286,9 @@ func (i *Inventory) checkChains() {
 		parent, ok := index[b.Parent]
 		switch {
 		case !ok:
-			b.problem(ProblemChain, "builds on %s, which is not there", b.Parent)
+			b.problemf(ProblemChain, "builds on %s, which is not there", b.Parent)
 		case !i.Backups[parent].Usable():
-			b.problem(ProblemChain, "builds on %s, which is not usable", b.Parent)
+			b.problemf(ProblemChain, "builds on %s, which is not usable", b.Parent)
 		}
 	}
 }

@@ -87,7 +87,7 @@ func (v *verifier) tar(ctx context.Context, path, prefix string, take func(name 
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	archive := tar.NewReader(file)
 	buffer := make([]byte, readSize)
 	for {
@@ -201,7 +201,7 @@ func (s ArchivedSegment) open(size int64) (*wal.File, error) {
 	if file, ok := reader.(*os.File); ok {
 		return &wal.File{ReaderAt: file, Closer: file, Segment: s.Segment}, nil
 	}
-	defer reader.Close()
+	defer reader.Close() //nolint:errcheck // it was only read
 	content, err := io.ReadAll(io.LimitReader(reader, size))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Path, err)

@@ -189,7 +189,7 @@ func (v *verifier) file(ctx context.Context, path string, f ManifestFile, buffer
 		v.problem(fileProblem(f.Path, err))
 		return
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // it was only read
 	info, err := file.Stat()
 	switch {
 	case err != nil:

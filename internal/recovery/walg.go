@@ -56,7 +56,7 @@ func readWALG(ctx context.Context, i *Inventory) error {
 		path := filepath.Join(base, entry.Name())
 		b.readSentinel(path)
 		if parts, err := os.ReadDir(filepath.Join(base, label, "tar_partitions")); err != nil || len(parts) == 0 {
-			b.problem(ProblemMissing, "its tar_partitions are missing")
+			b.problemf(ProblemMissing, "its tar_partitions are missing")
 		}
 		b.Finished = modified(path)
 		var metadata walgMetadata
@@ -75,12 +75,12 @@ func readWALG(ctx context.Context, i *Inventory) error {
 func (b *Backup) readSentinel(path string) {
 	content, err := os.ReadFile(path)
 	if err != nil {
-		b.problem(ProblemUnreadable, "its sentinel cannot be read: %v", err)
+		b.problemf(ProblemUnreadable, "its sentinel cannot be read: %v", err)
 		return
 	}
 	var raw walgBackup
 	if err := json.Unmarshal(content, &raw); err != nil {
-		b.problem(ProblemDamaged, "its sentinel is no valid JSON: %v", err)
+		b.problemf(ProblemDamaged, "its sentinel is no valid JSON: %v", err)
 		return
 	}
 	b.Start, b.End = wal.Position(raw.LSN), wal.Position(raw.FinishLSN)
@@ -108,6 +108,6 @@ func (i *Inventory) lookForSentinel(base, label string) {
 	if time.Since(b.Started) < time.Hour {
 		return // it may be under way
 	}
-	b.problem(ProblemIncomplete, "has no sentinel: the backup was interrupted")
+	b.problemf(ProblemIncomplete, "has no sentinel: the backup was interrupted")
 	i.Backups = append(i.Backups, b)
 }

@@ -201,7 +201,7 @@ func (i *Inventory) checkSystem(system uint64) {
 	}
 	for n := range i.Backups {
 		if b := &i.Backups[n]; b.System != 0 && b.System != system {
-			b.problem(ProblemDamaged, "is of another cluster: its system identifier is %d, that of the server %d", b.System, system)
+			b.problemf(ProblemDamaged, "is of another cluster: its system identifier is %d, that of the server %d", b.System, system)
 		}
 	}
 	if i.Archive != nil && i.Archive.System != 0 && i.Archive.System != system {
