@@ -37,7 +37,7 @@ func TestFiles(t *testing.T) {
 }
 
 // marked is a file of pg_xact in which transactions from 3 on are committed.
-func marked(next int) []byte {
+func marked(next int) []byte { //nolint:unparam // it reads better where the tests name it
 	b := make([]byte, slruFile)
 	for xid := 1; xid < next; xid++ {
 		b[xid/4] |= 1 << (xid % 4 * 2)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
@@ -140,7 +141,7 @@ func DecodeControl(b []byte) (Control, error) {
 	case c.Version == 1800:
 		crc, c.CharSigned = 292, b[256] != 0
 	case c.Version%65536 == 0 && c.Version != 0:
-		return c, fmt.Errorf("the control file was written on a machine with another byte order")
+		return c, errors.New("the control file was written on a machine with another byte order")
 	default:
 		return c, fmt.Errorf("the control file has the version %d, which PostgreSQL 13 to 18 do not write: it is damaged, or the cluster is of another version", c.Version)
 	}

@@ -133,7 +133,7 @@ func parseLine(line string) (name, value, problem string) {
 	rest = strings.TrimLeft(strings.TrimPrefix(rest, "="), " \t\r\f\v")
 	switch {
 	case rest == "" || rest[0] == '#':
-		return "", "", fmt.Sprintf("%s has no value", name)
+		return "", "", name + " has no value"
 	case rest[0] == '\'':
 		var ok bool
 		if value, rest, ok = quoted(rest[1:]); !ok {

@@ -552,7 +552,7 @@ func blind(e *Evidence) []Entry {
 				continue
 			}
 			for _, i := range s.while(isZero) {
-				list = append(list, Entry{i.from, ptr(i.to), kind.what + " (" + s.Labels[kind.label] + ")", "Prometheus, " + kind.metric})
+				list = append(list, Entry{i.from, new(i.to), kind.what + " (" + s.Labels[kind.label] + ")", "Prometheus, " + kind.metric})
 			}
 		}
 	}
@@ -584,8 +584,6 @@ func blind(e *Evidence) []Entry {
 func sameTarget(e *Evidence, up Series) bool {
 	return slices.ContainsFunc(e.named("pgintegrity_up"), func(s Series) bool { return s.Labels["instance"] == up.Labels["instance"] })
 }
-
-func ptr[T any](value T) *T { return &value }
 
 func sortEntries(list []Entry) {
 	slices.SortStableFunc(list, func(a, b Entry) int { return a.Time.Compare(b.Time) })

@@ -2,6 +2,7 @@ package incident
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -177,8 +178,7 @@ func (i Incident) StatusPage() string {
 		}
 	}
 	b.WriteString("section: issue\n---\n")
-	for n := len(i.Updates) - 1; n >= 0; n-- {
-		update := i.Updates[n]
+	for n, update := range slices.Backward(i.Updates) {
 		next := time.Time{}
 		if n == len(i.Updates)-1 {
 			next = i.NextUpdate

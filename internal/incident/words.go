@@ -30,14 +30,6 @@ func span(d time.Duration) string {
 
 func percent(ratio float64) string { return fmt.Sprintf("%.1f %%", 100*ratio) }
 
-// plural is a number with its noun.
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
 // summary is what a reader needs who reads nothing else.
 func summary(r Report) []string {
 	m := r.Milestones

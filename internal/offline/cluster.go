@@ -275,7 +275,7 @@ func (r *run) layout(context.Context) error {
 		}
 		message := fmt.Sprintf("the directory %s is missing", d.name)
 		if err == nil {
-			message = fmt.Sprintf("%s is not a directory", d.name)
+			message = d.name + " is not a directory"
 		} else if link, err := os.Readlink(r.path(d.name)); err == nil {
 			message = fmt.Sprintf("%s links to %s, which is missing", d.name, link)
 		}

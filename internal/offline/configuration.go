@@ -129,7 +129,7 @@ func (r *run) unfit(at stage, object, message, impact, action string) {
 // on says that a Boolean parameter is on.
 func (r *run) on(name string) bool {
 	value := strings.ToLower(r.parameter(name, "off"))
-	return value != "" && (value == "on" || value == "1" || strings.HasPrefix("true", value) || strings.HasPrefix("yes", value))
+	return value != "" && (value == "on" || value == "1" || strings.HasPrefix("true", value) || strings.HasPrefix("yes", value)) //nolint:gocritic // its beginnings are taken too
 }
 
 // combinations looks at settings that the server takes one by one but not

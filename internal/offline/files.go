@@ -86,7 +86,7 @@ func (r *run) files(ctx context.Context) error {
 		case err != nil:
 			r.problem(first, err)
 		case !info.Mode().IsRegular():
-			r.foundInFile(rel, first, nil, fmt.Sprintf("%s is no file", first), "missing")
+			r.foundInFile(rel, first, nil, first+" is no file", "missing")
 		case info.Size() == 0 && rel.pages > 0 && rel.kind != 'S' && r.control.State.Clean() && rel.method != 2:
 			r.foundInFile(rel, first, nil, fmt.Sprintf("the file %s is empty, but no index is", first), "empty")
 		}

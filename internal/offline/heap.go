@@ -18,7 +18,7 @@ const maxCatalogue = 64 << 10
 // pages are sane; each begins at the first column. It reads what is on disk:
 // after a crash it may be a moment older than the last commit.
 func (r *run) rows(name string, row func(data []byte)) error {
-	for segment := uint32(0); segment < maxCatalogue/segmentBlocks+1; segment++ {
+	for segment := range uint32(maxCatalogue/segmentBlocks + 1) {
 		file, err := os.Open(r.path(segmentName(name, segment)))
 		if errors.Is(err, fs.ErrNotExist) && segment > 0 {
 			return nil

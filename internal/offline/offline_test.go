@@ -266,7 +266,7 @@ var paths sync.Map
 
 func relationFile(d, name string) string {
 	of, _ := paths.Load(d)
-	return filepath.Join(d, of.(map[string]string)[name])
+	return filepath.Join(d, of.(map[string]string)[name]) //nolint:forcetypeassert // only such maps are stored
 }
 
 // changePage changes one page of a relation in a copy of its file.

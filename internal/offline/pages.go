@@ -133,7 +133,7 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // read only
 	r.result.Objects++
 	kind := page.Other
 	switch match[2] {
@@ -157,7 +157,7 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 		for i := range uint32(n / page.Size) {
 			number := uint32(segment)*segmentBlocks + first + i
 			if text := r.pageProblem(chunk[i*page.Size:(i+1)*page.Size], number, what); text != "" {
-				suspects = append(suspects, suspect{rel, path, r.block(rel, directory, match, number), text})
+				suspects = append(suspects, suspect{rel, path, r.block(directory, match, number), text})
 			}
 		}
 		if n%page.Size != 0 && r.control.State.Clean() {
@@ -194,7 +194,7 @@ func (r *run) pageProblem(p []byte, number uint32, what *page.Relation) string {
 }
 
 // block is what the WAL calls a page.
-func (r *run) block(rel relation, directory string, match []string, number uint32) wal.Block {
+func (r *run) block(directory string, match []string, number uint32) wal.Block {
 	const pgDefault, pgGlobal = 1663, 1664
 	b := wal.Block{Tablespace: pgDefault, Number: number, Fork: map[string]uint8{"": 0, "_fsm": 1, "_vm": 2, "_init": 3}[match[2]]}
 	if file, err := strconv.ParseUint(match[1], 10, 32); err == nil {

@@ -94,10 +94,7 @@ func (r *run) opener(segments []wal.Segment) wal.Opener {
 
 // timelines lists the timeline that recovery follows and those before it.
 func (r *run) timelines() []uint32 {
-	newest := r.control.Timeline
-	if r.control.MinRecoveryTL > newest {
-		newest = r.control.MinRecoveryTL
-	}
+	newest := max(r.control.MinRecoveryTL, r.control.Timeline)
 	if r.exists("recovery.signal") || r.exists("standby.signal") {
 		newest = r.newestHistory(newest)
 	}
@@ -139,7 +136,7 @@ func (r *run) checkpoint(at wal.Position, expect wal.Expect, open wal.Opener, fe
 		if is, _ := record.Checkpoint(); is {
 			return true
 		}
-		bad = &wal.Bad{Position: at, Reason: "the record is no checkpoint"}
+		bad = &wal.BadError{Position: at, Reason: "the record is no checkpoint"}
 	}
 	if bad.Missing && fetches {
 		r.skipped = fmt.Sprintf("the WAL from %s on is not here; recovery will fetch it", at)
@@ -216,7 +213,7 @@ func (r *run) written(number uint64) bool {
 		}
 		return false
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // read only
 	report, err := wal.VerifySegment(context.Background(), file, file.Segment, wal.Expect{SegmentSize: int64(r.control.WALSegmentSize)})
 	return err == nil && report.Records > 0
 }

@@ -251,10 +251,10 @@ func (w *backupWriter) unpack(content io.Reader, directory string) error {
 			return err
 		}
 		path := filepath.Join(directory, header.Name)
-		switch {
-		case header.Typeflag == tar.TypeDir:
+		switch header.Typeflag {
+		case tar.TypeDir:
 			err = os.MkdirAll(path, 0o700)
-		case header.Typeflag == tar.TypeSymlink:
+		case tar.TypeSymlink:
 			err = os.Symlink(w.tablespace(filepath.Base(path)), path)
 		default:
 			err = writeMember(path, archive)
@@ -280,7 +280,7 @@ func writeMember(path string, from io.Reader) error {
 // a test is hidden from users other than the test's own.
 func SharedDirectory(t testing.TB) string {
 	t.Helper()
-	directory, err := os.MkdirTemp("", "pgtest-shared-")
+	directory, err := os.MkdirTemp("", "pgtest-shared-") //nolint:usetesting // t.TempDir is hidden from the servers' user
 	if err != nil {
 		t.Fatal(err)
 	}

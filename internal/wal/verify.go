@@ -33,8 +33,8 @@ type File struct {
 // from. A segment that does not exist is an error that is fs.ErrNotExist.
 type Opener func(number uint64) (*File, error)
 
-// Bad is a place at which the WAL cannot be read on.
-type Bad struct {
+// BadError is a place at which the WAL cannot be read on.
+type BadError struct {
 	// Position is where the record begins that cannot be read, or where it ought
 	// to begin.
 	Position Position
@@ -53,7 +53,7 @@ type Bad struct {
 }
 
 // Error names the place and the reason.
-func (b *Bad) Error() string { return fmt.Sprintf("at %s: %s", b.Position, b.Reason) }
+func (b *BadError) Error() string { return fmt.Sprintf("at %s: %s", b.Position, b.Reason) }
 
 // Report is what was found in the WAL.
 type Report struct {
@@ -74,7 +74,7 @@ type Report struct {
 	// the last may go on in the next one.
 	Complete bool
 	// Bad is why reading ended; nil at the end of a complete segment.
-	Bad *Bad
+	Bad *BadError
 	// Continues is where valid records follow behind Bad: then Bad is no end of
 	// the WAL but a hole in it. 0 is that none were found.
 	Continues Position
@@ -112,14 +112,14 @@ func (w *walker) close() {
 }
 
 // page reads the page at an address and checks its header.
-func (w *walker) page(address Position) ([]byte, header, *Bad, error) {
+func (w *walker) page(address Position) ([]byte, header, *BadError, error) {
 	number := uint64(address) / uint64(w.expect.SegmentSize)
 	if w.file == nil || w.file.Segment.Number != number {
 		w.close()
 		w.chunk = w.chunk[:0]
 		file, err := w.open(number)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, header{}, &Bad{Position: address, Page: address, Reason: "the segment is missing", Missing: true}, nil
+			return nil, header{}, &BadError{Position: address, Page: address, Reason: "the segment is missing", Missing: true}, nil
 		}
 		if err != nil {
 			return nil, header{}, nil, err
@@ -138,14 +138,14 @@ func (w *walker) page(address Position) ([]byte, header, *Bad, error) {
 		}
 		w.chunk, w.chunkAt = buffer[:n/PageSize*PageSize], address
 		if len(w.chunk) == 0 {
-			return nil, header{}, &Bad{Position: address, Page: address, Reason: "the segment's file ends early"}, nil
+			return nil, header{}, &BadError{Position: address, Page: address, Reason: "the segment's file ends early"}, nil
 		}
 	}
 	p := w.chunk[address-w.chunkAt:][:PageSize]
 	h := decodeHeader(p)
 	if problem := h.problem(w.expect, address, w.file.Segment.Timeline); problem != "" {
 		empty := h.magic == 0 && h.address == 0 || MajorOf(h.magic) != 0 && h.address < address
-		return nil, header{}, &Bad{Position: address, Page: address, Reason: problem, Empty: empty}, nil
+		return nil, header{}, &BadError{Position: address, Page: address, Reason: problem, Empty: empty}, nil
 	}
 	w.last = h
 	if h.info&hasLongHeader != 0 {
@@ -156,7 +156,7 @@ func (w *walker) page(address Position) ([]byte, header, *Bad, error) {
 
 // skip finds the first record at or behind the page at an address: behind
 // what goes on from earlier pages.
-func (w *walker) skip(address Position) (Position, *Bad, error) {
+func (w *walker) skip(address Position) (Position, *BadError, error) {
 	_, h, bad, err := w.page(address)
 	if bad != nil || err != nil {
 		return 0, bad, err
@@ -179,14 +179,14 @@ func (w *walker) skip(address Position) (Position, *Bad, error) {
 			return 0, bad, err
 		}
 		if h.info&firstIsContinued == 0 || int64(h.remaining) != remaining {
-			return 0, &Bad{Position: address, Page: address, Reason: fmt.Sprintf("the page says that %d bytes of a record go on in it, but %d do", h.remaining, remaining)}, nil
+			return 0, &BadError{Position: address, Page: address, Reason: fmt.Sprintf("the page says that %d bytes of a record go on in it, but %d do", h.remaining, remaining)}, nil
 		}
 	}
 }
 
 // record reads the record at a position and checks it. previous is where the
 // one before it began; 0 is not known.
-func (w *walker) record(at, previous Position) (Record, *Bad, error) {
+func (w *walker) record(at, previous Position) (Record, *BadError, error) {
 	address := at &^ (PageSize - 1)
 	p, h, bad, err := w.page(address)
 	if bad != nil || err != nil {
@@ -198,11 +198,11 @@ func (w *walker) record(at, previous Position) (Record, *Bad, error) {
 		at = address + Position(offset)
 	}
 	if offset < h.size() || offset%8 != 0 || offset == h.size() && h.info&firstIsContinued != 0 {
-		return Record{}, &Bad{Position: at, Page: address, Reason: "no record can begin here"}, nil
+		return Record{}, &BadError{Position: at, Page: address, Reason: "no record can begin here"}, nil
 	}
 	length := int(binary.LittleEndian.Uint32(p[offset:]))
 	if length == 0 {
-		return Record{}, &Bad{Position: at, Page: address, Reason: "there is no record", Empty: true}, nil
+		return Record{}, &BadError{Position: at, Page: address, Reason: "there is no record", Empty: true}, nil
 	}
 	w.body, w.major = w.body[:0], MajorOf(h.magic)
 	var r Record
@@ -217,7 +217,7 @@ func (w *walker) record(at, previous Position) (Record, *Bad, error) {
 				r = decodeRecord(w.header[:])
 				r.Start = at
 				if problem := r.headerProblem(previous); problem != "" {
-					return Record{}, &Bad{Position: at, Page: address, Reason: problem, Empty: r.Previous < previous}, nil
+					return Record{}, &BadError{Position: at, Page: address, Reason: problem, Empty: r.Previous < previous}, nil
 				}
 			}
 		}
@@ -236,14 +236,14 @@ func (w *walker) record(at, previous Position) (Record, *Bad, error) {
 		offset = h.size()
 		switch {
 		case h.info&firstIsOverwritten != 0:
-			return Record{}, &Bad{Position: at, Page: address, Reason: "the record was given up half-written", resume: address + Position(offset)}, nil
+			return Record{}, &BadError{Position: at, Page: address, Reason: "the record was given up half-written", resume: address + Position(offset)}, nil
 		case h.info&firstIsContinued == 0 || int(h.remaining) != length-read:
-			return Record{}, &Bad{Position: at, Page: address, Reason: fmt.Sprintf("the record does not go on in the page at %s", address)}, nil
+			return Record{}, &BadError{Position: at, Page: address, Reason: fmt.Sprintf("the record does not go on in the page at %s", address)}, nil
 		}
 	}
 	stored := binary.LittleEndian.Uint32(w.header[crcOffset:])
 	if sum = crc32.Update(sum, castagnoli, w.header[:crcOffset]); sum != stored {
-		return Record{}, &Bad{Position: at, Page: at &^ (PageSize - 1), Reason: fmt.Sprintf("the CRC of the record is %08X, but %08X is stored in it", sum, stored)}, nil
+		return Record{}, &BadError{Position: at, Page: at &^ (PageSize - 1), Reason: fmt.Sprintf("the CRC of the record is %08X, but %08X is stored in it", sum, stored)}, nil
 	}
 	r.End = (address + Position(offset) + 7) &^ 7
 	if r.Switch() {
@@ -254,15 +254,15 @@ func (w *walker) record(at, previous Position) (Record, *Bad, error) {
 }
 
 // of is the same with the position of the record that could not be read.
-func (b *Bad) of(at Position) *Bad {
+func (b *BadError) of(at Position) *BadError {
 	if b != nil {
 		b.Position = at
 	}
 	return b
 }
 
-// ReadRecord reads one record. The *Bad says why it cannot be read.
-func ReadRecord(at Position, e Expect, open Opener) (Record, *Bad, error) {
+// ReadRecord reads one record. The *BadError says why it cannot be read.
+func ReadRecord(at Position, e Expect, open Opener) (Record, *BadError, error) {
 	w := &walker{expect: e, open: open}
 	defer w.close()
 	return w.record(at, 0)
