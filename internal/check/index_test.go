@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -167,11 +168,14 @@ func TestIndexDamage(t *testing.T) {
 	})
 }
 
-// share is a part of the kinds: two versions that follow each other have all of
-// those that every version has.
+// share is a part of the kinds, another one on each version: together the
+// versions have all. PGTEST_LAB=full gives every version all of them.
 func share(kinds []indexDamage, major int) []indexDamage {
-	parts := 2
-	if testing.Short() {
+	parts := len(pgtest.Supported())
+	switch {
+	case os.Getenv("PGTEST_LAB") == "full":
+		parts = 1
+	case testing.Short():
 		parts = 8
 	}
 	var mine []indexDamage

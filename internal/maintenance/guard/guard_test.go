@@ -284,8 +284,8 @@ type scenario struct {
 	changes bool
 	// alone gives it a database of its own, because of what it leaves.
 	alone bool
-	// short runs it in short tests too, long only on the versions 15 and 18.
-	short, long bool
+	// short runs it on every version and in short tests too.
+	short bool
 }
 
 // run runs a scenario under load, and holds that it ended as it must, that
@@ -344,15 +344,21 @@ func (s scenario) run(t *testing.T, server *pgtest.Server) {
 	}
 }
 
-// full says whether every scenario runs on this version.
-func full(major int) bool { return major == 15 || major == 18 }
+// full says that a version goes through everything: the newest one. The others
+// go through what is marked short, or through everything with PGTEST_LAB=full.
+func full(major int) bool {
+	return major == pgtest.Newest() || os.Getenv("PGTEST_LAB") == "full"
+}
 
+// TestScenarios runs accidents and healthy maintenance under two writers: each
+// ends verified, or rolled back to what was there before, with what others
+// committed kept.
 func TestScenarios(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
 		server := newServer(t, major)
 		for _, s := range append(accidents(), healthy()...) {
-			if testing.Short() && !s.short || s.long && !full(major) {
+			if (testing.Short() || !full(major)) && !s.short {
 				continue
 			}
 			t.Run(s.name, func(t *testing.T) { s.run(t, server) })

@@ -70,7 +70,7 @@ func accidents() []scenario {
 		{name: "column whose values change", prepare: with(sql("ALTER TABLE archive ALTER COLUMN amount TYPE int USING 0"), func(s *guard.Settings) { s.Expect = []string{"SELECT sum(amount) > 1000 FROM archive"} }), want: guard.OutcomeRolledBack, says: "expectation"},
 		{name: "unchanged table changed", prepare: with(sql("UPDATE invoices SET total = total + 1 WHERE no = 7"), func(s *guard.Settings) {
 			s.Unchanged = []script.Name{{Schema: "public", Name: "invoices"}}
-		}), want: guard.OutcomeRolledBack, says: "the rows are not what they were", long: true},
+		}), want: guard.OutcomeRolledBack, says: "the rows are not what they were"},
 		{name: "lock that nobody gives", prepare: func(b *bench) guard.Options {
 			b.server.Hold(b.t, b.database, "LOCK TABLE invoices IN ACCESS SHARE MODE")
 			o := b.sql("ALTER TABLE invoices ADD COLUMN note text")
@@ -137,10 +137,10 @@ func healthy() []scenario {
 		}, want: guard.OutcomeDone},
 		{name: "program that must keep rows loses some", alone: true, prepare: func(b *bench) guard.Options {
 			return b.named("pg_repack", "CREATE TABLE copy AS SELECT * FROM archive WHERE id > 5", "TRUNCATE archive CASCADE", "INSERT INTO archive SELECT * FROM copy", "DROP TABLE copy")
-		}, want: guard.OutcomeNotRolledBack, says: "the rows are not what they were", long: true},
+		}, want: guard.OutcomeNotRolledBack, says: "the rows are not what they were"},
 		{name: "reindexdb", prepare: func(b *bench) guard.Options {
 			return b.named("reindexdb", "REINDEX TABLE CONCURRENTLY accounts")
-		}, want: guard.OutcomeDone, long: true},
+		}, want: guard.OutcomeDone},
 		{name: "job in a transaction", prepare: with(command("BEGIN;\nUPDATE invoices SET total = total + 1 WHERE no <= 5;\nCOMMIT;\n"), protect("invoices")), want: guard.OutcomeDone, changes: true},
 		{name: "rewrite behind a short lock", prepare: func(b *bench) guard.Options {
 			release := b.server.Hold(b.t, b.database, "LOCK TABLE invoices IN ACCESS SHARE MODE")
