@@ -38,7 +38,6 @@ var live = map[string]map[string]float64{
 	"PostgresIdleTransaction":             {"seconds": 1},
 	"PostgresLockPileUp":                  {"ratio": 0, "seconds": 1},
 	"PostgresLockWait":                    {"seconds": 1},
-	"PostgresLogReaderDown":               nil, // the server writes no log files
 	"PostgresLongTransaction":             {"seconds": 1},
 	"PostgresPreparedTransactionOrphaned": {"seconds": 1},
 	"PostgresReplayPaused":                nil,
@@ -214,7 +213,7 @@ func TestLive(t *testing.T) {
 		}
 	}()
 	awaitAlerts("PostgresWatchdog", "PostgresExporterDown", "PostgresUnsafeSetting", "PostgresChecksumsDisabled", "PostgresStateNotKept",
-		"PostgresConfigReloadFailed", "PostgresLogReaderDown", "PostgresCheckNotApplicable", "PostgresConnectionsNearLimit", "PostgresIdleTransaction",
+		"PostgresConfigReloadFailed", "PostgresCheckNotApplicable", "PostgresConnectionsNearLimit", "PostgresIdleTransaction",
 		"PostgresLockWait", "PostgresLockPileUp", "PostgresLongTransaction", "PostgresPreparedTransactionOrphaned", "PostgresWraparound",
 		"PostgresXminHorizonHeld", "PostgresSlotInactive", "PostgresSlotRetainsWAL", "PostgresSubscriptionBroken", "PostgresSubscriptionDisabled",
 		"PostgresTransactionsFailing")

@@ -80,7 +80,7 @@ func monitoring() Group {
 		},
 		{
 			Name:       "PostgresCheckOverdue",
-			Expr:       "time() - pgintegrity_check_last_success_timestamp_seconds > ${intervals} * pgintegrity_check_interval_seconds + 600 and pgintegrity_check_last_success_timestamp_seconds > 0",
+			Expr:       "time() - pgintegrity_check_last_success_timestamp_seconds > on (${target}, check) group_left () ${intervals} * max by (${target}, check) (pgintegrity_check_interval_seconds) + 600 and pgintegrity_check_last_success_timestamp_seconds > 0",
 			Thresholds: []Threshold{{"intervals", 2, "intervals of the check since it last looked at everything"}},
 			For:        15 * time.Minute, Severity: Warning, Layer: Monitoring, NeedsDatabase: true,
 			Summary:     "An integrity check has not finished for too long.",

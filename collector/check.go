@@ -60,7 +60,7 @@ var (
 	}
 	checkDetailed = &Family{
 		Name: Namespace + "check_details_exported", Type: Gauge,
-		Help:   "Whether every check of every database has all its series (1); 0 with many databases, where last run, duration, bytes, coverage and kinds of findings without findings are left out.",
+		Help:   "Whether every check of every database has all its series (1); 0 with many databases, where last run, duration, bytes, coverage, intervals by database and kinds of findings without findings are left out.",
 		Source: "the number of checks times databases",
 	}
 	checkHeld = &Family{
@@ -107,16 +107,19 @@ func emitChecks(snapshot *state.Snapshot, sink *Sink) {
 	for _, c := range snapshot.Checks {
 		emitFindings(snapshot, sink, c, kinds[c.Check], detailed)
 		sink.Add(checkLastSuccess, timestamp(c.LastSuccess), c.Check, c.Database)
-		sink.Add(checkInterval, c.Interval.Seconds(), c.Check, c.Database)
 		if c.Outcome == check.OutcomeSkipped || detailed {
 			sink.AddBool(checkApplicable, c.Outcome != check.OutcomeSkipped, c.Check, c.Database)
 		}
 		if detailed {
+			sink.Add(checkInterval, c.Interval.Seconds(), c.Check, c.Database)
 			sink.Add(checkLastRun, timestamp(c.LastRun), c.Check, c.Database)
 			sink.Add(checkDuration, c.Duration.Seconds(), c.Check, c.Database)
 			sink.Add(checkBytes, float64(c.CheckedBytes), c.Check, c.Database)
 			sink.Add(checkCoverage, c.Coverage, c.Check, c.Database)
 		}
+	}
+	if !detailed {
+		emitIntervals(snapshot, sink)
 	}
 	sink.AddBool(checkDetailed, detailed)
 	for _, reason := range state.Pressures() {
@@ -133,6 +136,18 @@ func emitChecks(snapshot *state.Snapshot, sink *Sink) {
 // with more, those that no alert needs are left out so that the page stays
 // bounded.
 const maxDetailedChecks = 150
+
+// emitIntervals gives the interval of each check once: it is the same in every
+// database.
+func emitIntervals(snapshot *state.Snapshot, sink *Sink) {
+	seen := make(map[string]bool)
+	for _, c := range snapshot.Checks {
+		if !seen[c.Check] {
+			seen[c.Check] = true
+			sink.Add(checkInterval, c.Interval.Seconds(), c.Check, "")
+		}
+	}
+}
 
 // emitFindings counts the open findings of a check in a database by class and
 // severity: every kind at 0 from the start, or with many databases the first

@@ -10,7 +10,7 @@ func integrity() Dashboard {
 				{
 					Kind: Stat, Title: "Checks overdue", Width: 4, Height: 4, Unit: "short", Worse: 1,
 					Description: "Checks whose last complete look is older than two intervals. Alert PostgresCheckOverdue.",
-					Queries:     q("count(time() - (pgintegrity_check_last_success_timestamp_seconds"+in()+" > 0) > 2 * pgintegrity_check_interval_seconds"+in()+") or vector(0)", ""),
+					Queries:     q("count(time() - (pgintegrity_check_last_success_timestamp_seconds"+in()+" > 0) > on (job, instance, check) group_left () 2 * max by (job, instance, check) (pgintegrity_check_interval_seconds"+of()+")) or vector(0)", ""),
 				},
 				{
 					Kind: Stat, Title: "Never succeeded", Width: 4, Height: 4, Unit: "short", Bad: 1, Worse: 1000,
@@ -44,7 +44,7 @@ func integrity() Dashboard {
 					Description: "Rises until the check has looked at everything again; dashed is twice its shortest interval.",
 					Queries: []Target{
 						{Expr: "max by (instance, check) (time() - (pgintegrity_check_last_success_timestamp_seconds" + in() + " > 0))", Legend: "{{instance}} {{check}}"},
-						{Expr: "2 * min(pgintegrity_check_interval_seconds" + in() + ")", Legend: "overdue", Objective: true},
+						{Expr: "2 * min(pgintegrity_check_interval_seconds" + of() + ")", Legend: "overdue", Objective: true},
 					},
 				},
 				{

@@ -484,7 +484,12 @@ func TestUnreadableLog(t *testing.T) {
 		t.Skip("only root can run it as somebody else")
 	}
 	server := pgtest.Start(t, pgtest.JSONLog(), pgtest.Version(max(15, pgtest.Newest())))
-	s := prepare(t, "--dsn="+server.DSN("postgres"), "--state.path=/nonexistent")
+	// A role that may not read it through the server either.
+	monitor, err := server.Monitor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := prepare(t, "--dsn="+server.DSN("postgres", monitor), "--state.path=/nonexistent")
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	s.start(t)
 	await(t, "the missing permission is told", func() bool { return strings.Contains(s.text(), "log_file_mode = 0640") })
