@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test test-fast lint bench demo generate verify fuzz prepare clean
+.PHONY: help build test test-all test-fast lint bench demo generate verify fuzz prepare clean
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w \
@@ -19,7 +19,10 @@ build: ## bin/pg_integrity_exporter
 prepare: ## install what the tests need: PostgreSQL 13-18, promtool, amtool, alertmanager
 	tools/prepare.sh
 
-test: prepare ## all tests on PostgreSQL 13-18 with the race detector; what CI runs
+test: prepare ## what CI runs: the short tests on PostgreSQL 15
+	PGTEST_VERSIONS=15 go test -short -timeout 20m -parallel 4 ./...
+
+test-all: prepare ## all tests on PostgreSQL 13-18 with the race detector
 	PGTEST_REQUIRE=1 PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus) \
 		go test -race -timeout 40m -parallel 6 ./...
 
