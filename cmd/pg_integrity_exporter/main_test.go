@@ -492,7 +492,9 @@ func TestUnreadableLog(t *testing.T) {
 	s := prepare(t, "--dsn="+server.DSN("postgres", monitor), "--state.path=/nonexistent")
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	s.start(t)
-	await(t, "the missing permission is told", func() bool { return strings.Contains(s.text(), "the log directory cannot be read here") && strings.Contains(s.text(), "pgintegrity.log=on") })
+	await(t, "the missing permission is told", func() bool {
+		return strings.Contains(s.text(), "the log directory cannot be read here") && strings.Contains(s.text(), "pgintegrity.log=on")
+	})
 	page := s.metrics(t)
 	for series, want := range map[string]float64{"pgintegrity_up": 1, "pgintegrity_log_reader_up": 0, "pgintegrity_state_up": 0} {
 		if got := sum(t, page, series); got != want {
