@@ -419,8 +419,8 @@ func (r *reader) concludeDangling(ctx context.Context, f *fork) error {
 	if same, err := r.unchanged(ctx, f); err != nil || !same {
 		return err
 	}
-	if blocks[len(blocks)-1] >= r.rows.blocks {
-		if err := r.cut(ctx, table, fmt.Sprintf("the index %s points to rows on page %d", f.Name, blocks[len(blocks)-1])); err != nil {
+	if at, _ := slices.BinarySearch(blocks, r.rows.blocks); at < len(blocks) {
+		if err := r.confirmBeyond(ctx, table, f, blocks[at]); err != nil {
 			return err
 		}
 	}
@@ -433,6 +433,29 @@ func (r *reader) concludeDangling(ctx context.Context, f *fork) error {
 		}
 	}
 	return nil
+}
+
+// farPages is how far behind the end of a small table an entry may point that
+// tells of a cut table.
+const farPages = 1024
+
+// confirmBeyond reports entries for rows behind the end of the table, given the
+// nearest such page. A table that was cut misses the pages right behind its end;
+// entries that all point far away tell of the index.
+func (r *reader) confirmBeyond(ctx context.Context, table, f *fork, nearest uint32) error {
+	if uint64(nearest) <= 2*uint64(r.rows.blocks)+farPages {
+		return r.cut(ctx, table, fmt.Sprintf("the index %s points to rows on page %d", f.Name, nearest))
+	}
+	m := r.dangling.blocks[nearest]
+	entry, err := r.read(ctx, f, m.index)
+	if err != nil || entry == nil || !r.settled(f, page.DecodeHeader(entry).LSN) {
+		return err
+	}
+	still, err := r.isStill(ctx, table)
+	if err != nil || !still {
+		return err
+	}
+	return r.report(ctx, f, &m.index, corrupt("beyond", "an entry points to the row (%d,%d) of %s, which has only %d pages: the index is damaged", nearest, m.first.Offset, table.Name, r.rows.blocks))
 }
 
 // confirmDangling reports rows of one page that are not there, when both pages
