@@ -151,6 +151,8 @@ func (r *Relation) tupleProblem(p []byte, t tuple, h Header, block uint32, numbe
 			return "the page says that all its rows are visible to everybody, but the tuple's xmin is marked as aborted"
 		case t.ends() && t.mask&xmaxCommitted != 0:
 			return "the page says that all its rows are visible to everybody, but the tuple is marked as deleted"
+		case t.ends() && r.XIDs.ended(t):
+			return fmt.Sprintf("the page says that all its rows are visible to everybody, but transaction %d, which deleted the tuple, has committed", t.xmax)
 		}
 	}
 	if r.Columns == nil || t.mask&hasOIDOld != 0 {
