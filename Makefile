@@ -9,8 +9,6 @@ LDFLAGS  := -s -w \
 	-X github.com/prometheus/common/version.Branch=$(shell git rev-parse --abbrev-ref HEAD 2>/dev/null) \
 	-X github.com/prometheus/common/version.BuildDate=$(shell date -u +%Y%m%d-%H:%M:%S)
 FUZZTIME ?= 10s
-# Tests that fail today: a damage that is not found, or a limit that is missed. test-all runs them.
-KNOWN := ^(TestDrillCatches)$$
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -22,7 +20,7 @@ prepare: ## install what the tests need: PostgreSQL 13-18, promtool, amtool, ale
 	tools/prepare.sh
 
 test: prepare ## what CI runs: the short tests on PostgreSQL 15
-	PGTEST_VERSIONS=15 go test -short -timeout 20m -parallel 4 -skip '$(KNOWN)' ./...
+	PGTEST_VERSIONS=15 go test -short -timeout 20m -parallel 4 ./...
 
 test-all: prepare ## all tests on PostgreSQL 13-18 with the race detector
 	PGTEST_REQUIRE=1 PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus) \

@@ -200,7 +200,8 @@ func TestLeftover(t *testing.T) {
 			"the rule quiet is switched off", "the event trigger watch is switched off", "UNLOGGED", "sets session_replication_role=replica",
 		}
 		if major >= 18 {
-			server.MustExec(t, "erp", "ALTER TABLE postings ALTER CONSTRAINT postings_account_fkey NOT ENFORCED")
+			// A key of its own: one that is not enforced has no triggers to switch off.
+			server.MustExec(t, "erp", "CREATE TABLE notes (account int REFERENCES accounts NOT ENFORCED)")
 			wanted = append(wanted, "NOT ENFORCED")
 		}
 		document := look()

@@ -39,7 +39,8 @@ const accounts = `CREATE TABLE accounts (id bigint PRIMARY KEY, balance bigint N
 func newBank(t *testing.T, major int, options ...pgtest.Option) *bank {
 	t.Helper()
 	b := &bank{root: pgtest.SharedDirectory(t), archive: pgtest.SharedDirectory(t), scratch: pgtest.SharedDirectory(t)}
-	options = append([]pgtest.Option{pgtest.Version(major), pgtest.Checksums(), pgtest.Archiving(b.archive)}, options...)
+	// Autovacuum would write whole pages into the WAL, and recovery would mend with them what a test damages in the backup.
+	options = append([]pgtest.Option{pgtest.Version(major), pgtest.Checksums(), pgtest.Archiving(b.archive), pgtest.Setting("autovacuum", "off")}, options...)
 	b.server = pgtest.Start(t, options...)
 	b.server.MustExec(t, "postgres", accounts)
 	b.backup = filepath.Join(b.root, "base")
