@@ -3,6 +3,7 @@ package alerts_test
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -118,7 +119,7 @@ func (m *mailbox) letters(t *testing.T) []letter {
 		parts := multipart.NewReader(message.Body, parameters["boundary"])
 		for {
 			part, err := parts.NextRawPart()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				break
 			}
 			if err != nil {
@@ -196,7 +197,7 @@ func hurry(route document) {
 	route["group_wait"], route["group_interval"] = "0s", "1s"
 	children, _ := route["routes"].([]any)
 	for _, child := range children {
-		hurry(child.(document))
+		hurry(child.(document)) //nolint:forcetypeassert // the test fails loudly on another type
 	}
 }
 
@@ -214,8 +215,8 @@ func notificationConfig(t *testing.T, directory, mailAddress, url string) string
 	config["global"] = document{
 		"smtp_smarthost": mailAddress, "smtp_from": "alertmanager@example.org", "smtp_require_tls": false, "pagerduty_url": url + "/pagerduty",
 	}
-	hurry(config["route"].(document))
-	delete(config, "inhibit_rules") // they have a test of their own
+	hurry(config["route"].(document)) //nolint:forcetypeassert // the test fails loudly on another type
+	delete(config, "inhibit_rules")   // they have a test of their own
 	content, err := yaml.Marshal(config)
 	if err != nil {
 		t.Fatal(err)

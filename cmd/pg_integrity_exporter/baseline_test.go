@@ -12,7 +12,7 @@ import (
 
 // TestBaseline accepts a schema, also while an exporter has the same state, and
 // tells what was changed, by command, check and metric.
-func TestBaseline(t *testing.T) {
+func TestBaseline(t *testing.T) { //nolint:gocyclo // one story, told in order
 	t.Parallel()
 	server := pgtest.Start(t)
 	server.MustExec(t, "postgres", "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (a int REFERENCES a); INSERT INTO a SELECT generate_series(1, 10)")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -465,7 +466,7 @@ func (r *clusterReader) versions(ctx context.Context) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return name + " is missing", nil
 			}
-			if text := strings.TrimSpace(string(content)); err == nil && text != fmt.Sprint(r.conn.Facts.Major()) {
+			if text := strings.TrimSpace(string(content)); err == nil && text != strconv.Itoa(r.conn.Facts.Major()) {
 				return fmt.Sprintf("%s says %q", name, text), nil
 			}
 			return "", err

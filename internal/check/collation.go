@@ -168,7 +168,7 @@ func (s *session) order(ctx context.Context, i textIndex) error {
 		return err
 	}
 	if !uses {
-		s.partly("%s: the server does not read it in order by itself", i.Name)
+		s.partlyf("%s: the server does not read it in order by itself", i.Name)
 		return nil
 	}
 	places := []string{""}

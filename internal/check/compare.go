@@ -122,7 +122,7 @@ func errorDifference(err error) difference {
 // The first statement locks the table until the end, so that nothing but reads,
 // writes and VACUUM happens to it meanwhile.
 func (c *comparison) transaction(ctx context.Context, indexes []compared, differences map[uint32][]difference) (done int, err error) {
-	if _, err := c.conn.Exec(ctx, "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
+	if _, err := c.conn.Exec(ctx, "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil { //nolint:dupword // SQL says READ twice
 		return 0, err
 	}
 	defer func() {
@@ -270,13 +270,13 @@ var costs = []string{
 
 // choose makes the planner answer one of the questions, all of the same meaning,
 // with this index, and gives the question; "" is none.
-func (c *comparison) choose(ctx context.Context, i compared, w way, sequential int, questions ...string) (string, error) {
+func (c *comparison) choose(ctx context.Context, i compared, sequential int, questions ...string) (string, error) {
 	for n, cost := range costs {
 		if n > 0 && !c.contested {
 			break
 		}
 		for _, sql := range questions {
-			ok, err := c.uses(ctx, i, w.of(i).settings()+cost, sql, sequential)
+			ok, err := c.uses(ctx, i, byIndex.of(i).settings()+cost, sql, sequential)
 			if err != nil {
 				return "", err
 			}
@@ -414,7 +414,7 @@ func (c *comparison) count(ctx context.Context, i compared) ([]difference, bool,
 		// An index whose pages are linked to a ring gives rows for ever.
 		questions = append(questions, fmt.Sprintf(q, i.Table.sql()+i.where(), rows+max(1000, rows/10)))
 	}
-	sql, err := c.choose(ctx, i, byIndex, 0, questions...)
+	sql, err := c.choose(ctx, i, 0, questions...)
 	if err != nil {
 		return nil, false, err
 	}
@@ -436,7 +436,7 @@ func (c *comparison) countNotNull(ctx context.Context, i compared) ([]difference
 	}
 	const question = "SELECT count(*), coalesce(sum(" + identity + "), 0)::bigint FROM ONLY "
 	first := i.Columns[0].Expression
-	sql, err := c.choose(ctx, i, byIndex, 0, question+i.Table.sql()+i.where(first+" IS NOT NULL"))
+	sql, err := c.choose(ctx, i, 0, question+i.Table.sql()+i.where(first+" IS NOT NULL"))
 	if err != nil || sql == "" {
 		return nil, false, err
 	}

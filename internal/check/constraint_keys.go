@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -140,7 +141,7 @@ func (s *session) exclusion(ctx context.Context, t table, x exclusion) error {
 		sample := rows
 		if rows > 0 && rows*rows > maxComparisons && !s.scope.Deep && !x.hashable() {
 			sample = max(1, maxComparisons/rows)
-			s.partly("%s: of constraint %s %d of %d rows were compared with all others; --deep compares all", t.Name, quote(x.Name), sample, rows)
+			s.partlyf("%s: of constraint %s %d of %d rows were compared with all others; --deep compares all", t.Name, quote(x.Name), sample, rows)
 		}
 		sql = base + x.pairs(sample, sample < rows)
 	}
@@ -164,12 +165,7 @@ func (s *session) exclusion(ctx context.Context, t table, x exclusion) error {
 
 // hashable says that one operator is equality, so that few pairs are compared.
 func (x exclusion) hashable() bool {
-	for _, name := range x.Names {
-		if name == "=" {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(x.Names, "=")
 }
 
 // sortable says that all operators but one are equality, and that one is the

@@ -43,6 +43,7 @@ func driftCheck() Check {
 // Baseline is what a database was accepted to look like.
 type Baseline struct {
 	Acceptance
+
 	Facts facts `json:"facts"`
 }
 
@@ -269,7 +270,7 @@ var dangerousSettings = regexp.MustCompile(`^setting (of role \S+ )?(fsync|full_
 
 // danger says how dangerous a change is: critical for one that takes a safeguard
 // away, info for what is only new, warning for everything else.
-func danger(object string, c Change, existed, exists bool) Severity {
+func danger(object string, c Change, existed, exists bool) Severity { //nolint:gocyclo // one case for each rule
 	kind, _, _ := strings.Cut(object, " ")
 	switch {
 	case existed && !exists && (kind == "table" || kind == "event"):

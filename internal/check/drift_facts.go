@@ -152,7 +152,7 @@ func (s *session) readFacts(ctx context.Context) (facts, error) {
 	for _, sql := range guardedFactsSQL {
 		err := all.read(ctx, s.conn, sql)
 		if sqlstate(err) == "42501" {
-			s.partly("pg_hba.conf and files that differ from the running settings are not compared: the role may not read pg_hba_file_rules and pg_file_settings (docs/grants/grants.sql)")
+			s.partlyf("pg_hba.conf and files that differ from the running settings are not compared: the role may not read pg_hba_file_rules and pg_file_settings (docs/grants/grants.sql)")
 			all.add("pg_hba.conf", unreadable, "")
 			all.add("configuration files", unreadable, "")
 			break

@@ -220,7 +220,7 @@ func (r *reader) list(ctx context.Context, d directory) ([]*relationFiles, error
 		f.files = append(f.files, e)
 		switch match[2] {
 		case "":
-			segment, _ := strconv.ParseUint("0"+match[3], 10, 32) //nolint:errcheck // the pattern has at most six digits
+			segment, _ := strconv.ParseUint("0"+match[3], 10, 32) // the pattern has at most six digits
 			f.segments = append(f.segments, uint32(segment))
 		case "_init":
 			f.init = true

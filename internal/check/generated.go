@@ -103,6 +103,6 @@ func (s *session) lookedAtPart(t table, p part) {
 		s.looked(t.Name)
 		return
 	}
-	s.partly("%s is large: part %d of %d was looked at (a wrong row is seen with probability %.0f %%, and certainly within %d runs; --deep or --relation looks at everything)",
+	s.partlyf("%s is large: part %d of %d was looked at (a wrong row is seen with probability %.0f %%, and certainly within %d runs; --deep or --relation looks at everything)",
 		t.Name, p.Number+1, p.Of, 100/float64(p.Of), p.Of)
 }

@@ -362,7 +362,7 @@ func (s *session) tellDifferences(t comparedTable, indexes []compared, differenc
 	if agree > 0 {
 		s.found(Finding{
 			Class: ClassCorruption, Severity: SeverityCritical, Schema: t.Name.Schema, Relation: t.Name.Name,
-			Message: fmt.Sprintf("%s: the table has lost rows, or its visibility map calls deleted rows visible", lost),
+			Message: lost + ": the table has lost rows, or its visibility map calls deleted rows visible",
 			Impact:  "Rows that the indexes still know are gone from the table: statements that answer from an index alone count them, others do not see them.",
 			Action:  heapAction,
 		}, "lost rows")

@@ -37,10 +37,7 @@ func invariantCheck() Check {
 }
 
 func runInvariant(ctx context.Context, s *session) error {
-	book, err := s.rulebook(ctx)
-	if err != nil {
-		return err
-	}
+	book := s.rulebook(ctx)
 	for _, i := range s.scope.Rules.Invariants {
 		if !matchesAny(i.Databases, s.database) {
 			continue

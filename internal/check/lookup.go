@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -140,7 +141,7 @@ func (c *comparison) compareGroups(ctx context.Context, i compared, all []asked)
 	for _, conditions := range i.forms(all) {
 		questions = append(questions, question+i.where(conditions...)+") AS answer")
 	}
-	sql, err := c.choose(ctx, i, byIndex, 1, questions...)
+	sql, err := c.choose(ctx, i, 1, questions...)
 	if err != nil || sql == "" {
 		return nil, false, err
 	}
@@ -189,7 +190,7 @@ func (c *comparison) findRows(ctx context.Context, i compared, all []asked, samp
 			FROM (SELECT coalesce((SELECT true FROM ONLY `+i.Table.sql()+i.where(append(conditions, "ctid = asked.id")...)+` LIMIT 1), false) AS found
 				FROM `+rows+` OFFSET 0) AS answer`)
 	}
-	sql, err := c.choose(ctx, i, byIndex, 1, questions...)
+	sql, err := c.choose(ctx, i, 1, questions...)
 	if err != nil || sql == "" {
 		return nil, false, err
 	}
@@ -225,8 +226,8 @@ func (c *comparison) lookUpRanges(ctx context.Context, i compared, all []asked) 
 		i.plainWhere(append(filters, notNull)...) + `)
 		SELECT count(*), count(*) FILTER (WHERE NOT found) FROM (
 			SELECT coalesce((SELECT true FROM ONLY ` + i.Table.sql() + i.where(append(i.forms(all)[0], within+" = asked.range")...) + ` LIMIT 1), false) AS found
-			FROM (SELECT * FROM (` + asks + `) AS every ORDER BY hashtext((range + ` + fmt.Sprint(c.seed) + `)::text)` + fmt.Sprintf(" LIMIT %d", limit) + `) AS asked OFFSET 0) AS answer`
-	sql, err := c.choose(ctx, i, byIndex, 1, sql)
+			FROM (SELECT * FROM (` + asks + `) AS every ORDER BY hashtext((range + ` + strconv.FormatInt(c.seed, 10) + `)::text)` + fmt.Sprintf(" LIMIT %d", limit) + `) AS asked OFFSET 0) AS answer`
+	sql, err := c.choose(ctx, i, 1, sql)
 	if err != nil || sql == "" {
 		return nil, false, err
 	}
@@ -261,7 +262,7 @@ func (c *comparison) questions(ctx context.Context, i compared) ([]difference, b
 				fmt.Sprintf(` ORDER BY hashtext(ctid::text || '%d') LIMIT %d`, c.seed, many) + `) AS asked,
 				LATERAL (SELECT count(*) AS rows, sum(` + identity + `) AS seen FROM ONLY ` + i.Table.sql() + i.plainWhere("("+condition+") IS TRUE") + `) AS table_answer,
 				LATERAL (SELECT count(*) AS entries, sum(` + identity + `) AS given FROM ONLY ` + i.Table.sql() + i.where(condition) + `) AS index_answer`
-			sql, err := c.choose(ctx, i, byIndex, 2, sql)
+			sql, err := c.choose(ctx, i, 2, sql)
 			if err != nil {
 				return nil, false, err
 			}

@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -85,7 +86,7 @@ func matchesAny(patterns []string, name string) bool {
 // one snapshot, by number and fingerprint of the rows.
 func (s *session) matview(ctx context.Context, v table) error {
 	if sane, known := s.scope.Heaps.lookup(v.OID); known && !sane {
-		return fmt.Errorf("it is damaged and is left alone")
+		return errors.New("it is damaged and is left alone")
 	}
 	var query string
 	var columns []column

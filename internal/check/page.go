@@ -43,6 +43,7 @@ func pageCheck() Check {
 type reader struct {
 	*session
 	horizon
+	sight // what belongs to the present relation
 
 	files datadir.Directory
 	// utf8 says that the database's encoding is UTF8.
@@ -56,9 +57,6 @@ type reader struct {
 	// loaded are the relations whose columns are known: from the first number to
 	// before the second.
 	loaded [2]int
-
-	// What belongs to the present relation.
-	sight
 }
 
 func runPage(ctx context.Context, s *session) error {

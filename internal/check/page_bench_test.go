@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -83,7 +84,7 @@ func read(b *testing.B, directory string, buffer []byte) {
 		for err == nil {
 			_, err = file.Read(buffer)
 		}
-		if err != io.EOF {
+		if !errors.Is(err, io.EOF) {
 			b.Fatal(err)
 		}
 		file.Close()

@@ -284,7 +284,7 @@ func (r *reader) concludeZeroes(ctx context.Context, f *fork, still bool) error 
 
 // confirmZero reports a page that is still all zeroes at a later look.
 func (r *reader) confirmZero(ctx context.Context, f *fork, block uint32, text string) error {
-	return r.confirmed(ctx, f, block, corrupt("zeroed", "%s", text), func(p []byte) bool { return page.IsNew(p) })
+	return r.confirmed(ctx, f, block, corrupt("zeroed", "%s", text), page.IsNew)
 }
 
 // confirmed reports a problem when a later look at a page still shows it.

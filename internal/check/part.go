@@ -2,7 +2,7 @@ package check
 
 import (
 	"context"
-	"fmt"
+	"strconv"
 )
 
 const (
@@ -52,7 +52,7 @@ func (p parts) of(s *session, t table) part {
 	if !large || s.scope.Deep || len(s.scope.Relations) > 0 || count == 1 {
 		return part{Of: 1}
 	}
-	return part{Number: p[fmt.Sprint(t.OID)] % count, Of: count}
+	return part{Number: p[strconv.FormatUint(uint64(t.OID), 10)] % count, Of: count}
 }
 
 // done notes that a part was looked at, so that a run that is interrupted
@@ -61,6 +61,6 @@ func (p parts) done(ctx context.Context, s *session, t table, looked part) error
 	if looked.Of == 1 {
 		return nil
 	}
-	p[fmt.Sprint(t.OID)] = (looked.Number + 1) % looked.Of
+	p[strconv.FormatUint(uint64(t.OID), 10)] = (looked.Number + 1) % looked.Of
 	return s.remember(ctx, "parts", p)
 }

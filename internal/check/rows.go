@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -121,7 +122,7 @@ func runRows(ctx context.Context, s *session) error {
 	}
 	now := make(map[string]history, len(sizes))
 	for _, z := range sizes {
-		key := fmt.Sprint(z.OID)
+		key := strconv.FormatUint(uint64(z.OID), 10)
 		before, seen := known[key]
 		next, err := s.rows(ctx, z, before, seen)
 		switch {

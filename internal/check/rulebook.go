@@ -25,13 +25,13 @@ type outcome struct {
 
 const outcomesKey = "outcomes"
 
-func (s *session) rulebook(ctx context.Context) (*rulebook, error) {
+func (s *session) rulebook(ctx context.Context) *rulebook {
 	book := &rulebook{s: s, outcomes: make(map[string]outcome)}
 	if _, err := s.recall(ctx, outcomesKey, &book.outcomes); err != nil {
 		s.logger.Warn("what the rules told in earlier runs is forgotten", "err", err)
 		book.outcomes = make(map[string]outcome)
 	}
-	return book, nil
+	return book
 }
 
 // retryRule is how soon a rule is tried again that could not be evaluated.

@@ -172,9 +172,9 @@ func (s *session) problem(object string, err error) {
 	s.logger.Debug("could not be checked", "object", object, "err", err)
 }
 
-// partly notes what was left for another run on purpose. It is no failure, but
+// partlyf notes what was left for another run on purpose. It is no failure, but
 // the whole database was not looked at.
-func (s *session) partly(format string, args ...any) {
+func (s *session) partlyf(format string, args ...any) {
 	s.parts = append(s.parts, fmt.Sprintf(format, args...))
 }
 

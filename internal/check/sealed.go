@@ -50,10 +50,7 @@ func runSealed(ctx context.Context, s *session) error {
 	if err := s.set(ctx, logicalSettings+"; "+textSettings); err != nil {
 		return err
 	}
-	book, err := s.rulebook(ctx)
-	if err != nil {
-		return err
-	}
+	book := s.rulebook(ctx)
 	for _, d := range s.scope.Rules.Sealed {
 		if !matchesAny(d.Databases, s.database) {
 			continue
@@ -219,7 +216,7 @@ func (s *session) sealedTable(ctx context.Context, d Sealed, t table) error {
 	}
 	if begin {
 		if !found {
-			s.partly("sealed data %q: %s was sealed just now, there is nothing to compare it with yet", d.Name, t.Name)
+			s.partlyf("sealed data %q: %s was sealed just now, there is nothing to compare it with yet", d.Name, t.Name)
 		}
 		return s.rememberSeal(d.Name, t.Name.String(), now)
 	}

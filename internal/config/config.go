@@ -23,7 +23,7 @@ import (
 
 // Config is the configuration file. Every field has a default; `config check
 // --print` shows them all.
-type Config struct {
+type Config struct { //nolint:recvcheck // it is validated in place and read as a value
 	// Target is the server to watch; what it leaves out comes from the
 	// environment.
 	Target Target `yaml:"target"`
@@ -294,7 +294,7 @@ func lookup(node *yaml.Node, keys ...string) *yaml.Node {
 			if err != nil || index >= len(node.Content) {
 				return nil
 			}
-			if node = node.Content[index]; n+2 == len(keys) && lookup(node, keys[n+1]) == nil {
+			if node = node.Content[index]; n+2 == len(keys) && lookup(node, keys[n+1]) == nil { //nolint:gosec // n+1 is the last of keys
 				return node // the entry whose key is missing
 			}
 			continue

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -121,7 +122,7 @@ func (g Guard) validate() (key string, err error) {
 	}
 	for _, p := range positive {
 		if !p.ok {
-			return p.key, fmt.Errorf("is too small")
+			return p.key, errors.New("is too small")
 		}
 	}
 	if _, err := g.Settings(); err != nil {
@@ -130,7 +131,7 @@ func (g Guard) validate() (key string, err error) {
 	names := make(map[string]bool)
 	for _, p := range g.Policies {
 		if p.Name == "" || names[p.Name] {
-			return "policies", fmt.Errorf("each policy needs a name of its own")
+			return "policies", errors.New("each policy needs a name of its own")
 		}
 		names[p.Name] = true
 		for _, pattern := range slices.Concat(p.Commands, p.Relations, p.Roles) {

@@ -256,7 +256,7 @@ func (d Drill) problem() (text, key string) {
 	}
 	for name := range d.Settings {
 		if slices.Contains(protected, strings.ToLower(name)) {
-			return fmt.Sprintf("%s isolates the scratch server and cannot be set", name), "settings"
+			return name + " isolates the scratch server and cannot be set", "settings"
 		}
 	}
 	names := make(map[string]bool)

@@ -257,6 +257,7 @@ const (
 	readOwnSQL    = "SELECT pgintegrity.read_log($1, $2, $3)"
 	readServerSQL = "SELECT pg_read_binary_file(current_setting('log_directory') || '/' || $1, $2, $3, true)"
 	// mayReadSQL asks for the privileges on both.
+	//nolint:dupword // two arguments have the same type
 	mayReadSQL = `SELECT coalesce((SELECT has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')
 			FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 			WHERE p.oid = to_regprocedure('pgintegrity.read_log(text, int8, bigint)')), false),

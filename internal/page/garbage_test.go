@@ -55,6 +55,7 @@ func look(p []byte, block uint32, kind page.Kind, chunks bool) string {
 			page.Targets(p)
 		case page.Btree:
 			page.BtreeChildren(p, func(uint32) {})
+		default:
 		}
 	}
 	return problem
@@ -126,7 +127,7 @@ func change(p []byte, random *rand.Rand) {
 // FuzzProblem looks at pages of any content.
 func FuzzProblem(f *testing.F) {
 	f.Add(make([]byte, page.Size), uint32(1), 1)
-	f.Fuzz(func(t *testing.T, content []byte, block uint32, kind int) {
+	f.Fuzz(func(_ *testing.T, content []byte, block uint32, kind int) {
 		p := make([]byte, page.Size)
 		copy(p, content)
 		look(p, block, page.Kind(kind), block%2 == 1)

@@ -44,7 +44,7 @@ func (r *Relation) link(name string, to, none uint32) string {
 }
 
 // indexTuples looks at the line pointers of an index page and calls visit for
-// each tuple, which has at least least bytes. Tuples of index pages keep their
+// each tuple, of no fewer than least bytes. Tuples of index pages keep their
 // bytes when they are marked dead.
 func indexTuples(p []byte, h Header, least int, visit func(i, flags int, t []byte) string) string {
 	count, problem := pointers(h)
@@ -329,6 +329,7 @@ func Entries(p []byte, kind Kind, visit func(TID)) {
 		if flags := binary.LittleEndian.Uint16(p[Size-8:]); flags&(spgistLeaf|spgistMeta) == spgistLeaf {
 			plainEntries(p, h, 6, visit)
 		}
+	default: // no index, or one without rows
 	}
 }
 

@@ -24,8 +24,7 @@ type Column struct {
 // the database's encoding is UTF8.
 func NewColumn(length int16, align byte, typeOID, element uint32, isUTF8 bool) Column {
 	c := Column{length: int(length), align: map[byte]int{'c': 1, 's': 2, 'i': 4, 'd': 8}[align]}
-	switch {
-	case c.align == 0:
+	if c.align == 0 {
 		c.align = 1
 	}
 	if element != 0 {

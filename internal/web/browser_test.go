@@ -116,7 +116,10 @@ func TestIntegrityInBrowser(t *testing.T) {
 				t.Errorf("%s, %s: the page is wider than %d", verdict, scheme, width)
 			}
 			for _, v := range found {
-				content, _ := json.Marshal(v.Nodes)
+				content, err := json.Marshal(v.Nodes)
+				if err != nil {
+					t.Fatal(err)
+				}
 				t.Errorf("%s, %s: %s: %s: %s", verdict, scheme, v.ID, v.Help, content)
 			}
 			if directory := os.Getenv("INTEGRITY_PICTURES"); directory != "" {

@@ -50,7 +50,7 @@ func newIntegrity(options Options) (*integrity, error) {
 		"kind":     func(k state.EventKind) string { return strings.ReplaceAll(string(k), "_", " ") },
 		"class":    func(c check.Class) string { return strings.ReplaceAll(string(c), "_", " ") },
 		"lower":    strings.ToLower,
-		"database": func(name string) string { return orServer(name) },
+		"database": orServer,
 	}).ParseFS(pages, "pages/integrity.html")
 	if err != nil {
 		return nil, fmt.Errorf("reading the embedded page: %w", err)
@@ -139,7 +139,7 @@ func (i *integrity) show(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		encoder := json.NewEncoder(w)
 		encoder.SetIndent("", "  ")
-		_ = encoder.Encode(view) // a client that went away needs no answer
+		_ = encoder.Encode(view) //nolint:errchkjson // a client that went away needs no answer
 		return
 	}
 	var out bytes.Buffer

@@ -161,8 +161,8 @@ func (v *View) judge(now time.Time) {
 	var critical, lesser, damaged int
 	var first FindingView
 	for _, f := range v.Findings {
-		switch {
-		case f.Severity == check.SeverityCritical:
+		switch f.Severity {
+		case check.SeverityCritical:
 			if critical == 0 || f.FirstSeen.Before(first.FirstSeen) {
 				first = f
 			}
@@ -170,8 +170,9 @@ func (v *View) judge(now time.Time) {
 			if f.Class == check.ClassCorruption {
 				damaged++
 			}
-		case f.Severity == check.SeverityWarning:
+		case check.SeverityWarning:
 			lesser++
+		default:
 		}
 	}
 	var never, failed, skipped, overdue int

@@ -345,7 +345,7 @@ func format(value float64, unit string) string {
 var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"json": func(v any) (template.JS, error) {
 		content, err := json.Marshal(v)
-		return template.JS(content), err //nolint:gosec // our own data
+		return template.JS(content), err // our own data
 	},
 }).Parse(`<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{{.Title}}</title>

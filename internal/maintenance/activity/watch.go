@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -198,9 +200,7 @@ func (w *Watcher) Status() Status {
 	for _, o := range w.running {
 		s.Running = append(s.Running, o)
 	}
-	for kind, n := range w.seen {
-		s.Seen[kind] = n
-	}
+	maps.Copy(s.Seen, w.seen)
 	w.mu.Unlock()
 	slices.SortFunc(s.Running, func(a, b Operation) int { return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.pid, b.pid)) })
 	var err error
@@ -238,7 +238,7 @@ func activitySQL(facts pg.Facts) string {
 	FROM pg_stat_activity a LEFT JOIN p USING (pid) LEFT JOIN waiting w USING (pid)
 	WHERE a.pid <> pg_backend_pid() AND a.backend_type IN ('client backend', 'walsender') AND a.application_name NOT LIKE 'pg_integrity_exporter%'
 		AND (p.pid IS NOT NULL OR a.state = 'active' OR a.state = 'idle in transaction' AND w.pid IS NOT NULL OR a.application_name LIKE '` + pg.GuardApplicationName + `%')
-	ORDER BY (p.pid IS NOT NULL) DESC, a.query_start LIMIT ` + fmt.Sprint(4*maxOperations)
+	ORDER BY (p.pid IS NOT NULL) DESC, a.query_start LIMIT ` + strconv.Itoa(4*maxOperations)
 }
 
 // look looks once: what runs, what ended, what changed.
@@ -431,7 +431,7 @@ func (w *Watcher) resolve(ctx context.Context, conn *pg.Conn, o Operation) check
 
 // tell records what ended and asks for what it touched to be checked.
 func (w *Watcher) tell(o Operation, ended time.Time) {
-	details := map[string]string{"kind": string(o.Kind), "by": o.By, "blocked_sessions": fmt.Sprint(o.Blocked), "blocked_for": o.BlockedFor.Round(time.Millisecond).String()}
+	details := map[string]string{"kind": string(o.Kind), "by": o.By, "blocked_sessions": strconv.Itoa(o.Blocked), "blocked_for": o.BlockedFor.Round(time.Millisecond).String()}
 	if o.Statement != "" {
 		details["statement"] = firstLine(o.Statement)
 	}

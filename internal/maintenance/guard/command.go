@@ -44,7 +44,7 @@ func (r *run) runCommand(ctx context.Context) error {
 	if err := r.journal.write(Record{Event: EventStep, Step: 1, Text: strings.Join(r.options.Command, " ")}); err != nil {
 		return err
 	}
-	r.say("running %s", strings.Join(r.options.Command, " "))
+	r.sayf("running %s", strings.Join(r.options.Command, " "))
 	if err := r.spawn(ctx, both); err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func endGroup(group int, ended <-chan error) {
 	// The group may be gone already.
 	_ = syscall.Kill(-group, syscall.SIGTERM)
 	select {
-	case <-ended:
+	case <-ended: //nolint:errcheck // that it ended is enough, however it did
 	case <-time.After(termPatience):
 	}
 	_ = syscall.Kill(-group, syscall.SIGKILL)

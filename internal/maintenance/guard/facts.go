@@ -237,7 +237,7 @@ func dangerous(f Fact) bool {
 }
 
 // weakened judges one fact.
-func weakened(f Fact, now *Fact, after []Fact, meant intent) (Weakening, bool) { //nolint:gocognit // one case for each kind
+func weakened(f Fact, now *Fact, after []Fact, meant intent) (Weakening, bool) { //nolint:gocognit,gocyclo // one case for each kind
 	w := Weakening{Before: f, After: now}
 	changed := now == nil || now.State != f.State
 	says := func(kind, message string) (Weakening, bool) {
@@ -368,7 +368,7 @@ func constraintWeakened(w Weakening, f Fact, now *Fact, after []Fact) (Weakening
 // mentionsAny says that a new CHECK names a word of the old one, so that it was
 // put in its place.
 func mentionsAny(definition, old string) bool {
-	words := strings.FieldsFunc(definition, func(r rune) bool { return !(r == '_' || r >= 'a' && r <= 'z' || r >= '0' && r <= '9') })
+	words := strings.FieldsFunc(definition, func(r rune) bool { return r != '_' && (r < 'a' || r > 'z') && (r < '0' || r > '9') })
 	for _, word := range words {
 		if len(word) > 1 && strings.Contains(old, word) && word != "or" && word != "and" && word != "text" && word != "numeric" {
 			return true

@@ -132,7 +132,7 @@ func transfer(ctx context.Context, conn *pgx.Conn, id int64, writer int) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback(context.Background()) //nolint:errcheck // after a commit there is nothing to roll back
+	defer tx.Rollback(context.Background()) // after a commit there is nothing to roll back
 	from, to := 1+id%97, 101+id%89
 	if writer == 1 {
 		time.Sleep(2 * time.Millisecond)

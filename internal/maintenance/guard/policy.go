@@ -56,12 +56,12 @@ func (b *before) policy(context.Context) error {
 				continue
 			}
 			if reason = b.objection(p, s); reason == "" {
-				b.answer("policy", object, OK, "%s is permitted by %s", s.Class.Command, p.Name)
+				b.answerf("policy", object, OK, "%s is permitted by %s", s.Class.Command, p.Name)
 				break
 			}
 		}
 		if reason != "" {
-			b.answer("policy", object, Failed, "%s", reason)
+			b.answerf("policy", object, Failed, "%s", reason)
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,19 +21,20 @@ const rewriteRate = 64 << 20
 // before is the part of a run that only looks.
 type before struct {
 	*run
+
 	s session
 }
 
 // preflight looks whether now is a good moment, and says why not.
 func (r *run) preflight(ctx context.Context, s session) (refusal string) {
 	b := &before{r, s}
-	r.say("looking whether now is a good moment")
+	r.sayf("looking whether now is a good moment")
 	r.dataDirectory = localDataDirectory(ctx, s)
 	for _, look := range []func(context.Context) error{
 		b.server, b.plan, b.policy, b.hazards, b.activity, b.replication, b.archive, b.headroom, b.corruption, b.rules,
 	} {
 		if err := look(ctx); err != nil {
-			b.answer("question", "", Failed, "%s", oneLine(err))
+			b.answerf("question", "", Failed, "%s", oneLine(err))
 		}
 		if refusal := r.refusal(); refusal != "" {
 			return refusal // what comes later may be harder on a server that is not well
@@ -51,23 +53,23 @@ func (r *run) refusal() string {
 	return ""
 }
 
-func (b *before) answer(name, object string, state State, format string, args ...any) {
+func (b *before) answerf(name, object string, state State, format string, args ...any) {
 	b.report.Preflight = append(b.report.Preflight, Answer{name, object, state, fmt.Sprintf(format, args...)})
 }
 
-// busy is a reason not to begin now that --allow=busy overrides.
-func (b *before) busy(name, object, format string, args ...any) {
+// busyf is a reason not to begin now that --allow=busy overrides.
+func (b *before) busyf(name, object, format string, args ...any) {
 	if b.settings().allows("busy") {
-		b.answer(name, object, Warning, format, args...)
+		b.answerf(name, object, Warning, format, args...)
 		return
 	}
-	b.answer(name, object, Failed, format+"; wait, or go on with --allow=busy", args...)
+	b.answerf(name, object, Failed, format+"; wait, or go on with --allow=busy", args...)
 }
 
 // server: it must be a primary that may be written to.
 func (b *before) server(ctx context.Context) error {
 	if b.s.Facts.InRecovery {
-		b.answer("server", "", Failed, "it is a standby: maintenance runs on the primary")
+		b.answerf("server", "", Failed, "it is a standby: maintenance runs on the primary")
 		return nil
 	}
 	var readOnly bool
@@ -76,16 +78,16 @@ func (b *before) server(ctx context.Context) error {
 		return err
 	}
 	if readOnly {
-		b.answer("server", "", Failed, "the role or database is read only (default_transaction_read_only)")
+		b.answerf("server", "", Failed, "the role or database is read only (default_transaction_read_only)")
 		return nil
 	}
 	if len(b.options.Command) > 0 {
 		if _, err := exec.LookPath(b.options.Command[0]); err != nil {
-			b.answer("command", "", Failed, "%v", err)
+			b.answerf("command", "", Failed, "%v", err)
 			return nil
 		}
 	}
-	b.answer("server", "", OK, "PostgreSQL %s, primary", b.s.Facts.Version)
+	b.answerf("server", "", OK, "PostgreSQL %s, primary", b.s.Facts.Version)
 	return nil
 }
 
@@ -169,15 +171,15 @@ func (b *before) hazards(context.Context) error {
 		object := fmt.Sprintf("line %d", s.Line)
 		switch {
 		case s.Class.NoUndo && !b.settings().allows("no-undo"):
-			b.answer("hazard", object, Failed, "%s cannot be taken back; say --allow=no-undo when that is meant", s.Class.Command)
+			b.answerf("hazard", object, Failed, "%s cannot be taken back; say --allow=no-undo when that is meant", s.Class.Command)
 		case s.Class.Command == "DELETE" && s.Class.NoWhere && s.Rows == nil && b.settings().ExpectRows == nil && !b.settings().allows("no-where"):
-			b.answer("hazard", object, Failed, "DELETE without WHERE removes every row; say --allow=no-where or how many with --expect-rows")
+			b.answerf("hazard", object, Failed, "DELETE without WHERE removes every row; say --allow=no-where or how many with --expect-rows")
 		case s.Class.Command == "UPDATE" && s.Class.NoWhere && s.Rows == nil && b.settings().ExpectRows == nil:
-			b.answer("hazard", object, Warning, "UPDATE without WHERE changes every row; --expect-rows or a comment `-- expect-rows: N` before the statement makes that certain")
+			b.answerf("hazard", object, Warning, "UPDATE without WHERE changes every row; --expect-rows or a comment `-- expect-rows: N` before the statement makes that certain")
 		}
 	}
 	if len(b.options.Invariants)+len(b.settings().Expect) == 0 && slices.ContainsFunc(b.statements(), func(s script.Statement) bool { return s.Class.ChangesRows || s.Class.Opaque }) {
-		b.answer("invariants", "", Warning, "none is configured: whether the new rows are right can only be judged by constraints and by the number of rows")
+		b.answerf("invariants", "", Warning, "none is configured: whether the new rows are right can only be judged by constraints and by the number of rows")
 	}
 	return nil
 }
@@ -211,11 +213,11 @@ func (b *before) activity(ctx context.Context) error {
 	row := b.s.QueryRow(ctx, activitySQL, b.settings().MaxTransactionAge.Seconds())
 	switch err := row.Scan(&who, &seconds, &what); {
 	case noRows(err):
-		b.answer("transactions", "", OK, "none is older than %s", b.settings().MaxTransactionAge)
+		b.answerf("transactions", "", OK, "none is older than %s", b.settings().MaxTransactionAge)
 	case err != nil:
 		return err
 	default:
-		b.busy("transactions", who, "%s has had a transaction open for %s: it holds locks and keeps VACUUM and CONCURRENTLY waiting", strings.TrimSpace(what), time.Duration(seconds*float64(time.Second)).Round(time.Second))
+		b.busyf("transactions", who, "%s has had a transaction open for %s: it holds locks and keeps VACUUM and CONCURRENTLY waiting", strings.TrimSpace(what), time.Duration(seconds*float64(time.Second)).Round(time.Second))
 	}
 	var oids []uint32
 	for _, t := range b.named {
@@ -235,13 +237,13 @@ func (b *before) activity(ctx context.Context) error {
 		}
 		free = false
 		if wraparound != "" {
-			b.busy("locks", relation, "%s is running, which does not step back for anybody", wraparound)
+			b.busyf("locks", relation, "%s is running, which does not step back for anybody", wraparound)
 		} else {
-			b.busy("locks", relation, "%d sessions wait for a lock on it and %d hold ACCESS EXCLUSIVE", waiting, exclusive)
+			b.busyf("locks", relation, "%d sessions wait for a lock on it and %d hold ACCESS EXCLUSIVE", waiting, exclusive)
 		}
 	}
 	if free {
-		b.answer("locks", "", OK, "nobody waits for a lock on what is to be touched")
+		b.answerf("locks", "", OK, "nobody waits for a lock on what is to be touched")
 	}
 	wait(ctx, 300*time.Millisecond)
 	if second, err := readPressure(ctx, b.s.Conn, pg.GuardApplicationName+" "+b.report.ID); err == nil {
@@ -260,11 +262,11 @@ func (b *before) replication(ctx context.Context) error {
 	case err != nil:
 		return err
 	case lag > b.settings().MaxReplicationLag:
-		b.busy("replication", "", "a standby is %s behind", size(lag))
+		b.busyf("replication", "", "a standby is %s behind", size(lag))
 	case lost > 0:
-		b.answer("replication", "", Warning, "%d replication slots have lost WAL that they need", lost)
+		b.answerf("replication", "", Warning, "%d replication slots have lost WAL that they need", lost)
 	default:
-		b.answer("replication", "", OK, "%d standbys, at most %s behind", standbys, size(lag))
+		b.answerf("replication", "", OK, "%d standbys, at most %s behind", standbys, size(lag))
 	}
 	return nil
 }
@@ -286,13 +288,13 @@ func (b *before) archive(ctx context.Context) error {
 	}
 	switch {
 	case mode == "off":
-		b.answer("archive", "", refuse, "archive_mode is off: point-in-time recovery to before the maintenance is not possible")
+		b.answerf("archive", "", refuse, "archive_mode is off: point-in-time recovery to before the maintenance is not possible")
 	case failing:
-		b.answer("archive", "", refuse, "the last WAL segment could not be archived: mend archive_command first")
+		b.answerf("archive", "", refuse, "the last WAL segment could not be archived: mend archive_command first")
 	case limit > 0 && (age == nil || *age > limit.Seconds()):
-		b.answer("archive", "", Failed, "no WAL segment was archived within %s (max_backup_age)", limit)
+		b.answerf("archive", "", Failed, "no WAL segment was archived within %s (max_backup_age)", limit)
 	default:
-		b.answer("archive", "", OK, "WAL is archived")
+		b.answerf("archive", "", OK, "WAL is archived")
 	}
 	return nil
 }
@@ -312,11 +314,11 @@ func (b *before) headroom(ctx context.Context) error {
 	free, known := freeBytes(b.dataDirectory)
 	switch {
 	case !known:
-		b.answer("disk", "", Unknown, "the data directory is not on this host: see to it that %s are free", size(need))
+		b.answerf("disk", "", Unknown, "the data directory is not on this host: see to it that %s are free", size(need))
 	case free < need+need/10+b.settings().MinFree:
-		b.answer("disk", "", Failed, "%s are free, %s are needed for new files and %s must stay free (min_free)", size(free), size(need+need/10), size(b.settings().MinFree))
+		b.answerf("disk", "", Failed, "%s are free, %s are needed for new files and %s must stay free (min_free)", size(free), size(need+need/10), size(b.settings().MinFree))
 	default:
-		b.answer("disk", "", OK, "%s are free, %s are needed for new files", size(free), size(need+need/10))
+		b.answerf("disk", "", OK, "%s are free, %s are needed for new files", size(free), size(need+need/10))
 	}
 	return nil
 }
@@ -335,7 +337,7 @@ func (b *before) tablespaces(ctx context.Context, p PlanStep) error {
 			return err
 		}
 		if free, known := freeBytes(location); known && free < bytes+bytes/10 {
-			b.answer("disk", location, Failed, "%s are free, %s needs %s for new files", size(free), t, size(bytes+bytes/10))
+			b.answerf("disk", location, Failed, "%s are free, %s needs %s for new files", size(free), t, size(bytes+bytes/10))
 		}
 	}
 	return nil
@@ -381,7 +383,7 @@ func (r *run) physical(ctx context.Context, tables []table, known map[string]boo
 		}
 	}
 	if len(looked) > 0 {
-		answers = append(answers, Answer{"physical", "", OK, "looked at " + fmt.Sprint(len(tables)) + " tables with " + strings.Join(looked, ", ")})
+		answers = append(answers, Answer{"physical", "", OK, "looked at " + strconv.Itoa(len(tables)) + " tables with " + strings.Join(looked, ", ")})
 	}
 	return answers, findings
 }
@@ -418,19 +420,19 @@ func (b *before) rules(ctx context.Context) error {
 		ok, evidence, err := b.s.invariant(ctx, invariant)
 		switch {
 		case err != nil:
-			b.answer("invariant", invariant.Name, Failed, "cannot be evaluated: %s", oneLine(err))
+			b.answerf("invariant", invariant.Name, Failed, "cannot be evaluated: %s", oneLine(err))
 		case !ok && allowed:
 			b.baseline.Broken[invariant.Name] = true
-			b.answer("invariant", invariant.Name, Warning, "is violated already: %s", evidence)
+			b.answerf("invariant", invariant.Name, Warning, "is violated already: %s", evidence)
 		case !ok:
-			b.answer("invariant", invariant.Name, Failed, "is violated already: %s; mend that first, or go on with --allow=violated", evidence)
+			b.answerf("invariant", invariant.Name, Failed, "is violated already: %s; mend that first, or go on with --allow=violated", evidence)
 		default:
-			b.answer("invariant", invariant.Name, OK, "holds")
+			b.answerf("invariant", invariant.Name, OK, "holds")
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(Allowances())) {
 		if b.settings().allows(name) {
-			b.answer("allowed", name, Warning, "%s are accepted", Allowances()[name])
+			b.answerf("allowed", name, Warning, "%s are accepted", Allowances()[name])
 		}
 	}
 	return nil

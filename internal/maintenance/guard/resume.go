@@ -65,7 +65,7 @@ func (r *run) resume(ctx context.Context, state RunState) error {
 		if err := r.unprotect(ctx, s); err != nil {
 			return err
 		}
-		r.end(OutcomeRolledBack, "the guard died before it changed anything")
+		r.endf(OutcomeRolledBack, "the guard died before it changed anything")
 		r.close()
 		return nil
 	}
@@ -86,7 +86,7 @@ func (r *run) resume(ctx context.Context, state RunState) error {
 		// Everything was done, and verified as far as that goes before a commit.
 		s.Close()
 		if err := r.verifyAfterDeath(ctx); err == nil {
-			r.end(OutcomeDone, "the guard died after the commit; verified now")
+			r.endf(OutcomeDone, "the guard died after the commit; verified now")
 			r.close()
 			return nil
 		}

@@ -91,8 +91,8 @@ type run struct {
 
 func (r *run) settings() Settings { return r.options.Settings }
 
-// say tells people what happens.
-func (r *run) say(format string, args ...any) {
+// sayf tells people what happens.
+func (r *run) sayf(format string, args ...any) {
 	if r.options.Progress != nil {
 		fmt.Fprintf(r.options.Progress, "%s guard: %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
 	}
@@ -122,8 +122,8 @@ func Run(ctx context.Context, options Options) Report {
 	return r.report
 }
 
-// end completes the report, once.
-func (r *run) end(outcome Outcome, format string, args ...any) {
+// endf completes the report, once.
+func (r *run) endf(outcome Outcome, format string, args ...any) {
 	r.report.Outcome = outcome
 	r.report.ExitCode = outcome.ExitCode()
 	r.report.Summary = fmt.Sprintf(format, args...)
@@ -134,32 +134,32 @@ func (r *run) end(outcome Outcome, format string, args ...any) {
 func (r *run) guarded(ctx context.Context) {
 	s, err := r.open(ctx, "")
 	if err != nil {
-		r.refuse("the server cannot be used: %v (%s)", err, pg.FailureOf(err).Advice())
+		r.refusef("the server cannot be used: %v (%s)", err, pg.FailureOf(err).Advice())
 		return
 	}
 	defer s.Close()
 	if r.steps, err = plan(r.options.Statements, r.settings()); err != nil {
-		r.refuse("%v", err)
+		r.refusef("%v", err)
 		return
 	}
 	r.kinds = kindsOf(r.steps, r.report.Task)
 	if !r.options.DryRun {
 		if err := r.begin(s); err != nil {
-			r.refuse("%v", err)
+			r.refusef("%v", err)
 			return
 		}
 		defer r.journal.Close() //nolint:errcheck // every record is on disk already
 	}
 	if refusal := r.preflight(ctx, s); refusal != "" {
-		r.refuse("%s", refusal)
+		r.refusef("%s", refusal)
 		return
 	}
 	if r.options.DryRun {
-		r.end(OutcomeDone, "nothing was changed: it would run as planned")
+		r.endf(OutcomeDone, "nothing was changed: it would run as planned")
 		return
 	}
 	if err := r.prepare(ctx, s); err != nil {
-		r.refuse("the state before cannot be written down: %v", err)
+		r.refusef("the state before cannot be written down: %v", err)
 		return
 	}
 	s.Close() // its snapshots and caches shall not stand in anybody's way
@@ -187,9 +187,9 @@ func (r *run) guarded(ctx context.Context) {
 	r.finish(context.WithoutCancel(ctx), err)
 }
 
-// refuse ends a run before it changed anything.
-func (r *run) refuse(format string, args ...any) {
-	r.end(OutcomeRefused, format, args...)
+// refusef ends a run before it changed anything.
+func (r *run) refusef(format string, args ...any) {
+	r.endf(OutcomeRefused, format, args...)
 	r.close()
 }
 
@@ -234,7 +234,7 @@ func userName() string {
 
 // prepare writes down how everything is, and marks the place in the WAL.
 func (r *run) prepare(ctx context.Context, s session) error {
-	r.say("writing down how everything is")
+	r.sayf("writing down how everything is")
 	if err := r.readBaseline(ctx, s); err != nil {
 		return err
 	}
@@ -343,7 +343,7 @@ func readStorage(ctx context.Context, q querier) (map[string]storage, error) {
 // everything was done and verified.
 func (r *run) finish(ctx context.Context, err error) {
 	if err == nil {
-		r.end(OutcomeDone, "done and verified")
+		r.endf(OutcomeDone, "done and verified")
 	} else {
 		r.takeBack(ctx, err)
 	}

@@ -29,7 +29,7 @@ func (r *run) open(ctx context.Context, name string) (session, error) {
 	defer cancel()
 	conn, err := r.options.Target.Connect(ctx, r.options.Database, pg.Purpose{
 		Name: strings.TrimSpace(r.report.ID + " " + name), Maintenance: true, CancelOnServer: true, LockTimeout: r.settings().LockTimeout,
-		OnNotice: func(severity, message string) { r.say("%s: %s", severity, message) },
+		OnNotice: func(severity, message string) { r.sayf("%s: %s", severity, message) },
 	})
 	if err != nil {
 		return session{}, err
@@ -83,7 +83,7 @@ func (s session) command(ctx context.Context, statement script.Statement) (rows 
 	results := s.PgConn().Exec(ctx, statement.Text)
 	for results.NextResult() {
 		reader := results.ResultReader()
-		for reader.NextRow() { //nolint:revive // the rows of the script are nobody's
+		for reader.NextRow() { // the rows of the script are nobody's
 		}
 		tag, err := reader.Close()
 		if err == nil && !tag.Select() {

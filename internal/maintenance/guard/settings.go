@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"slices"
 	"time"
 
 	"pg_integrity_exporter/internal/maintenance/script"
@@ -82,12 +83,7 @@ func Allowances() map[string]string {
 
 // allows says whether a kind of weakening is meant.
 func (s Settings) allows(kind string) bool {
-	for _, allowed := range s.Allow {
-		if allowed == kind {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(s.Allow, kind)
 }
 
 // Invariant is a rule of the user's that must hold before and after.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -87,7 +88,7 @@ func (e *lineError) Unwrap() error { return e.err }
 // runAlone runs a statement that the server refuses in a transaction. One that
 // waits for old transactions must wait: giving up would leave an invalid index.
 func (r *run) runAlone(ctx context.Context, s session, statement script.Statement) error {
-	r.say("line %d: %s", statement.Line, shorten(statement.Text))
+	r.sayf("line %d: %s", statement.Line, shorten(statement.Text))
 	patient := strings.HasSuffix(statement.Class.Command, "CONCURRENTLY")
 	if patient {
 		if err := s.exec(ctx, "SET lock_timeout = 0"); err != nil {
@@ -108,7 +109,7 @@ func (r *run) runAlone(ctx context.Context, s session, statement script.Statemen
 		if patient || !retryable(err) || attempt >= r.settings().LockRetries || ctx.Err() != nil {
 			return &lineError{statement.Line, err}
 		}
-		r.say("line %d: %s, trying again", statement.Line, pg.Message(err))
+		r.sayf("line %d: %s, trying again", statement.Line, pg.Message(err))
 		wait(ctx, time.Duration(attempt)*retryPause)
 	}
 }
@@ -145,7 +146,7 @@ func (r *run) runTransaction(ctx context.Context, s session, number int, step st
 	if want := r.settings().ExpectRows; want != nil && !want.Contains(total) {
 		return fmt.Errorf("%d rows were changed, %s were expected (--expect-rows)", total, want)
 	}
-	r.say("verifying before the commit")
+	r.sayf("verifying before the commit")
 	if err := r.verifyInside(ctx, s, step, exact); err != nil {
 		return err
 	}
@@ -173,7 +174,7 @@ func (r *run) commit(ctx context.Context, s session, number int) error {
 	if err == nil || !lostConnection(err) || transaction == nil {
 		return err
 	}
-	r.say("the connection broke during the commit: asking the server how it ended")
+	r.sayf("the connection broke during the commit: asking the server how it ended")
 	other, again := r.reopen(context.WithoutCancel(ctx), "status")
 	if again != nil {
 		return fmt.Errorf("the connection broke during the commit and the server is not back: %w", again)
@@ -204,11 +205,11 @@ func atLeastLocal(ctx context.Context, s session) string {
 func (s session) committed(ctx context.Context, transaction uint64) (bool, error) {
 	for {
 		var status string
-		if err := s.QueryRow(ctx, "SELECT coalesce(pg_xact_status($1::text::xid8), 'unknown')", fmt.Sprint(transaction)).Scan(&status); err != nil {
+		if err := s.QueryRow(ctx, "SELECT coalesce(pg_xact_status($1::text::xid8), 'unknown')", strconv.FormatUint(transaction, 10)).Scan(&status); err != nil {
 			return false, fmt.Errorf("asking how transaction %d ended: %w", transaction, err)
 		}
 		if status != "in progress" || ctx.Err() != nil {
-			return status == "committed", nil
+			return status == "committed", nil //nolint:nilerr // the server answered; a context that ended only stops the waiting
 		}
 		wait(ctx, 200*time.Millisecond)
 	}
@@ -217,7 +218,7 @@ func (s session) committed(ctx context.Context, transaction uint64) (bool, error
 // statement runs one statement of a transaction within a savepoint, so that
 // waiting too long for a lock does not lose what was done before.
 func (r *run) statement(ctx context.Context, s session, statement script.Statement) (int64, error) {
-	r.say("line %d: %s", statement.Line, shorten(statement.Text))
+	r.sayf("line %d: %s", statement.Line, shorten(statement.Text))
 	bare := statement.Class.Control == script.Savepoint || statement.Class.Command == "SET" || statement.Class.Command == "RESET"
 	for attempt := 1; ; attempt++ {
 		if !bare {
@@ -238,7 +239,7 @@ func (r *run) statement(ctx context.Context, s session, statement script.Stateme
 		if err := s.exec(ctx, "ROLLBACK TO SAVEPOINT "+statementPoint); err != nil {
 			return 0, err
 		}
-		r.say("line %d: %s, trying again", statement.Line, pg.Message(err))
+		r.sayf("line %d: %s, trying again", statement.Line, pg.Message(err))
 		wait(ctx, time.Duration(attempt)*retryPause)
 	}
 }
@@ -346,7 +347,7 @@ func (r *run) judge(answers []Answer) error {
 }
 
 // intent is what the script says it wants.
-func (r *run) intent(ctx context.Context, s session) intent {
+func (r *run) intent() intent {
 	meant := intent{named: make(map[string]bool), settings: len(r.steps) > 0}
 	for _, t := range r.named {
 		meant.named[t.String()] = true
@@ -382,7 +383,7 @@ func (r *run) verifyFacts(ctx context.Context, s session) []Answer {
 		return []Answer{{"schema", "", Failed, oneLine(err)}}
 	}
 	var answers []Answer
-	for _, w := range compareFacts(r.baseline.Facts, now, r.intent(ctx, s)) {
+	for _, w := range compareFacts(r.baseline.Facts, now, r.intent()) {
 		state, advice := Failed, "; say --allow="+w.Kind+" when that is meant"
 		if r.settings().allows(w.Kind) {
 			state, advice = Warning, ""
@@ -399,7 +400,7 @@ func (r *run) verifyFacts(ctx context.Context, s session) []Answer {
 // TRUNCATE ... CASCADE does.
 func (r *run) verifyEmptied(ctx context.Context, s session, touched []touchedTable) []Answer {
 	var answers []Answer
-	meant := r.intent(ctx, s)
+	meant := r.intent()
 	for _, t := range touched {
 		was, known := r.baseline.Storage[t.String()]
 		if !known || meant.named[t.String()] || was.OID != t.OID || was.Filenode == t.filenode {
@@ -531,7 +532,7 @@ func (r *run) verifyAfter(ctx context.Context) error {
 	}
 	alone := len(r.options.Command) > 0 || slices.ContainsFunc(r.steps, func(s step) bool { return !s.transactional })
 	if alone {
-		r.say("verifying %d tables", len(changed))
+		r.sayf("verifying %d tables", len(changed))
 		answers := r.verifyFacts(ctx, s)
 		answers = append(answers, r.verifySystemSettings(ctx, s)...)
 		answers = append(answers, r.verifyConstraints(ctx, s, nil, changed)...)

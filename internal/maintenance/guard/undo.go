@@ -18,18 +18,18 @@ import (
 // first whether it is still needed.
 func (r *run) takeBack(ctx context.Context, why error) {
 	reason := oneLine(why)
-	r.say("taking back: %s", reason)
+	r.sayf("taking back: %s", reason)
 	if err := r.journal.write(Record{Event: EventUndo, Reason: reason}); err != nil {
 		r.options.Logger.Error("what is taken back is not in the journal", "err", err)
 	}
 	s, err := r.reopen(ctx, "undo")
 	if err != nil {
-		r.notRolledBack("%s; the server cannot be used to take it back: %v; when it is back run `pg_integrity_exporter guard resume`", reason, err)
+		r.notRolledBackf("%s; the server cannot be used to take it back: %v; when it is back run `pg_integrity_exporter guard resume`", reason, err)
 		return
 	}
 	defer s.Close()
 	if err := r.endSessions(ctx, s); err != nil {
-		r.notRolledBack("%s; its sessions cannot be ended: %v", reason, err)
+		r.notRolledBackf("%s; its sessions cannot be ended: %v", reason, err)
 		return
 	}
 	var problems []string
@@ -43,15 +43,15 @@ func (r *run) takeBack(ctx context.Context, why error) {
 		problems = append(problems, oneLine(err))
 	}
 	if len(problems) > 0 {
-		r.notRolledBack("%s; not everything could be taken back: %s", reason, strings.Join(problems, "; "))
+		r.notRolledBackf("%s; not everything could be taken back: %s", reason, strings.Join(problems, "; "))
 		return
 	}
-	r.end(OutcomeRolledBack, "%s; everything is as it was before", reason)
+	r.endf(OutcomeRolledBack, "%s; everything is as it was before", reason)
 }
 
-// notRolledBack ends the run with what somebody has to do.
-func (r *run) notRolledBack(format string, args ...any) {
-	r.end(OutcomeNotRolledBack, format, args...)
+// notRolledBackf ends the run with what somebody has to do.
+func (r *run) notRolledBackf(format string, args ...any) {
+	r.endf(OutcomeNotRolledBack, format, args...)
 	r.report.Recover = r.recoveryCommands()
 }
 
@@ -201,7 +201,7 @@ func undoOrder(w Weakening) int {
 
 // inverse gives the statements that take a weakening back; none means that
 // there are none.
-func inverse(w Weakening) []string { //nolint:gocognit // one case for each kind
+func inverse(w Weakening) []string { //nolint:gocyclo // one case for each kind
 	f := w.Before
 	name := pgx.Identifier{f.Name}.Sanitize()
 	table := "ALTER TABLE " + f.relation()

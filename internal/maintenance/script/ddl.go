@@ -131,9 +131,9 @@ func alter(r *reader) Class {
 
 // action is what one action of ALTER TABLE costs.
 type action struct {
-	words                []string
-	lock                 Lock
-	rewrites, mayRewrite bool
+	words    []string
+	lock     Lock
+	rewrites bool
 }
 
 // actions are the actions of ALTER TABLE that are not simply ACCESS EXCLUSIVE
