@@ -56,7 +56,7 @@ func TestPgBackRest(t *testing.T) {
 	server.MustExec(t, "postgres", "INSERT INTO accounts SELECT i, 0, 'later' FROM generate_series(20001, 30000) i")
 	server.MustExec(t, "postgres", "SELECT pg_switch_wal()")
 	repository := recovery.Repository{Name: "bank", Type: recovery.TypePgBackRest, Path: filepath.Join(root, "repo")}
-	pgtest.Await(t, "archived", 30*time.Second, func() bool {
+	pgtest.Await(t, "archived", time.Minute, func() bool {
 		var waiting int
 		if err := server.Query(t.Context(), "postgres", "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'", &waiting); err != nil {
 			t.Fatal(err)
@@ -76,7 +76,7 @@ func TestPgBackRest(t *testing.T) {
 	}
 	options := drill.Options{
 		Watched: recovery.Watched{Repository: repository}, Scratch: pgtest.SharedDirectory(t), BinDirectories: []string{server.Install.BinDir},
-		User: pgtest.User(), Timeout: 2 * time.Minute, Settings: map[string]string{"fsync": "off"}, Logger: slog.New(slog.DiscardHandler),
+		User: pgtest.User(), Timeout: patience, Settings: map[string]string{"fsync": "off"}, Logger: slog.New(slog.DiscardHandler),
 		Queries: []drill.Query{{Name: "rows", Database: "postgres", SQL: "SELECT count(*) FROM accounts", Expect: "30000"}},
 	}
 	proved(t, options)

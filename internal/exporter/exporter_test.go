@@ -55,7 +55,7 @@ func (w testWriter) Write(p []byte) (int, error) {
 
 // value sums the samples of a metric whose labels hold all the given values.
 func value(e *exporter.Exporter, name string, labels map[string]string) (sum float64, found bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for _, family := range e.Scrape(ctx) {
 		if family.GetName() != name {

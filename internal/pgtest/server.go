@@ -22,7 +22,7 @@ import (
 )
 
 // startTimeout bounds the start of a server, crash recovery included.
-const startTimeout = 60 * time.Second
+const startTimeout = 120 * time.Second
 
 // Config says what server to launch.
 type Config struct {

@@ -3,14 +3,18 @@ package pgtest
 import (
 	"fmt"
 	"net"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 )
 
 // Await waits until a condition holds, and fails the test when it does not
-// within a limit. It gives how long that took.
+// within a limit. It gives how long that took. PGTEST_PATIENCE multiplies the
+// limits, for machines that do much else.
 func Await(t testing.TB, what string, limit time.Duration, condition func() bool) time.Duration {
 	t.Helper()
+	limit *= patience()
 	began := time.Now()
 	for !condition() {
 		if time.Since(began) > limit {
@@ -19,6 +23,13 @@ func Await(t testing.TB, what string, limit time.Duration, condition func() bool
 		<-time.After(20 * time.Millisecond)
 	}
 	return time.Since(began)
+}
+
+func patience() time.Duration {
+	if factor, err := strconv.Atoi(os.Getenv("PGTEST_PATIENCE")); err == nil && factor > 1 {
+		return time.Duration(factor)
+	}
+	return 1
 }
 
 // FreeAddress is an address on 127.0.0.1 that nothing listens on now.

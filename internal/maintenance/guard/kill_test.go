@@ -157,14 +157,9 @@ func TestServerDies(t *testing.T) {
 	before := b.quiet()
 	l := b.start()
 	died := make(chan error, 1)
-	time.AfterFunc(2*time.Second, func() {
-		err := server.Kill()
-		time.Sleep(time.Second)
-		if err == nil {
-			err = server.StartAgain(t.Context())
-		}
-		died <- err
-	})
+	go func() {
+		died <- dieDuring(t.Context(), server, "pg_sleep(20)")
+	}()
 	report := guard.Run(t.Context(), b.sql("UPDATE invoices SET total = 0; SELECT pg_sleep(20)"))
 	if err := <-died; err != nil {
 		t.Fatal(err)
@@ -176,4 +171,21 @@ func TestServerDies(t *testing.T) {
 		t.Error("it is not as before")
 	}
 	l.stop()
+}
+
+// dieDuring kills the server once a statement runs, and starts it again.
+func dieDuring(ctx context.Context, server *pgtest.Server, statement string) error {
+	running := "SELECT count(*)::int FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%" + statement + "%'"
+	var sessions int
+	for sessions == 0 {
+		if err := server.Query(ctx, "postgres", running, &sessions); err != nil {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if err := server.Kill(); err != nil {
+		return err
+	}
+	time.Sleep(time.Second)
+	return server.StartAgain(ctx)
 }
