@@ -24,6 +24,9 @@ BEGIN
 		EXECUTE format('GRANT EXECUTE ON FUNCTION pg_ident_file_mappings() TO %I', monitor);
 	END IF;
 
+	-- Constants of the SQL standard that PUBLIC may not read.
+	EXECUTE format('GRANT SELECT ON information_schema.sql_parts TO %I', monitor);
+
 	-- amcheck is not a trusted extension: only a superuser can make it.
 	CREATE EXTENSION IF NOT EXISTS amcheck;
 	-- Its functions are for members of pg_monitor.

@@ -98,7 +98,7 @@ func (s *session) leaveAlone(ctx context.Context, t table, verify function) (boo
 		return false, err
 	}
 	if sane, known := s.scope.Heaps.lookup(t.OID); known && !sane || s.scope.Reported.damaged(t.Name) {
-		s.problems = append(s.problems, t.Name.String()+": its pages are damaged (see the checks page and heap), so its rows are left alone")
+		s.problemf("%s: its pages are damaged (see the checks page and heap), so its rows are left alone", t.Name)
 		return true, nil
 	}
 	return false, nil

@@ -193,9 +193,7 @@ func runIndex(ctx context.Context, s *session) error {
 			unreadable = append(unreadable, t.Name.String())
 		}
 	}
-	if len(unreadable) > 0 {
-		s.skipf("the role may not read %s; give it SELECT on the tables (pgintegrity.data=on of docs/grants/grants.sql), or let a superuser run the check", few(unreadable))
-	}
+	s.notReadable(unreadable)
 	verify, err := s.tupleVerifier(ctx)
 	if err != nil {
 		return err

@@ -55,7 +55,7 @@ func runMatview(ctx context.Context, s *session) error {
 	for _, m := range s.scope.Rules.MaterializedViews {
 		known := slices.ContainsFunc(views, func(v table) bool { return v.Name.String() == m.View })
 		if matchesAny(m.Databases, s.database) && !known && len(s.scope.Relations) == 0 {
-			s.problems = append(s.problems, "materialized_views: "+m.View+" does not exist here or was never refreshed")
+			s.problemf("materialized_views: %s does not exist here or was never refreshed", m.View)
 		}
 	}
 	if err := s.set(ctx, "SET row_security = off; SET jit = off; SET statement_timeout = '30min'"); err != nil {

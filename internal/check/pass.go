@@ -37,9 +37,9 @@ type pass struct {
 	Block uint32 `json:"block,omitempty"`
 	Found bool   `json:"found,omitempty"`
 	// Problems, Objects and Bytes are what the result had by then.
-	Problems []string `json:"problems,omitempty"`
-	Objects  int      `json:"objects"`
-	Bytes    int64    `json:"bytes"`
+	Problems []hindrance `json:"problems,omitempty"`
+	Objects  int         `json:"objects"`
+	Bytes    int64       `json:"bytes"`
 }
 
 // resume recalls what earlier runs left behind, and takes up the pass of a run

@@ -18,9 +18,9 @@ type rulebook struct {
 
 // outcome is what came of a rule.
 type outcome struct {
-	Time     time.Time `json:"time"`
-	Findings []Finding `json:"findings,omitempty"`
-	Problems []string  `json:"problems,omitempty"`
+	Time     time.Time   `json:"time"`
+	Findings []Finding   `json:"findings,omitempty"`
+	Problems []hindrance `json:"problems,omitempty"`
 }
 
 const outcomesKey = "outcomes"

@@ -42,7 +42,7 @@ type session struct {
 	home     string
 	server   bool
 	result   *Result
-	problems []string
+	problems []hindrance
 	skipped  string
 	// parts says what was left for another run on purpose.
 	parts []string
@@ -82,9 +82,9 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 	switch {
 	case len(result.Findings) > 0:
 		result.Outcome = OutcomeFindings
-	case len(s.problems) > 0:
+	case slices.ContainsFunc(s.problems, func(h hindrance) bool { return !h.NotAllowed }):
 		result.Outcome = OutcomeFailed
-	case s.skipped != "":
+	case s.skipped != "" || len(s.problems) > 0:
 		result.Outcome = OutcomeSkipped
 	default:
 		result.Outcome = OutcomeOK
@@ -143,7 +143,11 @@ func (s *session) lookForDropped(ctx context.Context) error {
 
 // reason says in one line what could not be looked at.
 func (s *session) reason() string {
-	reasons := slices.Concat(s.problems, s.parts)
+	var reasons []string
+	for _, h := range s.problems {
+		reasons = append(reasons, h.Text)
+	}
+	reasons = append(reasons, s.parts...)
 	if s.skipped != "" {
 		reasons = append([]string{s.skipped}, reasons...)
 	}
@@ -153,22 +157,37 @@ func (s *session) reason() string {
 	return strings.Join(reasons, "; ")
 }
 
-// problem notes something that could not be looked at.
+// hindrance is something that could not be looked at.
+type hindrance struct {
+	// Text is the object and why.
+	Text string `json:"text"`
+	// NotAllowed says that the role lacks a right: that is no failure of the
+	// check, it does not apply until the right is granted.
+	NotAllowed bool `json:"not_allowed,omitempty"`
+}
+
+// problemf notes something that could not be looked at.
+func (s *session) problemf(format string, args ...any) {
+	s.problems = append(s.problems, hindrance{Text: fmt.Sprintf(format, args...)})
+}
+
+// problem notes the error because of which something could not be looked at.
 func (s *session) problem(object string, err error) {
+	notAllowed := false
 	text := oneLine(pg.Message(err))
 	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
 		text += " (SQLSTATE " + pgError.Code + ")"
 		if at, ok := errors.AsType[*placeError](err); ok {
 			text += " " + at.place
 		}
-		if pgError.Code == "42501" {
-			text += "; grant the role USAGE on the schema and SELECT on the table, or let a superuser run the check"
+		if notAllowed = pgError.Code == "42501" && judge(err) != damaged; notAllowed {
+			text += "; give the role USAGE on the schema and SELECT on the table (pgintegrity.data=on of docs/grants/grants.sql), or let a superuser run the check"
 		}
 	}
 	if object != "" {
 		text = object + ": " + text
 	}
-	s.problems = append(s.problems, text)
+	s.problems = append(s.problems, hindrance{Text: text, NotAllowed: notAllowed})
 	s.logger.Debug("could not be checked", "object", object, "err", err)
 }
 
@@ -181,6 +200,13 @@ func (s *session) partlyf(format string, args ...any) {
 // skipf notes that the check does not apply here, and what to do.
 func (s *session) skipf(format string, args ...any) {
 	s.skipped = fmt.Sprintf(format, args...)
+}
+
+// notReadable notes the tables whose rows the role may not read.
+func (s *session) notReadable(tables []string) {
+	if len(tables) > 0 {
+		s.skipf("the role may not read %s; give it SELECT on the tables (pgintegrity.data=on of docs/grants/grants.sql), or let a superuser run the check", few(tables))
+	}
 }
 
 // found reports a finding. kind is a word for the kind of damage that is the
@@ -199,7 +225,7 @@ func (s *session) found(f Finding, kind string) {
 	name := RelationName{f.Schema, f.Relation}
 	if f.Block != nil && f.Class == ClassCorruption {
 		if by := s.scope.Reported.first(s.name, place{name, *f.Block}); by != s.name {
-			s.problems = append(s.problems, fmt.Sprintf("%s block %d is damaged, as the check %s has reported", name, *f.Block, by))
+			s.problemf("%s block %d is damaged, as the check %s has reported", name, *f.Block, by)
 			return
 		}
 	}

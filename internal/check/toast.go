@@ -105,9 +105,7 @@ func runToast(ctx context.Context, s *session) error {
 		}
 		return !t.Readable
 	})
-	if len(unreadable) > 0 {
-		s.skipf("the role may not read %s; give it SELECT on the tables (pgintegrity.data=on of docs/grants/grants.sql), or let a superuser run the check", few(unreadable))
-	}
+	s.notReadable(unreadable)
 	for _, t := range tables {
 		s.result.TotalBytes += int64(t.Pages+t.TOAST.Pages) * int64(s.conn.Facts.BlockSize)
 	}

@@ -150,7 +150,7 @@ func (d *demo) startServer(ctx context.Context) (string, error) {
 	config := pgtest.Config{
 		Install: install, Checksums: true, Directory: filepath.Join(d.scratch, "postgresql"),
 		// Small, so that the pages that the maintenance damages are not in memory.
-		Settings: map[string]string{"shared_buffers": "4MB", "autovacuum": "off"},
+		Settings: map[string]string{"shared_buffers": "4MB", "fsync": "on", "synchronous_commit": "on"},
 	}
 	if install.Major >= 15 {
 		pgtest.JSONLog()(&config)
@@ -178,8 +178,8 @@ func (d *demo) fillLedger(ctx context.Context) (string, error) {
 	if d.monitor, err = d.server.Monitor(ctx); err != nil {
 		return "", err
 	}
-	for _, database := range []string{"erp", "postgres"} {
-		if err := d.server.GrantChecks(ctx, database, d.monitor); err != nil {
+	for _, database := range []string{"erp", "postgres", "template1"} {
+		if err := d.server.GrantData(ctx, database, d.monitor); err != nil {
 			return "", err
 		}
 	}
