@@ -127,7 +127,7 @@ func (c *comparison) transaction(ctx context.Context, indexes []compared, differ
 	}
 	defer func() {
 		// A broken session is noticed by whoever uses it next.
-		_, _ = c.conn.Exec(context.WithoutCancel(ctx), "ROLLBACK")
+		_, _ = c.conn.Exec(context.WithoutCancel(ctx), "COMMIT")
 	}()
 	if _, err := c.conn.Exec(ctx, c.settings()); err != nil {
 		return 0, err

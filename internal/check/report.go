@@ -20,6 +20,10 @@ func (d *Document) WriteJSON(w io.Writer) error {
 
 // WriteText writes the document for people.
 func (d *Document) WriteText(w io.Writer) error {
+	if reason := d.sharedReason(); reason != "" {
+		_, err := fmt.Fprintf(w, "None of the %d checks could look at %s: %s\n", len(d.Checks), d.Target, printable(reason))
+		return err
+	}
 	var b strings.Builder
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CHECK\tDATABASE\tOUTCOME\tOBJECTS\tBYTES\tSECONDS\tREASON")
@@ -49,6 +53,21 @@ func (d *Document) WriteText(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// sharedReason is why all checks failed, when it is the same for all: nobody
+// wants to read twenty times that the server is down.
+func (d *Document) sharedReason() string {
+	if len(d.Checks) < 2 {
+		return ""
+	}
+	first := d.Checks[0].Reason
+	for _, c := range d.Checks {
+		if c.Outcome != OutcomeFailed || c.Reason != first {
+			return ""
+		}
+	}
+	return first
 }
 
 // verdict is the document in one sentence.

@@ -277,7 +277,7 @@ func (s *session) ghosts(ctx context.Context, t marked) error {
 		if err == nil {
 			ids, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		}
-		_, end := s.conn.Exec(context.WithoutCancel(ctx), "ROLLBACK")
+		_, end := s.conn.Exec(context.WithoutCancel(ctx), "COMMIT")
 		return ids, errors.Join(err, end)
 	}
 	first, err := look()
