@@ -50,6 +50,8 @@ type Panel struct {
 	Stack bool
 	// Columns are the labels that a Table shows, in order, as "label=Heading".
 	Columns []string
+	// Sparse says when the panel has no data although all is well.
+	Sparse  string
 	Queries []Target
 }
 

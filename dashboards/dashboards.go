@@ -4,8 +4,6 @@ package dashboards
 
 import (
 	"embed"
-	"encoding/json"
-	"fmt"
 	"strings"
 )
 
@@ -22,6 +20,8 @@ type Query struct {
 	Dashboard, Panel string
 	// Expr is PromQL with Grafana's variables in it.
 	Expr string
+	// Sparse says when it gives nothing although all is well.
+	Sparse string
 }
 
 // Expand is the query with every variable at All, for a rate interval.
@@ -32,31 +32,16 @@ func (q Query) Expand(rateInterval string) string {
 }
 
 // Queries lists the queries of all panels.
-func Queries() ([]Query, error) {
-	files, err := FS.ReadDir(".")
-	if err != nil {
-		return nil, fmt.Errorf("listing the dashboards: %w", err)
-	}
+func Queries() []Query {
 	var queries []Query
-	for _, file := range files {
-		content, err := FS.ReadFile(file.Name())
-		if err != nil {
-			return nil, fmt.Errorf("reading a dashboard: %w", err)
-		}
-		var dashboard struct {
-			Panels []struct {
-				Title   string
-				Targets []struct{ Expr string }
-			}
-		}
-		if err := json.Unmarshal(content, &dashboard); err != nil {
-			return nil, fmt.Errorf("reading %s: %w", file.Name(), err)
-		}
-		for _, panel := range dashboard.Panels {
-			for _, target := range panel.Targets {
-				queries = append(queries, Query{Dashboard: file.Name(), Panel: panel.Title, Expr: target.Expr})
+	for _, dashboard := range All() {
+		for _, row := range dashboard.Rows {
+			for _, panel := range row.Panels {
+				for _, target := range panel.Queries {
+					queries = append(queries, Query{Dashboard: dashboard.Name, Panel: panel.Title, Expr: target.Expr, Sparse: panel.Sparse})
+				}
 			}
 		}
 	}
-	return queries, nil
+	return queries
 }

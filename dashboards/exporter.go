@@ -9,7 +9,8 @@ func exporter() Dashboard {
 			{Title: "What it cannot see", Panels: []Panel{
 				{
 					Kind: Timeline, Title: "Collectors", Width: 12, Height: 9, Unit: "none", Worse: 0.5, Bad: 1, Low: true, Words: map[string]string{"0": "fails", "1": "well"},
-					Description: "Collectors that failed at some time; nothing is good. Alert PostgresCollectorFailing.",
+					Sparse:      "no collector failed",
+					Description: "Collectors that failed at some time. Alert PostgresCollectorFailing.",
 					Queries:     q("pgintegrity_scrape_collector_success"+of()+" == 0", "{{instance}} {{collector}}"),
 				},
 				{

@@ -38,6 +38,7 @@ func failures() Dashboard {
 				},
 				{
 					Kind: Timeline, Title: "Why a server does not answer", Width: 8, Height: 7, Unit: "none", Worse: 1, Words: map[string]string{"0": "no", "1": "yes"},
+					Sparse:      "every server answers",
 					Description: "The reason that the last connection failed: network, login, out of connections, starting up.",
 					Queries:     q("max by (instance, reason) (pgintegrity_connection_failure"+of()+") > 0", "{{instance}} {{reason}}"),
 				},
@@ -48,6 +49,7 @@ func failures() Dashboard {
 				},
 				{
 					Kind: Series, Title: "Server events", Width: 8, Height: 7, Unit: "short",
+					Sparse:      "no server crashed, stopped or recovered",
 					Description: "Crashes, starts, recoveries, out of memory: what the server's log tells of the server itself.",
 					Queries:     q("sum by (instance, kind) (increase(pgintegrity_server_events_total"+of()+"[$__rate_interval])) > 0", "{{instance}} {{kind}}"),
 				},
@@ -58,6 +60,7 @@ func failures() Dashboard {
 				},
 				{
 					Kind: Series, Title: "Lag of standbys", Width: 8, Height: 7, Unit: "bytes",
+					Sparse:      "there is no standby",
 					Description: "WAL that a standby has not replayed yet.",
 					Queries:     q("max by (instance, application_name) (pgintegrity_replication_lag_bytes"+of()+")", "{{instance}} {{application_name}}"),
 				},

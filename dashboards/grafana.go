@@ -91,6 +91,14 @@ func annotations() []object {
 	return list
 }
 
+// description ends with what an empty panel means.
+func (p Panel) description() string {
+	if p.Sparse == "" {
+		return p.Description
+	}
+	return p.Description + " No data: " + p.Sparse + "."
+}
+
 // panels lays the rows out. A panel that does not fit beside the others goes
 // under them.
 func (d Dashboard) panels() []object {
@@ -172,7 +180,7 @@ func (p Panel) model() object {
 		options = object{"showHeader": true, "cellHeight": "sm", "footer": object{"show": false, "reducer": []string{"sum"}, "fields": ""}}
 	}
 	model := object{
-		"type": p.Kind, "title": p.Title, "description": p.Description, "datasource": datasource, "transparent": false,
+		"type": p.Kind, "title": p.Title, "description": p.description(), "datasource": datasource, "transparent": false,
 		"fieldConfig": object{"defaults": defaults, "overrides": overrides}, "options": options, "targets": p.targets(),
 	}
 	if p.Kind == Table {

@@ -35,7 +35,7 @@ func integrity() Dashboard {
 				{
 					Kind: Stat, Title: "Slots missed, 24 h", Width: 4, Height: 4, Unit: "short", Bad: 1, Worse: 1000,
 					Description: "Runs that were due while the one before was still under way: intervals are too short, or limits.check_rate too low.",
-					Queries:     q("sum(increase(pgintegrity_check_missed_slots_total"+of()+"[24h]))", ""),
+					Queries:     q("round(sum(increase(pgintegrity_check_missed_slots_total"+of()+"[24h])))", ""),
 				},
 			}},
 			{Title: "When it was last verified", Panels: []Panel{

@@ -31,7 +31,7 @@ func maintenance() Dashboard {
 				{
 					Kind: Stat, Title: "Not rolled back, 7 d", Width: 4, Height: 4, Unit: "short", Worse: 1,
 					Description: "Runs of the guard that failed and could not be rolled back: somebody must act.",
-					Queries:     q(`sum(increase(pgintegrity_guard_runs_total`+of(`outcome="not_rolled_back"`)+"[7d])) or vector(0)", ""),
+					Queries:     q(`round(sum(increase(pgintegrity_guard_runs_total`+of(`outcome="not_rolled_back"`)+"[7d]))) or vector(0)", ""),
 				},
 				{
 					Kind: Stat, Title: "Unfinished runs", Width: 4, Height: 4, Unit: "short", Worse: 1,
@@ -42,11 +42,13 @@ func maintenance() Dashboard {
 			{Title: "What runs", Panels: []Panel{
 				{
 					Kind: Timeline, Title: "Operations", Width: 12, Height: 8, Unit: "short", Bad: 1, Worse: 1000,
+					Sparse:      "no maintenance was running",
 					Description: "Maintenance operations that ran, by kind.",
 					Queries:     q("pgintegrity_maintenance_running"+of()+" > 0", "{{instance}} {{kind}}"),
 				},
 				{
 					Kind: Series, Title: "Progress", Width: 12, Height: 8, Unit: "percentunit",
+					Sparse:      "nothing that reports its progress was running",
 					Description: "How far the oldest running operation of each kind is in its present phase.",
 					Queries:     q("pgintegrity_maintenance_progress_ratio"+of()+" and on (job, instance, kind) pgintegrity_maintenance_running > 0", "{{instance}} {{kind}}"),
 				},
@@ -57,6 +59,7 @@ func maintenance() Dashboard {
 				},
 				{
 					Kind: Series, Title: "Errors while it runs", Width: 12, Height: 8, Unit: "ops",
+					Sparse:      "nothing is known of a day before",
 					Description: "Errors of the server, beside the same time a day before, dashed.",
 					Queries: []Target{
 						{Expr: `sum by (instance) (rate(pgintegrity_log_messages_total` + of(`severity=~"ERROR|FATAL|PANIC"`) + "[$__rate_interval]))", Legend: "{{instance}}"},
@@ -74,7 +77,7 @@ func maintenance() Dashboard {
 					Kind: Table, Title: "Runs of the guard, 7 days", Width: 12, Height: 8, Unit: "short",
 					Description: "Guarded maintenance by task and outcome.",
 					Columns:     []string{"instance=Instance", "task=Task", "outcome=Outcome", "Value=Runs"},
-					Queries:     q("sum by (instance, task, outcome) (increase(pgintegrity_guard_runs_total"+of()+"[7d])) > 0", ""),
+					Queries:     q("round(sum by (instance, task, outcome) (increase(pgintegrity_guard_runs_total"+of()+"[7d]))) > 0", ""),
 				},
 			}},
 		},

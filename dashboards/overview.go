@@ -21,12 +21,12 @@ func overview() Dashboard {
 				{
 					Kind: Stat, Title: "Corruption events, 24 h", Width: 3, Height: 4, Unit: "short", Worse: 1,
 					Description: "Messages in the servers' logs that only damage explains. Alert PostgresCorruptionEvents.",
-					Queries:     q("sum(increase(pgintegrity_corruption_events_total"+of()+"[24h]))", ""),
+					Queries:     q("round(sum(increase(pgintegrity_corruption_events_total"+of()+"[24h])))", ""),
 				},
 				{
 					Kind: Stat, Title: "Checksum failures, 24 h", Width: 3, Height: 4, Unit: "short", Worse: 1,
 					Description: "Reads of pages whose checksum was wrong. Alert PostgresChecksumFailures.",
-					Queries:     q("sum(increase(pgintegrity_checksum_failures_total"+of()+"[24h]))", ""),
+					Queries:     q("round(sum(increase(pgintegrity_checksum_failures_total"+of()+"[24h])))", ""),
 				},
 				{
 					Kind: Stat, Title: "Unsafe settings", Width: 3, Height: 4, Unit: "short", Worse: 1,
@@ -41,7 +41,7 @@ func overview() Dashboard {
 				{
 					Kind: Stat, Title: "Recovery point", Width: 3, Height: 4, Unit: "s", Bad: 3600, Worse: 86400,
 					Description: "How much would be lost if every server were gone now: age of the oldest of the latest recoverable points.",
-					Queries:     q("time() - min(pgintegrity_recovery_point_timestamp_seconds"+of()+" > 0)", ""),
+					Queries:     q("time() - min(pgintegrity_recovery_point_timestamp_seconds"+of()+")", ""),
 				},
 				{
 					Kind: Stat, Title: "Blind spots", Width: 3, Height: 4, Unit: "short", Bad: 1, Worse: 3,

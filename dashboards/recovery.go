@@ -9,18 +9,18 @@ func recovery() Dashboard {
 			{Title: "Could we come back?", Panels: []Panel{
 				{
 					Kind: Stat, Title: "Recovery point", Width: 4, Height: 4, Unit: "s", Bad: 3600, Worse: 86400,
-					Description: "What would be lost now: age of the latest recoverable point, the worst repository.",
-					Queries:     q("time() - min(pgintegrity_recovery_point_timestamp_seconds"+of()+" > 0)", ""),
+					Description: "What would be lost now: age of the latest recoverable point, the worst repository; decades: nothing can be brought back.",
+					Queries:     q("time() - min(pgintegrity_recovery_point_timestamp_seconds"+of()+")", ""),
 				},
 				{
 					Kind: Stat, Title: "Last backup", Width: 4, Height: 4, Unit: "s", Bad: 86400, Worse: 2 * 86400,
-					Description: "Age of the newest complete backup, the worst repository. Alert on backups overdue.",
-					Queries:     q("time() - min(pgintegrity_backup_last_success_timestamp_seconds"+of()+" > 0)", ""),
+					Description: "Age of the newest complete backup, the worst repository; decades are never.",
+					Queries:     q("time() - min(pgintegrity_backup_last_success_timestamp_seconds"+of()+")", ""),
 				},
 				{
 					Kind: Stat, Title: "Last drill that succeeded", Width: 4, Height: 4, Unit: "s", Bad: 8 * 86400, Worse: 32 * 86400,
-					Description: "Age of the last proof that a restore works, the worst repository.",
-					Queries:     q("time() - min(pgintegrity_drill_last_success_timestamp_seconds"+of()+" > 0)", ""),
+					Description: "Age of the last proof that a restore works, the worst repository; decades are never.",
+					Queries:     q("time() - min(pgintegrity_drill_last_success_timestamp_seconds"+of()+")", ""),
 				},
 				{
 					Kind: Stat, Title: "Measured recovery time", Width: 4, Height: 4, Unit: "s", Plain: true,
@@ -62,6 +62,7 @@ func recovery() Dashboard {
 				},
 				{
 					Kind: Table, Title: "What repositories complain of", Width: 12, Height: 8, Unit: "short",
+					Sparse:      "no repository has a problem",
 					Description: "Problems of each repository by reason; the page /integrity has the words.",
 					Columns:     []string{"instance=Instance", "repository=Repository", "reason=Reason", "Value=Problems"},
 					Queries:     q("pgintegrity_repository_problems"+of()+" > 0", ""),
@@ -83,8 +84,9 @@ func recovery() Dashboard {
 				},
 				{
 					Kind: Timeline, Title: "Last drill", Width: 24, Height: 6, Unit: "none", Worse: 0.5, Bad: 1, Low: true, Words: map[string]string{"0": "failed", "1": "proved"},
+					Sparse:      "there was no drill yet",
 					Description: "How the last drill of each repository ended.",
-					Queries:     q("pgintegrity_drill_success"+of(), "{{instance}} {{repository}}"),
+					Queries:     q("pgintegrity_drill_success"+of()+" and pgintegrity_drill_last_run_timestamp_seconds > 0", "{{instance}} {{repository}}"),
 				},
 			}},
 		},

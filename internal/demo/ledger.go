@@ -41,6 +41,12 @@ CREATE TABLE ledger.postings (
 	memo text NOT NULL,
 	PRIMARY KEY (journal_id, account_id)
 );
+CREATE TABLE ledger.requests (
+	request_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	ended_at timestamptz NOT NULL DEFAULT now(),
+	outcome text NOT NULL
+);
+CREATE INDEX requests_ended_at_idx ON ledger.requests (ended_at);
 `
 
 // history fills the ledger with what was booked before today.
@@ -102,10 +108,12 @@ func (l *load) teller(ctx context.Context) {
 		switch {
 		case err == nil:
 			l.committed.Add(1)
+			l.note(ctx, conn, "done")
 		case ctx.Err() != nil:
 			return
 		default:
 			l.failed.Add(1)
+			l.note(ctx, conn, "failed")
 			select {
 			case l.first <- failure{time.Now(), err}:
 			default:
@@ -115,6 +123,14 @@ func (l *load) teller(ctx context.Context) {
 		case <-time.After(thinkTime):
 		case <-ctx.Done():
 		}
+	}
+}
+
+// note writes down what became of a request, as the ledger's program does for
+// its users. A lost note is no failure of the ledger.
+func (l *load) note(ctx context.Context, conn *pgx.Conn, outcome string) {
+	if conn != nil && !conn.IsClosed() {
+		_, _ = conn.Exec(ctx, "INSERT INTO ledger.requests (outcome) VALUES ($1)", outcome)
 	}
 }
 

@@ -83,10 +83,14 @@ func run(ctx context.Context, oneshot bool) (err error) {
 		{"exporter_built", d.build},
 		{"postgresql_started", d.startServer},
 		{"ledger_filled", d.fillLedger},
+		{"backup_taken", d.takeBackup},
 		{"exporter_started", d.startExporter},
 		{"alertmanager_started", d.startAlertmanager},
 		{"prometheus_started", d.startPrometheus},
+		{"backup_proved", d.proveBackup},
+		{"guarded_maintenance", d.guardedMaintenance},
 		{"healthy", d.awaitHealth},
+		{"pictures_healthy", d.picturesHealthy},
 	} {
 		began := time.Now()
 		limited, cancel := context.WithTimeout(ctx, patience)
@@ -142,7 +146,16 @@ func (d *demo) build(ctx context.Context) (string, error) {
 	return "program=bin/pg_integrity_exporter", err
 }
 
+// path is a path in the scratch folder.
+func (d *demo) path(name string) string { return filepath.Join(d.scratch, name) }
+
 func (d *demo) startServer(ctx context.Context) (string, error) {
+	if err := os.Mkdir(d.path("archive"), 0o755); err != nil {
+		return "", fmt.Errorf("making the archive: %w", err)
+	}
+	if err := pgtest.GiveAway(d.path("archive")); err != nil {
+		return "", err
+	}
 	install, err := pgtest.FindAny()
 	if err != nil {
 		return "", err
@@ -150,7 +163,10 @@ func (d *demo) startServer(ctx context.Context) (string, error) {
 	config := pgtest.Config{
 		Install: install, Checksums: true, Directory: filepath.Join(d.scratch, "postgresql"),
 		// Small, so that the pages that the maintenance damages are not in memory.
-		Settings: map[string]string{"shared_buffers": "4MB", "fsync": "on", "synchronous_commit": "on"},
+		Settings: map[string]string{
+			"shared_buffers": "4MB", "fsync": "on", "synchronous_commit": "on",
+			"archive_mode": "on", "archive_command": "cp %p " + d.path("archive") + "/%f",
+		},
 	}
 	if install.Major >= 15 {
 		pgtest.JSONLog()(&config)
@@ -169,6 +185,9 @@ func (d *demo) fillLedger(ctx context.Context) (string, error) {
 		return "", err
 	}
 	filled := strings.NewReplacer("$accounts", fmt.Sprint(accounts), "$journals", fmt.Sprint(journals)).Replace(history)
+	if err := d.configure(); err != nil {
+		return "", err
+	}
 	for _, sql := range append([]string{schema}, statements(filled)...) {
 		if err := d.server.Exec(ctx, "erp", sql); err != nil {
 			return "", fmt.Errorf("%w in: %s", err, sql)
@@ -218,7 +237,7 @@ func (d *demo) startExporter(ctx context.Context) (string, error) {
 	address := free.String()
 	d.exporterURL = "http://" + address
 	p, err := start(d.scratch, "exporter", d.exporter,
-		[]string{"--state.path=" + filepath.Join(d.scratch, "state"), "serve", "--web.listen-address=" + address},
+		[]string{"--state.path=" + d.path("state"), "--config.file=" + d.path("pg_integrity_exporter.yml"), "serve", "--web.listen-address=" + address},
 		"DATA_SOURCE_NAME="+d.server.DSN("postgres", d.monitor))
 	if err != nil {
 		return "", err
@@ -324,7 +343,7 @@ func (d *demo) printAddresses(ctx context.Context) {
 		alerts = d.prometheusURL + "/api/v1/alerts"
 	}
 	fmt.Printf(`
-  exporter      %s/metrics
+  exporter      %s/integrity
   runbook       %s/runbooks/PostgresCorruptionDetected
   Prometheus    %s
   Alertmanager  %s

@@ -35,12 +35,13 @@ type Backup struct {
 // plain backup go to DIRECTORY.tablespaces/OID.
 func (s *Server) BaseBackup(t testing.TB, b Backup) {
 	t.Helper()
-	if err := s.baseBackup(t.Context(), b); err != nil {
+	if err := s.TakeBackup(t.Context(), b); err != nil {
 		t.Fatalf("taking a base backup: %v", err)
 	}
 }
 
-func (s *Server) baseBackup(ctx context.Context, b Backup) error {
+// TakeBackup is BaseBackup outside of tests.
+func (s *Server) TakeBackup(ctx context.Context, b Backup) error {
 	conn, err := pgconn.Connect(ctx, s.DSN("postgres")+"&replication=database")
 	if err != nil {
 		return err

@@ -38,11 +38,9 @@ type Watched struct {
 
 // Status is what is known of one repository.
 type Status struct {
-	Watched   Watched
-	Inventory *Inventory
-	History   History
-	// HistoryErr says that the history cannot be read.
-	HistoryErr   error
+	Watched      Watched
+	Inventory    *Inventory
+	History      History
 	Verification VerificationRecord
 	// RecoveryPoint is the last moment of which nothing would be lost; zero is
 	// that nothing can be brought back. Earliest is the first that can be.
@@ -105,8 +103,19 @@ func (w *Watcher) Stop() {
 	w.done.Wait()
 }
 
-// Statuses is what was known after the last reading, by repository.
-func (w *Watcher) Statuses() []Status { return *w.current.Load() }
+// Statuses is what was known after the last reading, by repository, with the
+// drills up to now: a command may have run one a moment ago.
+func (w *Watcher) Statuses() []Status {
+	statuses := slices.Clone(*w.current.Load())
+	for i := range statuses {
+		history, err := LoadHistory(w.files, statuses[i].Watched.Name)
+		if err != nil {
+			w.logger.Warn("the history of drills is not known", "repository", statuses[i].Watched.Name, "err", err)
+		}
+		statuses[i].History = history
+	}
+	return statuses
+}
 
 // Observe tells where the WAL of the primary is.
 func (w *Watcher) Observe(s Sample) {
@@ -145,7 +154,6 @@ func (w *Watcher) run(ctx context.Context) {
 func (w *Watcher) read(ctx context.Context, watched Watched) Status {
 	began := time.Now()
 	s := Status{Watched: watched, Inventory: ReadRepository(ctx, watched.Repository), LagBytes: -1}
-	s.History, s.HistoryErr = LoadHistory(w.files, watched.Name)
 	if _, err := w.files.Get(verificationsKind, watched.Name, &s.Verification); err != nil {
 		w.logger.Warn("verifications are forgotten", "repository", watched.Name, "err", err)
 	}

@@ -127,7 +127,21 @@ type view struct {
 	Head                            []string
 	Rows                            [][]string
 	Stacked                         bool
+	Lanes                           []lane
 }
+
+// lane is one row of a state timeline, and stretch a part of it in one state,
+// in percent of the width.
+type (
+	lane struct {
+		Legend    string
+		Stretches []stretch
+	}
+	stretch struct {
+		Left, Width  float64
+		Colour, Word string
+	}
+)
 
 func (p painter) picture(ctx context.Context, file, output string) error {
 	content, err := os.ReadFile(file)
@@ -200,13 +214,50 @@ func (p painter) view(ctx context.Context, d panel) (view, error) {
 		v.Text, v.Colour = "No data", "#8e8e8e"
 		if len(v.Series) > 0 {
 			value := v.Series[0].Values[0]
-			v.Text, v.Colour = format(value, v.Unit), d.colour(value)
+			v.Text, v.Colour = d.word(value), d.colour(value)
 		}
 	case "table":
 		v.Head, v.Rows = d.table(v.Series)
+	case "state-timeline":
+		for _, s := range v.Series {
+			v.Lanes = append(v.Lanes, lane{s.Legend, p.stretches(d, s)})
+		}
+		v.Series = nil
 	}
 	return v, nil
 }
+
+// stretches are the states of a series over the time of the picture.
+func (p painter) stretches(d panel, s series) []stretch {
+	var all []stretch
+	from := float64(p.now.Add(-p.span).Unix())
+	step := p.step().Seconds()
+	for i, value := range s.Values {
+		left := 100 * (s.Times[i] - from) / p.span.Seconds()
+		width := 100 * step / p.span.Seconds()
+		colour, word := d.colour(value), d.word(value)
+		if n := len(all) - 1; n >= 0 && all[n].Word == word && left-all[n].Left-all[n].Width < width/2 {
+			all[n].Width += width
+			continue
+		}
+		all = append(all, stretch{left, width, colour, word})
+	}
+	return all
+}
+
+// word is what the panel says instead of a value.
+func (d panel) word(value float64) string {
+	key := strconv.FormatFloat(value, 'f', -1, 64)
+	for _, m := range d.FieldConfig.Defaults.Mappings {
+		if o, ok := m.Options[key]; ok {
+			return o.Text
+		}
+	}
+	return format(value, d.FieldConfig.Defaults.Unit)
+}
+
+// step is the distance of two points of a picture.
+func (p painter) step() time.Duration { return max(p.span/200, time.Second) }
 
 func (d panel) colour(value float64) string {
 	name := "text"
@@ -260,14 +311,13 @@ func legend(text string, labels map[string]string) string {
 // query asks Prometheus for the picture's range, or for now.
 func (p painter) query(ctx context.Context, expr string, instant bool) ([]series, error) {
 	expr = strings.NewReplacer("$__rate_interval", "1m", "$job", ".+", "$cluster", ".*", "$instance", ".+", "$datname", ".+").Replace(expr)
-	step := max(p.span/200, time.Second)
 	form := url.Values{"query": {expr}}
 	path := "/api/v1/query"
 	if !instant {
 		path = "/api/v1/query_range"
 		form.Set("start", strconv.FormatInt(p.now.Add(-p.span).Unix(), 10))
 		form.Set("end", strconv.FormatInt(p.now.Unix(), 10))
-		form.Set("step", strconv.FormatFloat(step.Seconds(), 'f', -1, 64))
+		form.Set("step", strconv.FormatFloat(p.step().Seconds(), 'f', -1, 64))
 	} else {
 		form.Set("time", strconv.FormatInt(p.now.Unix(), 10))
 	}
@@ -357,19 +407,22 @@ h1 { font-size: 18px; margin: 12px; } main { position: relative; }
 .panel h2 { font-size: 13px; font-weight: 500; margin: 0 0 4px; } .row { background: none; border: 0; font-weight: 600; }
 .stat { color: #fff; } .stat p { font-size: 26px; font-weight: 500; text-align: center; margin: 18px 0 0; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: 3px 8px; border-bottom: 1px solid #e4e7e7; white-space: nowrap; }
+.lane { display: flex; margin-bottom: 3px; } .lane span { width: 32%; text-align: right; padding-right: 8px; font-size: 11px; overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
+.lane div { position: relative; flex: 1; height: 20px; background: #f4f5f5; } .lane i { position: absolute; top: 0; bottom: 0; color: #fff; font: 11px/20px sans-serif; overflow: hidden; text-indent: 4px; }
 .none { color: #8e8e8e; text-align: center; margin-top: 40px; } .legend { font-size: 11px; } .legend span { margin-right: 10px; }
 </style></head><body><h1>{{.Title}}</h1><main>
 {{range $i, $v := .Views}}<section class="panel {{.Kind}}" style="left:{{.Left}}px;top:{{.Top}}px;width:{{.Width}}px;height:{{.Height}}px{{with .Colour}};background:{{.}}{{end}}">
 <h2>{{.Title}}</h2>
 {{if eq .Kind "stat"}}<p>{{.Text}}</p>
 {{else if eq .Kind "table"}}{{if .Rows}}<table><tr>{{range .Head}}<th>{{.}}</th>{{end}}</tr>{{range .Rows}}<tr>{{range .}}<td>{{.}}</td>{{end}}</tr>{{end}}</table>{{else}}<p class="none">No data</p>{{end}}
+{{else if eq .Kind "state-timeline"}}{{range .Lanes}}<div class="lane"><span>{{.Legend}}</span><div>{{range .Stretches}}<i title="{{.Word}}" style="left:{{.Left}}%;width:{{.Width}}%;background:{{.Colour}}">{{.Word}}</i>{{end}}</div></div>{{else}}<p class="none">No data</p>{{end}}
 {{else if ne .Kind "row"}}{{if .Series}}<div id="p{{$i}}"></div>{{else}}<p class="none">No data</p>{{end}}{{end}}
 </section>
 {{end}}</main>
 <script>
 const colours = ['#7eb26d', '#eab839', '#6ed0e0', '#ef843c', '#e24d42', '#1f78c1', '#ba43a9', '#705da0', '#508642', '#cca300'];
-const scales = { percentunit: v => (v * 100).toFixed(0) + ' %', s: v => v >= 3600 ? (v / 3600).toFixed(1) + ' h' : v >= 60 ? (v / 60).toFixed(0) + ' min' : v.toFixed(2) + ' s',
-  bytes: v => v >= 1048576 ? (v / 1048576).toFixed(1) + ' MiB' : (v / 1024).toFixed(0) + ' KiB', Bps: v => (v / 1e6).toFixed(1) + ' MB/s', ops: v => v.toFixed(1) + '/s' };
+const scales = { percentunit: v => +(v * 100).toPrecision(2) + ' %', s: v => v >= 3600 ? (v / 3600).toFixed(1) + ' h' : v >= 60 ? (v / 60).toFixed(0) + ' min' : v.toFixed(2) + ' s',
+  bytes: v => v >= 1048576 ? (v / 1048576).toFixed(1) + ' MiB' : v >= 1024 ? (v / 1024).toFixed(0) + ' KiB' : v.toFixed(0) + ' B', Bps: v => (v / 1e6).toFixed(1) + ' MB/s', ops: v => v.toFixed(1) + '/s' };
 ({{json .Views}}).forEach((v, i) => {
   const place = document.getElementById('p' + i);
   if (!place) return;
@@ -379,7 +432,7 @@ const scales = { percentunit: v => (v * 100).toFixed(0) + ' %', s: v => v >= 360
   if (v.Stacked) data.forEach((line, n) => { below = line.map((y, k) => (y ?? 0) + below[k]); data[n] = below; });
   const colour = (s, n) => s.Dashed ? '#d44a3a' : colours[n % colours.length];
   new uPlot({ width: v.Width - 14, height: v.Height - 60, legend: { show: false }, scales: { y: { range: (u, lo, hi) => [Math.min(0, lo), hi > 0 ? hi * 1.1 : 1] } },
-    axes: [{}, { size: 66, values: (u, ticks) => ticks.map(t => (scales[v.Unit] || (x => String(x)))(t)) }],
+    axes: [{ values: (u, ticks) => ticks.map(t => new Date(t * 1000).toISOString().slice(11, 19)), space: 80 }, { size: 66, values: (u, ticks) => ticks.map(t => (scales[v.Unit] || (x => String(x)))(t)) }],
     series: [{}].concat(v.Series.map((s, n) => ({ label: s.Legend, stroke: colour(s, n), dash: s.Dashed ? [8, 8] : undefined, width: 1.5, fill: s.Dashed ? undefined : colour(s, n) + '22' }))),
   }, [times].concat(data), place);
   const legend = document.createElement('div'); legend.className = 'legend';
