@@ -243,6 +243,7 @@ func (e *Exporter) Watched() web.Watched {
 	return web.Watched{
 		Target: r.target.Name(), Snapshot: r.results.Snapshot(), Files: r.results.Files(),
 		Unreachable: r.set.Unreachable(), NextRun: schedule.NextRun, RunNow: r.scheduler.RunNow,
+		Maintenance: r.activity.Status(), Recovery: r.recovery.Statuses(),
 	}
 }
 

@@ -46,6 +46,7 @@ func newIntegrity(options Options) (*integrity, error) {
 		"count":    count,
 		"moment":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") },
 		"machine":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"seconds":  func(s float64) string { return span(time.Duration(s * float64(time.Second))) },
 		"percent":  func(ratio float64) string { return fmt.Sprintf("%.0f %%", ratio*100) },
 		"kind":     func(k state.EventKind) string { return strings.ReplaceAll(string(k), "_", " ") },
 		"class":    func(c check.Class) string { return strings.ReplaceAll(string(c), "_", " ") },

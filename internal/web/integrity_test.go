@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/maintenance/activity"
+	"pg_integrity_exporter/internal/maintenance/window"
+	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/schedule"
 	"pg_integrity_exporter/internal/state"
 )
@@ -55,6 +58,40 @@ func damage() check.Finding {
 	return check.Finding{
 		Check: "heap", Class: check.ClassCorruption, Severity: check.SeverityCritical, Database: "erp", Schema: "ledger", Relation: `<b>"postings`,
 		Block: &block, SQLState: "XX001", Message: "invalid page in block 5", Impact: "Statements that read the page fail.", Action: "Do not vacuum the table.", Fingerprint: "0123456789abcdef",
+	}
+}
+
+// TestRecoveryAndMaintenance are told in words, with what is late.
+func TestRecoveryAndMaintenance(t *testing.T) {
+	t.Parallel()
+	w, _ := watched(t, ran("heap", "erp", check.OutcomeOK, "", time.Hour))
+	now := time.Now()
+	if _, err := window.Open(w.Files, now.Add(-time.Hour), 30*time.Minute, "faster ledger", "anna", "command"); err != nil {
+		t.Fatal(err)
+	}
+	w.Maintenance = activity.Status{Running: []activity.Operation{{
+		Kind: activity.VacuumFull, Database: "erp", Relation: check.RelationName{Schema: "ledger", Name: "postings"}, By: "nightly",
+		Started: now.Add(-10 * time.Minute), Fraction: 0.5, Blocked: 3,
+	}}}
+	never := recovery.Status{Watched: recovery.Watched{
+		Repository: recovery.Repository{Name: "weekly"}, Objectives: recovery.Objectives{BackupAge: time.Hour, DrillAge: time.Hour},
+	}, Inventory: &recovery.Inventory{}}
+	good := recovery.Status{
+		Watched: recovery.Watched{Repository: recovery.Repository{Name: "nightly"}}, Inventory: &recovery.Inventory{},
+		RecoveryPoint: now.Add(-time.Minute),
+		History:       recovery.History{LastProved: now.Add(-24 * time.Hour), Last: &recovery.Report{Outcome: recovery.OutcomeProved, RecoverySeconds: 90}},
+	}
+	w.Recovery = []recovery.Status{never, good}
+	server := serve(t, Options{Watched: func() Watched { return w }})
+	_, _, body := fetch(t, http.MethodGet, server.URL+"/integrity", map[string]string{"Accept": "text/html"})
+	for _, want := range []string{
+		"faster ledger", "overrun: it was to end 30 minutes ago", "ledger.postings in erp by nightly", "50 % done", "3 sessions wait for it",
+		"nothing can be brought back", "the newest backup is from never, the objective is at most 60 minutes", "none is complete",
+		"24 hours ago", "the last drill: proved, up again after 90 seconds",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page lacks %q", want)
+		}
 	}
 }
 

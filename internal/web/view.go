@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/maintenance/activity"
+	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/state"
 )
 
@@ -22,6 +24,10 @@ type Watched struct {
 	Unreachable string
 	// NextRun is when a check is due next.
 	NextRun func(state.CheckState) time.Time
+	// Maintenance is what is being done to the server, Recovery what is known of
+	// its backups.
+	Maintenance activity.Status
+	Recovery    []recovery.Status
 	// RunNow asks for a check to run next.
 	RunNow func(check, database string) bool
 }
@@ -50,7 +56,9 @@ type View struct {
 	Findings    []FindingView `json:"findings"`
 	Checks      []CheckView   `json:"checks"`
 	// Problems are checks that could not look at something, with what to do.
-	Problems []ProblemView `json:"problems"`
+	Problems    []ProblemView    `json:"problems"`
+	Maintenance MaintenanceView  `json:"maintenance"`
+	Recovery    []RepositoryView `json:"recovery"`
 	// Events are what happened in the last seven days, the newest first.
 	Events []state.Event `json:"events"`
 }
@@ -145,6 +153,11 @@ func look(w Watched, now time.Time) (View, error) {
 		if c.Reason != "" {
 			view.Problems = append(view.Problems, ProblemView{c.Check, c.Database, c.Reason})
 		}
+	}
+	view.Recovery = lookAtRecovery(w.Recovery, now)
+	var err error
+	if view.Maintenance, err = lookAtMaintenance(w.Files, w.Maintenance, now); err != nil {
+		return view, err
 	}
 	events, err := w.Files.Events(now.Add(-timeline), now.Add(time.Minute))
 	if err != nil {
