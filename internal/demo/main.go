@@ -30,7 +30,7 @@ import (
 )
 
 // patience bounds every single wait.
-const patience = 3 * time.Minute
+const patience = 10 * time.Minute
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

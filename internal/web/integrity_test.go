@@ -86,7 +86,7 @@ func TestRecoveryAndMaintenance(t *testing.T) {
 	_, _, body := fetch(t, http.MethodGet, server.URL+"/integrity", map[string]string{"Accept": "text/html"})
 	for _, want := range []string{
 		"faster ledger", "overrun: it was to end 30 minutes ago", "ledger.postings in erp by nightly", "50 % done", "3 sessions wait for it",
-		"nothing can be brought back", "the newest backup is from never, the objective is at most 60 minutes", "none is complete",
+		"nothing can be brought back", "there is no complete backup, the objective is one in 60 minutes", "none is complete",
 		"24 hours ago", "the last drill: proved, up again after 90 seconds",
 	} {
 		if !strings.Contains(body, want) {

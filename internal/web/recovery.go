@@ -60,9 +60,9 @@ func lookAtRecovery(statuses []recovery.Status, now time.Time) []RepositoryView 
 			view.Problems = append(view.Problems, fmt.Sprintf("and %d more: pg_integrity_exporter drill --list names all", more))
 		}
 		o := s.Watched.Objectives
-		view.late("the recovery point", view.RecoveryPoint, o.RecoveryPoint, now)
-		view.late("the newest backup", view.BackupTime, o.BackupAge, now)
-		view.late("the last proof by a drill", view.Proved, o.DrillAge, now)
+		view.late("recovery point", view.RecoveryPoint, o.RecoveryPoint, now)
+		view.late("complete backup", view.BackupTime, o.BackupAge, now)
+		view.late("proof by a drill", view.Proved, o.DrillAge, now)
 		if took := time.Duration(view.RecoverySeconds * float64(time.Second)); o.RecoveryTime > 0 && took > o.RecoveryTime {
 			view.Late = append(view.Late, fmt.Sprintf("the last drill took %s, the objective is %s", span(took), span(o.RecoveryTime)))
 		}
@@ -73,7 +73,11 @@ func lookAtRecovery(statuses []recovery.Status, now time.Time) []RepositoryView 
 
 // late notes an objective that is not kept; 0 is that there is none.
 func (v *RepositoryView) late(what string, at time.Time, objective time.Duration, now time.Time) {
-	if objective > 0 && now.Sub(at) > objective {
-		v.Late = append(v.Late, fmt.Sprintf("%s is from %s, the objective is at most %s", what, ago(at, now), span(objective)))
+	switch {
+	case objective == 0 || now.Sub(at) <= objective:
+	case at.IsZero():
+		v.Late = append(v.Late, fmt.Sprintf("there is no %s, the objective is one in %s", what, span(objective)))
+	default:
+		v.Late = append(v.Late, fmt.Sprintf("the %s is from %s, the objective is at most %s", what, ago(at, now), span(objective)))
 	}
 }
