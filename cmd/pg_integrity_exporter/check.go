@@ -7,13 +7,16 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/alecthomas/units"
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/exporter"
+	"pg_integrity_exporter/internal/pg"
 )
 
 // checkFlags are the flags of the command check.
@@ -58,7 +61,7 @@ func (f *checkFlags) check(ctx context.Context) int {
 		f.fail(err)
 		return check.ExitIncomplete
 	}
-	write := document.WriteText
+	write := func(w io.Writer) error { return document.WriteText(w, colour(f.stdout, f.environment)) }
 	switch f.output {
 	case "json":
 		write = document.WriteJSON
@@ -87,9 +90,7 @@ func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 		return check.Document{}, errors.New("--jobs must be at least 1 and --rate-limit not negative")
 	}
 	if terminal(f.stderr) {
-		options.Progress = func(r check.Result) {
-			fmt.Fprintf(f.stderr, "%s in %s: %s after %.1f s\n", r.Check, r.Database, r.Outcome, r.Seconds)
-		}
+		options.Progress = func(r check.Result) { fmt.Fprint(f.stderr, progress(r)) }
 	}
 	validated, target, err := exporter.Resolve(f.dsn, f.configFile, f.environment)
 	if err != nil {
@@ -102,6 +103,25 @@ func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 		return check.Document{}, fmt.Errorf("the check %s looks at the whole server: leave out --relation", options.Checks[0].Name)
 	}
 	return check.Sweep(ctx, target, options)
+}
+
+// progress is a line for somebody who watches; the next one takes its place
+// until the check ends.
+func progress(r check.Result) string {
+	const again = "\r\x1b[K"
+	where := r.Check
+	if r.Database != "" {
+		where += " in " + strconv.Quote(r.Database)
+	}
+	if r.Outcome != "" {
+		return fmt.Sprintf("%s%s: %s after %.1f s\n", again, where, r.Outcome, r.Seconds)
+	}
+	share := min(float64(r.Bytes)/float64(max(r.TotalBytes, 1)), 1)
+	if share < 0.02 { // too early to tell
+		return fmt.Sprintf("%s%s: %.0f s", again, where, r.Seconds)
+	}
+	left := time.Duration(r.Seconds * (1 - share) / share * float64(time.Second)).Round(time.Second)
+	return fmt.Sprintf("%s%s: %.0f %%, about %s left", again, where, 100*share, left)
 }
 
 // selectChecks gives the checks in the order in which they must run.
@@ -163,6 +183,14 @@ func identifier(text string) (name, rest string, ok bool) {
 		return strings.ReplaceAll(text[1:i], `""`, `"`), text[i+1:], i > 1
 	}
 	return "", "", false
+}
+
+// colour says whether colours help: somebody watches, and does not refuse them
+// (NO_COLOR, TERM=dumb).
+func colour(w io.Writer, environment pg.Environment) bool {
+	_, refused := environment("NO_COLOR")
+	kind, _ := environment("TERM")
+	return terminal(w) && !refused && kind != "dumb"
 }
 
 // terminal says whether somebody watches.

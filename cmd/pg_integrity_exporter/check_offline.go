@@ -26,9 +26,7 @@ func (f *checkFlags) lookOffline(ctx context.Context) (check.Document, error) {
 		Directory: f.pgdata, Only: f.only, Exclude: f.exclude, RateLimit: int64(f.rateLimit), Logger: f.logger,
 	}
 	if terminal(f.stderr) {
-		options.Progress = func(r check.Result) {
-			fmt.Fprintf(f.stderr, "%s: %s after %.1f s\n", r.Check, r.Outcome, r.Seconds)
-		}
+		options.Progress = func(r check.Result) { fmt.Fprint(f.stderr, progress(r)) }
 	}
 	return offline.Run(ctx, options)
 }

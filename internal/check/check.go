@@ -107,6 +107,8 @@ type Scope struct {
 	// Keep is given, now and then, what a long run has found so far; nil is
 	// nobody. It is called before Memory is told how far the run came.
 	Keep func(Result)
+	// Progress is told about once a second how far a run has come; nil is nobody.
+	Progress func(Result)
 	// Pace is called between two reads and returns when the server can bear the
 	// next one; nil is at once.
 	Pace func(ctx context.Context)

@@ -259,7 +259,7 @@ func requireFinding(t *testing.T, document check.Document, d damage) {
 	}
 	if !hit {
 		var b strings.Builder
-		if err := document.WriteText(&b); err != nil {
+		if err := document.WriteText(&b, false); err != nil {
 			t.Fatal(err)
 		}
 		t.Errorf("damage to %s was not found:\n%s", d.found, b.String())

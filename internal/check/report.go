@@ -18,23 +18,25 @@ func (d *Document) WriteJSON(w io.Writer) error {
 	return encoder.Encode(d)
 }
 
-// WriteText writes the document for people.
-func (d *Document) WriteText(w io.Writer) error {
+// WriteText writes the document for people, with the colours of a terminal when
+// it is one.
+func (d *Document) WriteText(w io.Writer, coloured bool) error {
 	if reason := d.sharedReason(); reason != "" {
 		_, err := fmt.Fprintf(w, "None of the %d checks could look at %s: %s\n", len(d.Checks), d.Target, printable(reason))
 		return err
 	}
 	var b strings.Builder
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "CHECK\tDATABASE\tOUTCOME\tOBJECTS\tBYTES\tSECONDS\tREASON")
+	paint := painter(coloured)
+	fmt.Fprintf(table, "CHECK\tDATABASE\t%s\tOBJECTS\tBYTES\tSECONDS\tREASON\n", paint("", "OUTCOME"))
 	for _, c := range d.Checks {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%.1f\t%s\n", c.Check, printable(c.Database), c.Outcome, c.Objects, bytesForPeople(c.Bytes), c.Seconds, printable(c.Reason))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%.1f\t%s\n", c.Check, printable(c.Database), paint(string(c.Outcome), string(c.Outcome)), c.Objects, bytesForPeople(c.Bytes), c.Seconds, printable(c.Reason))
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
 	for _, f := range d.Findings {
-		fmt.Fprintf(&b, "\n%s  %s  %s\n", strings.ToUpper(string(f.Severity)), f.Class, printable(f.Object()))
+		fmt.Fprintf(&b, "\n%s  %s  %s\n", paint(string(f.Severity), strings.ToUpper(string(f.Severity))), f.Class, printable(f.Object()))
 		fmt.Fprintf(&b, "  what:    %s\n", printable(f.Message))
 		fmt.Fprintf(&b, "  impact:  %s\n", printable(f.Impact))
 		fmt.Fprintf(&b, "  action:  %s\n", printable(f.Action))
@@ -53,6 +55,25 @@ func (d *Document) WriteText(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// painter gives a text the colour of a severity or an outcome. All codes have
+// the same length, so that columns stay in line.
+func painter(coloured bool) func(kind, text string) string {
+	codes := map[string]int{
+		string(SeverityCritical): 31, string(OutcomeFindings): 31, string(SeverityWarning): 33, string(OutcomeFailed): 33,
+		string(OutcomeSkipped): 33, string(OutcomeOK): 32,
+	}
+	return func(kind, text string) string {
+		if !coloured {
+			return text
+		}
+		code, known := codes[kind]
+		if !known {
+			code = 39
+		}
+		return fmt.Sprintf("\x1b[%dm%s\x1b[0m", code, text)
+	}
 }
 
 // sharedReason is why all checks failed, when it is the same for all: nobody

@@ -24,6 +24,8 @@ const (
 	// lockTimeout keeps a check from standing in a lock queue, where it would
 	// make others wait.
 	lockTimeout = time.Second
+	// progressInterval is how often the progress of a run is told.
+	progressInterval = time.Second
 	// maxFindings bounds the findings of one relation.
 	maxFindings = 50
 	// maxReasons bounds the problems that a reason spells out.
@@ -53,6 +55,8 @@ type session struct {
 	pass    pass
 	resumed bool
 	kept    time.Time
+	// told is when the progress was last told.
+	told time.Time
 	// lostAt is at which relations the server process of the check died lately.
 	lostAt map[string]time.Time
 	// ofRelation counts findings by relation.
@@ -249,6 +253,12 @@ func (s *session) looked(r RelationName) {
 // keep the rate limit and while the server is under pressure.
 func (s *session) throttle(ctx context.Context, started time.Time, bytes int64) {
 	s.result.Bytes += bytes
+	if s.scope.Progress != nil && time.Since(s.told) > progressInterval {
+		s.told = time.Now()
+		part := *s.result
+		part.Seconds = s.told.Sub(part.Started).Seconds()
+		s.scope.Progress(part)
+	}
 	if s.scope.Pace != nil {
 		s.scope.Pace(ctx)
 	}

@@ -58,7 +58,8 @@ type Options struct {
 	Rules Rules
 	// Accept: see Scope.
 	Accept *Acceptance
-	// Progress is told of each check that ends; nil is nobody.
+	// Progress is told of each check that ends, and about once a second of each
+	// that runs, which has no outcome yet; nil is nobody.
 	Progress func(Result)
 	Logger   *slog.Logger
 }
@@ -82,10 +83,18 @@ func Sweep(ctx context.Context, target *pg.Target, options Options) (Document, e
 		return document, nil
 	}
 	var mu sync.Mutex
+	var progress func(Result)
+	if options.Progress != nil {
+		progress = func(r Result) {
+			mu.Lock()
+			defer mu.Unlock()
+			options.Progress(r)
+		}
+	}
 	run := func(database string, checks []Check) {
 		scope := Scope{
 			Relations: options.Relations, Deep: options.Deep, RateLimit: options.RateLimit,
-			Heaps: NewHeaps(), Reported: NewReported(), Memory: options.Memory, Rules: options.Rules, Accept: options.Accept,
+			Heaps: NewHeaps(), Reported: NewReported(), Memory: options.Memory, Rules: options.Rules, Accept: options.Accept, Progress: progress,
 		}
 		for _, c := range checks {
 			if reason := c.Idle(scope, database); reason != "" {
