@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test test-all test-fast lint bench demo generate verify fuzz prepare clean
+.PHONY: help build test test-all test-fast lint bench demo pictures generate verify fuzz prepare clean
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w \
@@ -43,6 +43,11 @@ demo: ## replay the incident on a real server: damage, detection, page; DEMO_ONE
 	tools/prepare.sh demo
 	go build -o bin/demo ./internal/demo
 	@exec bin/demo
+
+pictures: ## draw the pictures of docs/tour.md anew, from a run of the demo
+	tools/prepare.sh demo
+	go build -o bin/demo ./internal/demo
+	DEMO_ONESHOT=1 DEMO_PICTURES=$(CURDIR)/docs/pictures bin/demo
 
 generate: ## write alerts/rules, dashboards and docs/metrics.md anew
 	go generate ./...

@@ -62,7 +62,7 @@ func newIntegrity(options Options) (*integrity, error) {
 // orServer is a database's name, or what stands for the whole server.
 func orServer(database string) string {
 	if database == "" {
-		return "whole server"
+		return "the whole server"
 	}
 	return database
 }

@@ -194,7 +194,7 @@ func TestActions(t *testing.T) {
 	if status, _ := post("/integrity/run", run, map[string]string{"Sec-Fetch-Site": "same-origin"}); status != http.StatusSeeOther || (*asked)[0] != "heap in erp" {
 		t.Errorf("with a login: %d, asked for %q", status, *asked)
 	}
-	if status, text := post("/integrity/run", url.Values{"check": {"x"}}, nil); status != http.StatusNotFound || !strings.Contains(text, `no check "x" in whole server`) {
+	if status, text := post("/integrity/run", url.Values{"check": {"x"}}, nil); status != http.StatusNotFound || !strings.Contains(text, `no check "x" in the whole server`) {
 		t.Errorf("unknown check: %d %s", status, text)
 	}
 

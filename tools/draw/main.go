@@ -432,7 +432,7 @@ const scales = { percentunit: v => +(v * 100).toPrecision(2) + ' %', s: v => v >
   if (v.Stacked) data.forEach((line, n) => { below = line.map((y, k) => (y ?? 0) + below[k]); data[n] = below; });
   const colour = (s, n) => s.Dashed ? '#d44a3a' : colours[n % colours.length];
   new uPlot({ width: v.Width - 14, height: v.Height - 60, legend: { show: false }, scales: { y: { range: (u, lo, hi) => [Math.min(0, lo), hi > 0 ? hi * 1.1 : 1] } },
-    axes: [{ values: (u, ticks) => ticks.map(t => new Date(t * 1000).toISOString().slice(11, 19)), space: 80 }, { size: 66, values: (u, ticks) => ticks.map(t => (scales[v.Unit] || (x => String(x)))(t)) }],
+    axes: [{ values: (u, ticks) => ticks.map(t => new Date(t * 1000).toISOString().slice(11, 19)), space: 60 }, { size: 66, values: (u, ticks) => ticks.map(t => (scales[v.Unit] || (x => String(x)))(t)) }],
     series: [{}].concat(v.Series.map((s, n) => ({ label: s.Legend, stroke: colour(s, n), dash: s.Dashed ? [8, 8] : undefined, width: 1.5, fill: s.Dashed ? undefined : colour(s, n) + '22' }))),
   }, [times].concat(data), place);
   const legend = document.createElement('div'); legend.className = 'legend';
