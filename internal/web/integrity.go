@@ -23,6 +23,10 @@ var pages embed.FS
 // maxNote bounds the note of an acknowledgement, in bytes.
 const maxNote = 500
 
+// maxForm bounds a request, in bytes: the fingerprints of all findings of one
+// object are in it.
+const maxForm = 1 << 18
+
 // integrity serves the integrity page: for people as HTML, for programs as JSON
 // by Accept. Its actions need an authenticated user.
 type integrity struct {
@@ -50,7 +54,7 @@ func newIntegrity(options Options) (*integrity, error) {
 		"percent":  func(ratio float64) string { return fmt.Sprintf("%.0f %%", ratio*100) },
 		"kind":     func(k state.EventKind) string { return strings.ReplaceAll(string(k), "_", " ") },
 		"class":    func(c check.Class) string { return strings.ReplaceAll(string(c), "_", " ") },
-		"lower":    strings.ToLower,
+		"join":     func(list []string) string { return strings.Join(list, ", ") },
 		"database": orServer,
 	}).ParseFS(pages, "pages/integrity.html")
 	if err != nil {
@@ -121,6 +125,7 @@ type shown struct {
 	Now     time.Time
 	Version string
 	Map     matrix
+	Groups  []*groupView
 	// User is who may act; empty is nobody.
 	User string
 	// Done says what an action did.
@@ -145,7 +150,7 @@ func (i *integrity) show(w http.ResponseWriter, r *http.Request) {
 	}
 	var out bytes.Buffer
 	err = i.template.Execute(&out, shown{
-		View: view, Now: now, Version: i.version, Map: coverageMap(view.Checks), User: i.user(r), Done: done(r.URL.Query().Get("done")),
+		View: view, Now: now, Version: i.version, Map: coverageMap(view.Checks), Groups: groups(view.Findings), User: i.user(r), Done: done(r.URL.Query().Get("done")),
 	})
 	if err != nil {
 		http.Error(w, "The page cannot be shown: "+err.Error(), http.StatusInternalServerError)
@@ -200,7 +205,7 @@ func (i *integrity) action(do func(r *http.Request, user string) (done string, s
 			http.Error(w, "Actions need a user who has logged in: set basic_auth_users or client certificates in the file of --web.config.file.", http.StatusForbidden)
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, 1<<14)
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		done, status, err := do(r, user)
 		if err != nil {
 			http.Error(w, err.Error(), status)
@@ -221,25 +226,37 @@ func (i *integrity) run(r *http.Request, user string) (string, int, error) {
 
 func (i *integrity) acknowledge(r *http.Request, user string) (string, int, error) {
 	watched := i.options.Watched()
-	fingerprint, note := r.PostFormValue("fingerprint"), r.PostFormValue("note")
-	at := slices.IndexFunc(watched.Snapshot.Findings, func(f state.Finding) bool { return f.Fingerprint == fingerprint })
-	if at < 0 {
-		return "", http.StatusNotFound, fmt.Errorf("there is no open finding %q: it may have cleared", fingerprint)
-	}
+	note := r.PostFormValue("note")
 	if len(note) > maxNote {
 		return "", http.StatusBadRequest, fmt.Errorf("the note has more than %d bytes", maxNote)
 	}
-	now := time.Now().UTC()
-	if err := watched.Files.Put(acknowledgements, fingerprint, Acknowledgement{By: user, When: now, Note: note}); err != nil {
-		return "", http.StatusInternalServerError, err
+	open := make(map[string]state.Finding)
+	for _, f := range watched.Snapshot.Findings {
+		open[f.Fingerprint] = f
 	}
-	f := watched.Snapshot.Findings[at]
-	err := watched.Files.Record(state.Event{
-		Time: now, Kind: state.EventAcknowledged, Severity: f.Severity, Database: f.Database, Schema: f.Schema, Relation: f.Relation,
-		Message: "acknowledged by " + user, Source: "integrity page", Details: map[string]string{"fingerprint": fingerprint, "note": note},
-	})
-	if err != nil {
-		return "", http.StatusInternalServerError, err
+	now := time.Now().UTC()
+	objects := make(map[string]check.Finding)
+	for _, fingerprint := range r.PostForm["fingerprint"] {
+		f, found := open[fingerprint]
+		if !found {
+			continue // it has cleared since the page was shown
+		}
+		if err := watched.Files.Put(acknowledgements, fingerprint, Acknowledgement{By: user, When: now, Note: note}); err != nil {
+			return "", http.StatusInternalServerError, err
+		}
+		objects[objectOf(f.Finding)] = f.Finding
+	}
+	if len(objects) == 0 {
+		return "", http.StatusNotFound, fmt.Errorf("there is no open finding %q: it may have cleared", r.PostFormValue("fingerprint"))
+	}
+	for _, f := range objects {
+		err := watched.Files.Record(state.Event{
+			Time: now, Kind: state.EventAcknowledged, Severity: f.Severity, Database: f.Database, Schema: f.Schema, Relation: f.Relation,
+			Message: "acknowledged by " + user, Source: "integrity page", Details: map[string]string{"fingerprint": f.Fingerprint, "note": note},
+		})
+		if err != nil {
+			return "", http.StatusInternalServerError, err
+		}
 	}
 	return "acknowledged", 0, nil
 }

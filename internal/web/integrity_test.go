@@ -2,10 +2,12 @@ package web
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,7 +116,7 @@ func TestVerdict(t *testing.T) {
 		"skipped":         {[]check.Result{ran("heap", "erp", check.OutcomeSkipped, "no extension", time.Hour)}, VerdictUnknown, "1 check cannot run here"},
 		"leftover":        {[]check.Result{ran("heap", "erp", check.OutcomeFindings, "", time.Hour, warning)}, VerdictWarning, "No damage is known; 1 finding"},
 		"data rule":       {[]check.Result{ran("heap", "erp", check.OutcomeFindings, "", time.Hour, rule)}, VerdictDamaged, "cannot be trusted"},
-		"damaged":         {[]check.Result{ran("heap", "erp", check.OutcomeFindings, "", time.Hour, damage())}, VerdictDamaged, `Data is damaged: 1 finding, the first seen 60 minutes ago in erp: ledger.<b>"postings block 5.`},
+		"damaged":         {[]check.Result{ran("heap", "erp", check.OutcomeFindings, "", time.Hour, damage())}, VerdictDamaged, `Data is damaged: erp: ledger.<b>"postings, 1 page, first seen 60 minutes ago.`},
 	} {
 		w, _ := watched(t, c.results...)
 		view, err := look(w, time.Now())
@@ -137,7 +139,7 @@ func TestIntegrityPage(t *testing.T) {
 		t.Fatalf("%d %s", status, header.Get("Content-Type"))
 	}
 	for _, want := range []string{
-		"Data is damaged", "&lt;b&gt;&#34;postings block 5", "Do not vacuum the table.", "GRANT EXECUTE ON FUNCTION bt_index_check(regclass) TO monitor", "finding opened", "never checked before",
+		"Data is damaged", "&lt;b&gt;&#34;postings <span class=\"age\">1 page</span>", "invalid page in block 5", "Do not vacuum the table.", "GRANT EXECUTE ON FUNCTION bt_index_check(regclass) TO monitor", "finding opened", "never checked before",
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page lacks %q", want)
@@ -159,6 +161,37 @@ func TestIntegrityPage(t *testing.T) {
 	}
 	if view.Verdict != VerdictDamaged || len(view.Findings) != 1 || view.Findings[0].Relation != `<b>"postings` || len(view.Checks) != 2 || len(view.Problems) != 1 {
 		t.Errorf("as data: %+v", view)
+	}
+}
+
+// TestGroups puts what several checks say of many pages of one table together.
+func TestGroups(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	var findings []FindingView
+	for n := range uint32(4) {
+		for i, name := range []string{"page", "heap"} {
+			f := damage()
+			f.Check, f.Block, f.Message = name, &n, "of "+name
+			f.Fingerprint = fmt.Sprint(name, n)
+			findings = append(findings, FindingView{Finding: f, FirstSeen: now.Add(time.Duration(i) * time.Minute), LastSeen: now.Add(time.Duration(n) * time.Hour)})
+		}
+	}
+	findings[3].LastGood = now.Add(-time.Hour)
+	other := damage()
+	other.Class, other.Severity, other.Relation, other.Block = check.ClassLeftover, check.SeverityWarning, "journal", nil
+	findings = append([]FindingView{{Finding: other, FirstSeen: now.Add(-time.Hour)}}, findings...)
+	got := groups(findings)
+	if len(got) != 2 || got[1].Object != "erp: ledger.journal" {
+		t.Fatalf("%d groups: %+v", len(got), got[len(got)-1])
+	}
+	g := got[0]
+	if g.Pages != 4 || len(g.Fingerprints) != 8 || len(g.Evidence) != shownEvidence || len(g.More) != 8-shownEvidence ||
+		!slices.Equal(g.Checks, []string{"page", "heap"}) || !g.FirstSeen.Equal(now) || !g.LastSeen.Equal(now.Add(3*time.Hour)) || !g.LastGood.Equal(now.Add(-time.Hour)) {
+		t.Errorf("%+v", g)
+	}
+	if g.Evidence[0] != "block 0: of page" {
+		t.Errorf("evidence %q", g.Evidence)
 	}
 }
 

@@ -171,21 +171,16 @@ func look(w Watched, now time.Time) (View, error) {
 
 // judge says in one sentence whether the data is safe.
 func (v *View) judge(now time.Time) {
-	var critical, lesser, damaged int
-	var first FindingView
-	for _, f := range v.Findings {
-		switch f.Severity {
-		case check.SeverityCritical:
-			if critical == 0 || f.FirstSeen.Before(first.FirstSeen) {
-				first = f
-			}
-			critical++
-			if f.Class == check.ClassCorruption {
-				damaged++
-			}
-		case check.SeverityWarning:
+	var critical, damaged []*groupView
+	lesser := 0
+	for _, g := range groups(v.Findings) {
+		switch {
+		case g.Severity == check.SeverityCritical && g.Class == check.ClassCorruption:
+			damaged = append(damaged, g)
+		case g.Severity == check.SeverityCritical:
+			critical = append(critical, g)
+		case g.Severity == check.SeverityWarning:
 			lesser++
-		default:
 		}
 	}
 	var never, failed, skipped, overdue int
@@ -206,12 +201,12 @@ func (v *View) judge(now time.Time) {
 		}
 	}
 	switch {
-	case damaged > 0:
+	case len(damaged) > 0:
 		v.Verdict = VerdictDamaged
-		v.Sentence = fmt.Sprintf("Data is damaged: %s, the first seen %s in %s.", count(damaged, "finding"), ago(first.FirstSeen, now), first.Object)
-	case critical > 0:
+		v.Sentence = "Data is damaged: " + named(damaged, now)
+	case len(critical) > 0:
 		v.Verdict = VerdictDamaged
-		v.Sentence = fmt.Sprintf("The data cannot be trusted: %s that needs somebody now, the first seen %s in %s.", count(critical, "finding"), ago(first.FirstSeen, now), first.Object)
+		v.Sentence = "The data cannot be trusted: " + named(critical, now)
 	case never+failed+overdue > 0 || len(v.Checks) == 0:
 		v.Verdict = VerdictUnknown
 		v.Sentence = fmt.Sprintf("Not known: of %s %d did not run yet, %d could not look at everything and %d are overdue. What was looked at is well.",
@@ -233,6 +228,23 @@ func (v *View) judge(now time.Time) {
 	if v.Unreachable != "" {
 		v.Sentence += " The server does not answer now: " + v.Unreachable + "."
 	}
+}
+
+// named says what is wrong and since when.
+func named(found []*groupView, now time.Time) string {
+	first := found[0]
+	for _, g := range found {
+		if g.FirstSeen.Before(first.FirstSeen) {
+			first = g
+		}
+	}
+	if len(found) > 1 {
+		return fmt.Sprintf("%s, the first seen %s: %s.", count(len(found), "object"), ago(first.FirstSeen, now), first.Object)
+	}
+	if first.Pages > 0 {
+		return fmt.Sprintf("%s, %s, first seen %s.", first.Object, count(first.Pages, "page"), ago(first.FirstSeen, now))
+	}
+	return fmt.Sprintf("%s, first seen %s.", first.Object, ago(first.FirstSeen, now))
 }
 
 // count is a number with its noun.

@@ -431,10 +431,12 @@ const scales = { percentunit: v => +(v * 100).toPrecision(2) + ' %', s: v => v >
   const data = v.Series.map(s => { const at = new Map(s.Times.map((t, n) => [t, s.Values[n]])); return times.map(t => at.has(t) ? at.get(t) : null); });
   if (v.Stacked) data.forEach((line, n) => { below = line.map((y, k) => (y ?? 0) + below[k]); data[n] = below; });
   const colour = (s, n) => s.Dashed ? '#d44a3a' : colours[n % colours.length];
+  const order = v.Series.map((s, n) => n); // the stack's top first, so that it does not cover what is below
+  if (v.Stacked) order.reverse();
   new uPlot({ width: v.Width - 14, height: v.Height - 60, legend: { show: false }, scales: { y: { range: (u, lo, hi) => [Math.min(0, lo), hi > 0 ? hi * 1.1 : 1] } },
     axes: [{ values: (u, ticks) => ticks.map(t => new Date(t * 1000).toISOString().slice(11, 19)), space: 60 }, { size: 66, values: (u, ticks) => ticks.map(t => (scales[v.Unit] || (x => String(x)))(t)) }],
-    series: [{}].concat(v.Series.map((s, n) => ({ label: s.Legend, stroke: colour(s, n), dash: s.Dashed ? [8, 8] : undefined, width: 1.5, fill: s.Dashed ? undefined : colour(s, n) + '22' }))),
-  }, [times].concat(data), place);
+    series: [{}].concat(order.map(n => [v.Series[n], n]).map(([s, n]) => ({ label: s.Legend, stroke: colour(s, n), dash: s.Dashed ? [8, 8] : undefined, width: 1.5, fill: s.Dashed ? undefined : colour(s, n) + (v.Stacked ? 'ff' : '22') }))),
+  }, [times].concat(order.map(n => data[n])), place);
   const legend = document.createElement('div'); legend.className = 'legend';
   v.Series.forEach((s, n) => { const e = document.createElement('span'); e.textContent = '— ' + s.Legend; e.style.color = colour(s, n); legend.append(e); });
   place.append(legend);
