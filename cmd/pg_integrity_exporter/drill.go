@@ -48,6 +48,8 @@ type drillFlags struct {
 	list       bool
 	clean      bool
 	textfile   string
+	// urgent is that nothing gives way to others: it is no drill.
+	urgent bool
 }
 
 func addDrill(app *kingpin.Application, g *globals) (string, command) {
@@ -199,6 +201,9 @@ func (f *drillFlags) options() (drill.Options, *state.Files, error) {
 	// Without a server named anywhere there is nothing to compare with.
 	if f.compare && f.named(validated.Get().Target) {
 		options.Primary = target
+	}
+	if f.urgent {
+		d.Nice = 0
 	}
 	if err := drill.Yield(d.Nice); err != nil {
 		f.logger.Warn("the drill cannot give way to others", "err", err)

@@ -97,6 +97,7 @@ func (f *guardFlags) run(ctx context.Context) int {
 		return exitRefused
 	}
 	report := guard.Run(ctx, options)
+	f.recoverByItself(ctx, options, &report)
 	return f.print(&report)
 }
 

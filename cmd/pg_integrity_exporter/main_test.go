@@ -25,7 +25,12 @@ import (
 // program is the built exporter.
 var program string
 
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == jobArgument {
+		os.Exit(job(os.Args[2]))
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	directory, err := os.MkdirTemp("", "pg_integrity_exporter-")
@@ -58,7 +63,7 @@ func command(ctx context.Context, args ...string) *exec.Cmd {
 // run runs the program to its end.
 func run(t *testing.T, args ...string) (stdout, stderr string, exit int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := command(ctx, args...)
 	var out, problems bytes.Buffer

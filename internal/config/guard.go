@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -47,6 +48,19 @@ type Guard struct {
 	Expect []string `yaml:"expect"`
 	// Policies say which maintenance may run; none is no limit.
 	Policies []Policy `yaml:"policies"`
+	// Recover is point-in-time recovery for runs that could not be rolled back.
+	Recover GuardRecover `yaml:"recover"`
+}
+
+// GuardRecover says how the guard recovers to the restore point of a run.
+type GuardRecover struct {
+	// Repository is the one of recovery.repositories that is restored; empty is the
+	// only one.
+	Repository string `yaml:"repository"`
+	// Directory is where a directory is made for each recovered cluster.
+	Directory string `yaml:"directory"`
+	// Unattended recovers without being asked when a run ends not rolled back.
+	Unattended bool `yaml:"unattended"`
 }
 
 // Policy permits some maintenance.
@@ -124,6 +138,12 @@ func (g Guard) validate() (key string, err error) {
 		if !p.ok {
 			return p.key, errors.New("is too small")
 		}
+	}
+	if d := g.Recover.Directory; d != "" && !filepath.IsAbs(d) {
+		return "recover", fmt.Errorf("directory: %q is not an absolute path", d)
+	}
+	if g.Recover.Unattended && g.Recover.Directory == "" {
+		return "recover", errors.New("unattended needs a directory")
 	}
 	if _, err := g.Settings(); err != nil {
 		return "unchanged", err

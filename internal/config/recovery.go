@@ -284,7 +284,7 @@ func (r Recovery) Find(name string) (Repository, error) {
 	}
 	switch {
 	case len(names) == 0:
-		return Repository{}, errors.New("the configuration names no repository: add one under recovery.repositories, or give --backup")
+		return Repository{}, errors.New("the configuration names no repository: add one under recovery.repositories (or give drill --path)")
 	case name == "" && len(names) == 1:
 		return r.Repositories[0], nil
 	case name == "":

@@ -49,6 +49,14 @@ type Options struct {
 	Queries     []Query
 	// Primary is the living server; nil is none.
 	Primary *pg.Target
+	// Before chooses the newest backup that was finished before it; zero is any.
+	Before time.Time
+	// Keep is where the recovered cluster stays, a directory that does not exist
+	// yet on the file system of Scratch; empty is that it is removed.
+	Keep string
+	// Prove looks at the recovered server in the caller's own way; its error is
+	// why the backup is not proved.
+	Prove  func(ctx context.Context, recovered *pg.Target) error `json:"-"`
 	Logger  *slog.Logger
 }
 
@@ -64,6 +72,8 @@ type drill struct {
 	// superusers.
 	living     map[string]bool
 	superusers []string
+	// recovered says that the server reached the target.
+	recovered bool
 }
 
 // refusal is why a drill does not begin.
@@ -80,7 +90,7 @@ func Run(ctx context.Context, options Options) *recovery.Report {
 	limited, cancel := context.WithTimeoutCause(ctx, options.Timeout, fmt.Errorf("the drill took longer than %s (recovery.drill.timeout)", options.Timeout))
 	defer cancel()
 	err := d.run(limited, report)
-	if removeErr := d.remove(report); removeErr != nil {
+	if removeErr := d.remove(ctx, report); removeErr != nil {
 		err = errors.Join(err, removeErr)
 	}
 	report.Finished = time.Now().UTC()
@@ -169,6 +179,7 @@ func (d *drill) run(ctx context.Context, report *recovery.Report) error {
 	if err != nil {
 		return because(ctx, err)
 	}
+	d.recovered = true
 	report.RecoverySeconds = time.Since(began).Seconds()
 	report.ServerVersion, report.Timeline = reached.version, b.Timeline
 	if reached.position != 0 {
@@ -217,6 +228,15 @@ func (d *drill) prove(ctx context.Context, b recovery.Backup, reached recovered,
 			return nil
 		})
 	}
+	if d.options.Prove != nil {
+		target, err := d.server.target()
+		if err == nil {
+			err = d.options.Prove(ctx, target)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return ctx.Err()
 }
 
@@ -227,6 +247,9 @@ func (d *drill) prepare(ctx context.Context, report *recovery.Report) (recovery.
 	}
 	r, err := newRunner(d.options.User)
 	if err != nil {
+		return recovery.Backup{}, refusal{err}
+	}
+	if err := d.vacant(); err != nil {
 		return recovery.Backup{}, refusal{err}
 	}
 	removed, err := Clean(d.options.Scratch)
@@ -276,7 +299,7 @@ func (d *drill) choose() (recovery.Backup, error) {
 		if err != nil {
 			return b, refusal{err}
 		}
-	case d.options.Target.Time != "":
+	case d.options.Target.Time != "" || !d.options.Before.IsZero():
 		b, err = d.before()
 	default:
 		b, err = d.inventory.Newest()
@@ -287,11 +310,15 @@ func (d *drill) choose() (recovery.Backup, error) {
 	return b, err
 }
 
-// before is the newest backup that was finished before the target time.
+// before is the newest backup that was finished before the target time, or
+// before the time that is asked for.
 func (d *drill) before() (recovery.Backup, error) {
-	moment, err := d.options.Target.moment()
-	if err != nil {
-		return recovery.Backup{}, refusal{err}
+	moment := d.options.Before
+	if d.options.Target.Time != "" {
+		var err error
+		if moment, err = d.options.Target.moment(); err != nil {
+			return recovery.Backup{}, refusal{err}
+		}
 	}
 	for _, b := range slices.Backward(d.inventory.Backups) {
 		if b.Usable() && b.Kind != recovery.KindLogical && !b.Finished.After(moment) {
@@ -445,15 +472,21 @@ func (d *drill) roles() []string {
 	return append(slices.Clone(d.superusers), "postgres")
 }
 
-// remove ends the server and removes everything.
-func (d *drill) remove(report *recovery.Report) error {
+// remove ends the server and removes everything but what is to be kept.
+func (d *drill) remove(ctx context.Context, report *recovery.Report) error {
 	if d.scratch == nil {
 		return nil
 	}
 	return d.phase(report, recovery.PhaseRemove, func() error {
+		var err error
+		if d.options.Keep != "" && d.recovered && ctx.Err() == nil {
+			if err = d.keep(); err == nil {
+				report.Kept = d.options.Keep
+			}
+		}
 		if d.server != nil {
 			d.server.stop()
 		}
-		return d.scratch.remove()
+		return errors.Join(err, d.scratch.remove())
 	})
 }

@@ -332,8 +332,11 @@ func shellQuote(text string) string {
 // where the living server has its own.
 func (d *drill) neutralize() error {
 	data := d.scratch.data()
+	if err := os.Rename(filepath.Join(data, autoConf), filepath.Join(d.scratch.path, autoConf)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	for _, name := range []string{
-		"standby.signal", "recovery.signal", "recovery.conf", "postgresql.auto.conf", "postmaster.pid", "postmaster.opts", "tablespace_map",
+		"standby.signal", "recovery.signal", "recovery.conf", "postmaster.pid", "postmaster.opts", "tablespace_map",
 	} {
 		if err := os.Remove(filepath.Join(data, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

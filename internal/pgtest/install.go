@@ -154,3 +154,11 @@ func EachVersion(t *testing.T, test func(t *testing.T, major int)) {
 		})
 	}
 }
+
+// Turn says that a version's tests go through the n-th of the things that need
+// not be tried on every version: each is tried on one, so that together the
+// versions try all of them. With PGTEST_LAB=full every version tries everything.
+func Turn(n, major int) bool {
+	versions := Versions()
+	return os.Getenv("PGTEST_LAB") == "full" || versions[n%len(versions)] == major
+}

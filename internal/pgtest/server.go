@@ -106,6 +106,26 @@ func Start(t testing.TB, options ...Option) *Server {
 	return server
 }
 
+// Adopt starts a server for a test on a data directory that something else made,
+// with a port of its own.
+func Adopt(t testing.TB, install Install, dataDirectory string) *Server {
+	t.Helper()
+	s, err := prepare(Config{Install: install})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.DataDirectory = dataDirectory
+	err = s.configure(nil)
+	if err == nil {
+		err = s.StartAgain(t.Context())
+	}
+	if err != nil {
+		t.Fatal(errors.Join(err, s.Close()))
+	}
+	t.Cleanup(func() { s.cleanup(t) })
+	return s
+}
+
 func (s *Server) cleanup(t testing.TB) {
 	t.Helper()
 	if t.Failed() {

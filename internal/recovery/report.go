@@ -59,6 +59,8 @@ type Report struct {
 	Finished time.Time `json:"finished"`
 	// ServerVersion is the version of the scratch server.
 	ServerVersion int `json:"server_version,omitempty"`
+	// Kept is where the recovered cluster stays; empty is that it was removed.
+	Kept string `json:"kept,omitempty"`
 	// Target is what recovery was asked for: latest, or a time, LSN or name.
 	Target string        `json:"recovery_target"`
 	Phases []PhaseReport `json:"phases"`

@@ -63,11 +63,7 @@ func TestMaintenanceIsSeen(t *testing.T) {
 		defer w.Stop()
 		eventually := func(what string, ok func() bool) {
 			t.Helper()
-			for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("not seen: %s", what)
-				}
-			}
+			pgtest.Await(t, "seen: "+what, 20*time.Second, ok)
 		}
 		told := func(kind Kind, relation string) bool {
 			events, err := files.Events(time.Time{}, time.Now().Add(time.Hour))

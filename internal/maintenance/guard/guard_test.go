@@ -108,7 +108,7 @@ func (b *bench) start() *load {
 						l.failures++
 					}
 					l.mu.Unlock()
-					time.Sleep(time.Duration(1+3*writer) * time.Millisecond)
+					time.Sleep(time.Duration(4+6*writer) * time.Millisecond)
 				}
 				_ = conn.Close(context.Background())
 			}
@@ -344,12 +344,6 @@ func (s scenario) run(t *testing.T, server *pgtest.Server) {
 	}
 }
 
-// full says that a version goes through everything: the newest one. The others
-// go through what is marked short, or through everything with PGTEST_LAB=full.
-func full(major int) bool {
-	return major == pgtest.Newest() || os.Getenv("PGTEST_LAB") == "full"
-}
-
 // TestScenarios runs accidents and healthy maintenance under two writers: each
 // ends verified, or rolled back to what was there before, with what others
 // committed kept.
@@ -357,8 +351,8 @@ func TestScenarios(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
 		server := newServer(t, major)
-		for _, s := range append(accidents(), healthy()...) {
-			if (testing.Short() || !full(major)) && !s.short {
+		for n, s := range append(accidents(), healthy()...) {
+			if !s.short && (testing.Short() || !pgtest.Turn(n, major)) {
 				continue
 			}
 			t.Run(s.name, func(t *testing.T) { s.run(t, server) })

@@ -90,6 +90,8 @@ type Report struct {
 	// Recover are the commands that bring the state before back when the guard
 	// could not.
 	Recover []string `json:"recover,omitempty"`
+	// Recovery is the point-in-time recovery that followed by itself.
+	Recovery *Recovery `json:"recovery,omitempty"`
 	// Output is the file with the output of the command.
 	Output string `json:"output,omitempty"`
 	// CommandExit is how the command ended.
@@ -137,6 +139,9 @@ func (r *Report) WriteText(w io.Writer) error {
 	writeList(&b, "taken back", r.Undone)
 	writeList(&b, "to bring the state before back", r.Recover)
 	fmt.Fprintf(&b, "\n%s (exit code %d): %s\n", strings.ReplaceAll(string(r.Outcome), "_", " "), r.ExitCode, r.Summary)
+	if r.Recovery != nil {
+		b.WriteString(r.Recovery.Text())
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

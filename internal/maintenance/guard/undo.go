@@ -68,6 +68,7 @@ func (r *run) recoveryCommands() []string {
 	}
 	return []string{
 		"keep the data directory as it is, and stop backups and WAL from expiring",
+		"`pg_integrity_exporter guard recover --into=NEW_DIRECTORY " + r.report.ID + "` restores the repository of the configuration there and proves it; or by hand:",
 		"with pgBackRest, into another directory: pgbackrest --stanza=STANZA --pg1-path=NEW_DIRECTORY " + how + " --target-action=pause restore",
 		"with a base backup from before " + r.report.Started.Format(time.RFC3339) + ": unpack it into NEW_DIRECTORY, set restore_command, " + target + " and recovery_target_action = 'pause' there, touch NEW_DIRECTORY/recovery.signal, start it on another port",
 		"there, compare with what others have committed since: COPY the tables listed under touched, or promote it and switch over",
