@@ -9,6 +9,7 @@ LDFLAGS  := -s -w \
 	-X github.com/prometheus/common/version.Branch=$(shell git rev-parse --abbrev-ref HEAD 2>/dev/null) \
 	-X github.com/prometheus/common/version.BuildDate=$(shell date -u +%Y%m%d-%H:%M:%S)
 FUZZTIME ?= 10s
+TEST_TOOLS = PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -19,12 +20,11 @@ build: ## bin/pg_integrity_exporter
 prepare: ## install what the tests need: PostgreSQL 13-18, promtool, amtool, alertmanager
 	tools/prepare.sh
 
-test: prepare ## what CI runs: the short tests on PostgreSQL 15
-	PGTEST_VERSIONS=15 go test -short -timeout 20m -parallel 4 ./...
+test: prepare ## what CI runs: every package on PostgreSQL 13, 15 and 18, the long labs left out
+	PGTEST_REQUIRE=1 PGTEST_PATIENCE=6 PGTEST_VERSIONS=13,15,18 $(TEST_TOOLS) go test -short -timeout 30m -parallel 6 ./...
 
 test-all: prepare ## all tests on PostgreSQL 13-18 with the race detector
-	PGTEST_REQUIRE=1 PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus) \
-		go test -race -timeout 40m -parallel 6 ./...
+	PGTEST_REQUIRE=1 PGTEST_PATIENCE=6 $(TEST_TOOLS) go test -race -timeout 60m -parallel 6 ./...
 
 test-fast: ## tests on one PostgreSQL version without the race detector; under 3 minutes
 	tools/postgres/install.sh 15

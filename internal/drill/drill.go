@@ -57,7 +57,7 @@ type Options struct {
 	// Prove looks at the recovered server in the caller's own way; its error is
 	// why the backup is not proved.
 	Prove  func(ctx context.Context, recovered *pg.Target) error `json:"-"`
-	Logger  *slog.Logger
+	Logger *slog.Logger
 }
 
 // drill is one drill under way.

@@ -190,7 +190,7 @@ const invariantSettings = "SET LOCAL lock_timeout = '5s'; SET LOCAL row_security
 func (s session) invariant(ctx context.Context, i Invariant) (ok bool, evidence string, err error) {
 	err = s.aside(ctx, invariantSettings, func() error {
 		if i.Min == "" && i.Max == "" && i.EqualTo == "" {
-			rows, err := s.Query(ctx, i.Query)
+			rows, err := s.ask(ctx, i.Query)
 			if err != nil {
 				return err
 			}
@@ -239,7 +239,7 @@ func atLeast(a, b string) bool {
 // holds says whether an expectation is true, and what it is instead.
 func (s session) holds(ctx context.Context, query string) (ok bool, evidence string, err error) {
 	err = s.aside(ctx, "SET LOCAL lock_timeout = '5s'; SET LOCAL row_security = off", func() error {
-		rows, err := s.Query(ctx, query)
+		rows, err := s.ask(ctx, query)
 		if err != nil {
 			return err
 		}

@@ -68,6 +68,10 @@ func accidents() []scenario {
 			return b.sql("CREATE UNIQUE INDEX CONCURRENTLY archive_unique ON archive (text)")
 		}, want: guard.OutcomeRolledBack, says: "DROP INDEX CONCURRENTLY"},
 		{name: "column whose values change", prepare: with(sql("ALTER TABLE archive ALTER COLUMN amount TYPE int USING 0"), func(s *guard.Settings) { s.Expect = []string{"SELECT sum(amount) > 1000 FROM archive"} }), want: guard.OutcomeRolledBack, says: "expectation"},
+		{name: "expectation that commits", prepare: with(sql("UPDATE invoices SET total = 0 WHERE no = 1"), func(s *guard.Settings) { s.Expect = []string{"COMMIT"} }), want: guard.OutcomeRolledBack, says: "cannot be evaluated"},
+		{name: "expectation that writes", prepare: with(sql("UPDATE invoices SET total = 0 WHERE no = 1"), func(s *guard.Settings) {
+			s.Expect = []string{"WITH gone AS (DELETE FROM archive RETURNING 1) SELECT count(*) > 0 FROM gone"}
+		}), want: guard.OutcomeRolledBack, says: "must not contain data-modifying statements"},
 		{name: "unchanged table changed", prepare: with(sql("UPDATE invoices SET total = total + 1 WHERE no = 7"), func(s *guard.Settings) {
 			s.Unchanged = []script.Name{{Schema: "public", Name: "invoices"}}
 		}), want: guard.OutcomeRolledBack, says: "the rows are not what they were"},

@@ -80,17 +80,30 @@ func (s session) command(ctx context.Context, statement script.Statement) (rows 
 		tag, err := s.PgConn().CopyFrom(ctx, strings.NewReader(statement.Data), statement.Text)
 		return tag.RowsAffected(), err
 	}
-	results := s.PgConn().Exec(ctx, statement.Text)
-	for results.NextResult() {
-		reader := results.ResultReader()
-		for reader.NextRow() { // the rows of the script are nobody's
-		}
-		tag, err := reader.Close()
-		if err == nil && !tag.Select() {
-			rows += tag.RowsAffected()
-		}
+	// The extended protocol takes one statement only: what the server reads as
+	// several, a COMMIT among them, is refused.
+	reader := s.PgConn().ExecParams(ctx, statement.Text, nil, nil, nil, nil)
+	for reader.NextRow() { // the rows of the script are nobody's
 	}
-	return rows, results.Close()
+	tag, err := reader.Close()
+	if tag.Select() {
+		return 0, err
+	}
+	return tag.RowsAffected(), err
+}
+
+// ask gives the first rows of a query of the user's, within a transaction. A
+// cursor takes one query that changes nothing, and nothing else.
+func (s session) ask(ctx context.Context, query string) (pgx.Rows, error) {
+	declared, err := s.Query(ctx, "DECLARE pgintegrity_question NO SCROLL CURSOR FOR "+trimQuery(query))
+	if err != nil {
+		return nil, err
+	}
+	declared.Close()
+	if err := declared.Err(); err != nil {
+		return nil, err
+	}
+	return s.Query(ctx, "FETCH 2 FROM pgintegrity_question")
 }
 
 // tablesSQL finds the tables behind names: an index stands for its table.
