@@ -52,7 +52,7 @@ func (d Dashboard) JSON() ([]byte, error) {
 
 func variables() []object {
 	list := []object{{
-		"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "current": object{}, "hide": 0,
+		"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus", "hide": 0,
 		"includeAll": false, "multi": false, "options": []object{}, "refresh": 1, "regex": "",
 	}}
 	for _, v := range []struct{ name, label, query, all string }{
@@ -63,7 +63,7 @@ func variables() []object {
 	} {
 		list = append(list, object{
 			"name": v.name, "label": v.label, "type": "query", "datasource": datasource,
-			"query": object{"query": v.query, "refId": "v"}, "definition": v.query, "refresh": 2, "sort": 1,
+			"query": object{"query": v.query, "refId": "v"}, "refresh": 2, "sort": 1,
 			"multi": true, "includeAll": true, "allValue": v.all, "hide": 0, "options": []object{}, "regex": "",
 			"current": object{"selected": true, "text": []string{"All"}, "value": []string{"$__all"}},
 		})
@@ -174,10 +174,10 @@ func (p Panel) model() object {
 		defaults["custom"] = object{"fillOpacity": 80, "lineWidth": 0}
 		options = object{
 			"mergeValues": true, "showValue": "never", "alignValue": "left", "rowHeight": 0.8,
-			"legend": object{"showLegend": true, "displayMode": "list", "placement": "bottom"}, "tooltip": object{"mode": "single", "sort": "none"},
+			"legend": object{"showLegend": true, "displayMode": "list", "placement": "bottom", "calcs": []string{}}, "tooltip": object{"mode": "single", "sort": "none"},
 		}
 	case Table:
-		options = object{"showHeader": true, "cellHeight": "sm", "footer": object{"show": false, "reducer": []string{"sum"}, "fields": ""}}
+		options = object{"showHeader": true, "cellHeight": "sm"}
 	}
 	model := object{
 		"type": p.Kind, "title": p.Title, "description": p.description(), "datasource": datasource, "transparent": false,

@@ -37,7 +37,9 @@ test)
 	need npm npm
 	need pgbackrest pgbackrest
 	need chromium chromium
-	"$here/npm.sh" axe-core >/dev/null
+	for package in axe-core typescript grafana-schema-10 grafana-schema-11 grafana-schema-12; do
+		"$here/npm.sh" "$package" >/dev/null
+	done
 	"$here/postgres/install.sh"
 	"$here/build.sh" promtool >/dev/null
 	"$here/build.sh" amtool >/dev/null
