@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test test-all test-fast lint bench demo pictures generate verify fuzz prepare clean
+.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz prepare clean
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w \
@@ -38,6 +38,10 @@ lint: ## gofmt, vet, golangci-lint, rules
 
 bench: ## benchmarks, each beside what a user would take instead
 	go test -run '^$$' -bench . -benchtime 1s ./...
+
+bench-peers: build ## write docs/benchmarks/peers.md; PEERS='NAME=COMMAND --web.listen-address={address}' measures others too, one a line
+	go run ./tools/benchpeers >docs/benchmarks/peers.md.new
+	mv docs/benchmarks/peers.md.new docs/benchmarks/peers.md
 
 demo: ## replay the incident on a real server: damage, detection, page; DEMO_ONESHOT=1 ends by itself
 	tools/prepare.sh demo

@@ -91,6 +91,7 @@ func checkCollector() Collector {
 			checkCoverage, checkApplicable, checkRuns, checkScheduleMissed, checkDetailed, checkHeld, findingInfo, findingInfoTruncated,
 		},
 		Snapshot: emitChecks,
+		Pure:     true,
 	}
 }
 

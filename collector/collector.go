@@ -31,8 +31,11 @@ type Collector struct {
 	// Scan turns the rows of SQL into samples. It must read to the end and
 	// return the error of the rows.
 	Scan func(rows pgx.Rows, sink *Sink) error
-	// Snapshot turns what the exporter already knows into samples.
+	// Snapshot turns what the exporter already knows into samples. Pure says that
+	// it knows it from the snapshot alone, so that the samples of one snapshot
+	// need be made only once.
 	Snapshot func(snapshot *state.Snapshot, sink *Sink)
+	Pure     bool
 }
 
 // Sources is what collectors need besides the server.

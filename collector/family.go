@@ -159,6 +159,8 @@ func (p *page) sorted() []*dto.MetricFamily {
 	result := make([]*dto.MetricFamily, 0, len(p.families))
 	for _, family := range p.families {
 		slices.SortFunc(family.GetMetric(), compareMetrics)
+		// The same series from two collectors would make Prometheus refuse all.
+		family.Metric = slices.CompactFunc(family.GetMetric(), func(a, b *dto.Metric) bool { return compareMetrics(a, b) == 0 })
 		result = append(result, family)
 	}
 	slices.SortFunc(result, func(a, b *dto.MetricFamily) int { return strings.Compare(a.GetName(), b.GetName()) })

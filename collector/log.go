@@ -115,6 +115,7 @@ func logCollector() Collector {
 			serverEvents, logReaderUp, logBlind, logBacklog, logReadBytes, logParseFailures, logLostBytes, logLastMessage,
 		},
 		Snapshot: emitLog,
+		Pure:     true,
 	}
 }
 

@@ -12,10 +12,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgtype"
 	dto "github.com/prometheus/client_model/go"
 
 	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/state"
 )
 
 var (
@@ -45,13 +45,19 @@ var (
 		Source: "the scrape itself",
 	}
 
-	scrapeFamilies = []*Family{scrapeUp, scrapeFailure, scrapeSuccess, scrapeApplicable, scrapeDuration}
+	scrapePooled = &Family{
+		Name: Namespace + "connection_pooled", Type: Gauge,
+		Help:   "Whether the exporter reaches the server through a connection pooler (1), where no check can run and the log cannot be read, or directly (0).",
+		Source: "the scrape's own session",
+	}
+
+	scrapeFamilies = []*Family{scrapeUp, scrapeFailure, scrapePooled, scrapeSuccess, scrapeApplicable, scrapeDuration}
 )
 
 // ScrapePurpose is the session of the scrape. Its limits keep one locked or
 // slow view from taking the time of the others.
 func ScrapePurpose() pg.Purpose {
-	return pg.Purpose{StatementTimeout: 2 * time.Second, LockTimeout: 200 * time.Millisecond}
+	return pg.Purpose{StatementTimeout: 2 * time.Second, LockTimeout: 200 * time.Millisecond, Pooler: true}
 }
 
 // Set is the enabled collectors of one target.
@@ -64,11 +70,13 @@ type Set struct {
 	mu          sync.Mutex
 	errors      map[string]string // last error of each collector, so that a repeated one is logged once
 	unreachable string
+	pooled      bool
+	made        map[string]made // samples of pure collectors, by name
 }
 
 // NewSet makes a set of collectors that share one lane.
 func NewSet(lane *pg.Lane, sources Sources, collectors []Collector, logger *slog.Logger) *Set {
-	return &Set{lane: lane, sources: sources, collectors: collectors, logger: logger, errors: make(map[string]string)}
+	return &Set{lane: lane, sources: sources, collectors: collectors, logger: logger, errors: make(map[string]string), made: make(map[string]made)}
 }
 
 // report is how one collector fared in one scrape.
@@ -93,14 +101,39 @@ func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 	for i, c := range s.collectors {
 		if c.Snapshot != nil {
 			started := time.Now()
-			sink := newSink(c.Families)
-			c.Snapshot(snapshot, sink)
+			sink := s.known(c, snapshot)
 			reports[i] = report{sink: sink, err: sink.err, applicable: true, duration: time.Since(started)}
 		} else if reports[i].sink == nil && connectError != nil {
 			reports[i] = report{sink: newSink(c.Families), err: connectError, applicable: true}
 		}
 	}
 	return s.expose(reports, connectError)
+}
+
+// known gives the samples of a collector that asks the server nothing.
+func (s *Set) known(c Collector, snapshot *state.Snapshot) *Sink {
+	if c.Pure {
+		s.mu.Lock()
+		made, ok := s.made[c.Name]
+		s.mu.Unlock()
+		if ok && made.snapshot == snapshot {
+			return made.sink
+		}
+	}
+	sink := newSink(c.Families)
+	c.Snapshot(snapshot, sink)
+	if c.Pure {
+		s.mu.Lock()
+		s.made[c.Name] = made{snapshot, sink}
+		s.mu.Unlock()
+	}
+	return sink
+}
+
+// made is what a pure collector made of a snapshot.
+type made struct {
+	snapshot *state.Snapshot
+	sink     *Sink
 }
 
 func (s *Set) needsServer() bool {
@@ -111,10 +144,12 @@ func (s *Set) needsServer() bool {
 // turn. It fails only when the session itself fails; what was collected
 // before that stays in reports.
 func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []report) error {
+	s.noticePooler(conn)
 	if err := conn.Refresh(ctx); err != nil {
 		return err
 	}
 	pipeline := conn.PgConn().StartPipeline(ctx)
+	sent := make([]string, len(s.collectors))
 	for i, c := range s.collectors {
 		reports[i] = report{}
 		if c.SQL == nil {
@@ -124,19 +159,21 @@ func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []re
 			reports[i] = report{sink: newSink(c.Families)}
 			continue
 		}
-		pipeline.SendQueryParams(c.SQL(conn.Facts), nil, nil, nil, []int16{pgtype.BinaryFormatCode})
-		pipeline.SendPipelineSync()
+		sent[i] = c.SQL(conn.Facts)
+		conn.Send(pipeline, sent[i])
 	}
 	if err := pipeline.Flush(); err != nil {
 		return errors.Join(fmt.Errorf("sending statements: %w", err), pipeline.Close())
 	}
 	started := time.Now()
 	for i, c := range s.collectors {
-		if c.SQL == nil || reports[i].sink != nil {
+		if sent[i] == "" {
 			continue
 		}
 		sink := newSink(c.Families)
-		err := receive(conn, pipeline, c, sink)
+		err := conn.Receive(pipeline, sent[i], func(rows *pgconn.ResultReader) error {
+			return scan(pgx.RowsFromResultReader(conn.TypeMap(), rows), c, sink)
+		})
 		if conn.PgConn().IsClosed() || ctx.Err() != nil {
 			return errors.Join(fmt.Errorf("collecting %s: %w", c.Name, err), pipeline.Close())
 		}
@@ -145,31 +182,6 @@ func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []re
 		started = now
 	}
 	return pipeline.Close()
-}
-
-// receive reads the answer of one collector up to its Sync.
-func receive(conn *pg.Conn, pipeline *pgconn.Pipeline, c Collector, sink *Sink) (err error) {
-	for {
-		results, resultErr := pipeline.GetResults()
-		if resultErr != nil {
-			err = errors.Join(err, resultErr)
-			if conn.PgConn().IsClosed() {
-				return err
-			}
-			continue // the error of the statement; its Sync follows
-		}
-		switch result := results.(type) {
-		case *pgconn.PipelineSync:
-			if err == nil {
-				err = sink.err
-			}
-			return err
-		case *pgconn.ResultReader:
-			err = errors.Join(err, scan(pgx.RowsFromResultReader(conn.TypeMap(), result), c, sink))
-		case nil:
-			return errors.Join(err, errors.New("the server sent fewer answers than statements"))
-		}
-	}
 }
 
 // scan runs the collector's Scan and turns a panic in it into an error, so
@@ -181,7 +193,7 @@ func scan(rows pgx.Rows, c Collector, sink *Sink) (err error) {
 		}
 		rows.Close()
 	}()
-	return c.Scan(rows, sink)
+	return errors.Join(c.Scan(rows, sink), sink.err)
 }
 
 func (s *Set) expose(reports []report, connectError error) []*dto.MetricFamily {
@@ -195,7 +207,11 @@ func (s *Set) expose(reports []report, connectError error) []*dto.MetricFamily {
 	}
 	s.mu.Lock()
 	s.unreachable = unreachable
+	pooled := s.pooled
 	s.mu.Unlock()
+	if connectError == nil {
+		own.AddBool(scrapePooled, pooled)
+	}
 	for _, reason := range pg.Failures() {
 		own.AddBool(scrapeFailure, reason == failure, string(reason))
 	}
@@ -211,6 +227,20 @@ func (s *Set) expose(reports []report, connectError error) []*dto.MetricFamily {
 	}
 	out.add(own)
 	return out.sorted()
+}
+
+// noticePooler says once that there is a pooler, and once that it is gone.
+func (s *Set) noticePooler(conn *pg.Conn) {
+	s.mu.Lock()
+	before := s.pooled
+	s.pooled = conn.Facts.Pooled
+	s.mu.Unlock()
+	switch {
+	case conn.Facts.Pooled && !before:
+		s.logger.Warn("the server is reached through a connection pooler: metrics are collected, but checks and the log need the server's own address")
+	case before && !conn.Facts.Pooled:
+		s.logger.Info("the server is reached directly again")
+	}
 }
 
 // Unreachable says why the server did not answer the last scrape; empty is that

@@ -55,9 +55,8 @@ func slotsCollector() Collector {
 			}
 			return `SELECT coalesce(s.slot_name::text, ''), coalesce(s.slot_type, ''), coalesce(` + active + `, false),
 				coalesce(greatest(pg_wal_lsn_diff(` + position + `, s.restart_lsn), 0), 0)::float8,
-				s.safe_wal_size::float8, ` + lost + `, w.setting::float8 * 1048576
-				FROM pg_settings w LEFT JOIN (SELECT * FROM pg_replication_slots WHERE NOT temporary) s ON true
-				WHERE w.name = 'max_wal_size'
+				s.safe_wal_size::float8, ` + lost + `, w.size::float8
+				FROM (SELECT pg_size_bytes(current_setting('max_wal_size')) AS size) w LEFT JOIN (SELECT * FROM pg_replication_slots WHERE NOT temporary) s ON true
 				ORDER BY 4 DESC, 1 LIMIT ` + limitReceivers
 		},
 		Scan: func(rows pgx.Rows, sink *Sink) error {

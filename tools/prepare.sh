@@ -36,6 +36,7 @@ test)
 	need gcc gcc
 	need npm npm
 	need pgbackrest pgbackrest
+	need pgbouncer pgbouncer
 	need chromium chromium
 	for package in axe-core typescript grafana-schema-10 grafana-schema-11 grafana-schema-12; do
 		"$here/npm.sh" "$package" >/dev/null

@@ -39,6 +39,7 @@ type serveFlags struct {
 	maxRequests   int
 	timeout       time.Duration
 	timeoutOffset time.Duration
+	profiling     bool
 	enabled       map[string]*bool
 }
 
@@ -50,6 +51,7 @@ func addServe(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("web.max-requests", "Scrapes that may be under way at once.").Default("40").IntVar(&f.maxRequests)
 	cmd.Flag("scrape.timeout", "Time limit of a scrape that does not bring Prometheus' own in its header.").Default("10s").DurationVar(&f.timeout)
 	cmd.Flag("scrape.timeout-offset", "Time taken off Prometheus' limit for the way back.").Default("500ms").DurationVar(&f.timeoutOffset)
+	cmd.Flag("web.enable-pprof", "Serve Go's profiles of this process under /debug/pprof/.").BoolVar(&f.profiling)
 	for _, c := range collector.All(collector.Sources{}) {
 		f.enabled[c.Name] = cmd.Flag("collector."+c.Name, c.Help).Default("true").Bool()
 	}
@@ -130,7 +132,7 @@ func (f *serveFlags) listen(ctx context.Context, e *exporter.Exporter) error {
 	handler, err := web.Handler(web.Options{
 		TelemetryPath: f.telemetryPath, Scrape: e.Scrape, Self: self, Reload: reload, Runbooks: runbooks,
 		Timeout: f.timeout, TimeoutOffset: f.timeoutOffset, MaxRequests: f.maxRequests, Logger: f.logger,
-		Watched: e.Watched, User: f.user,
+		Watched: e.Watched, User: f.user, Profiling: f.profiling,
 	})
 	if err != nil {
 		return err

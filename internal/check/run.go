@@ -104,6 +104,10 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	conn, err := target.Connect(connecting, s.database, pg.Purpose{
 		Name: "check", StatementTimeout: statementTimeout, LockTimeout: lockTimeout, CancelOnServer: true,
 	})
+	if pooled, ok := errors.AsType[*pg.PooledError](err); ok {
+		s.skipf("%v", pooled)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("%w (%s)", err, pg.FailureOf(err).Advice())
 	}

@@ -278,7 +278,7 @@ func plan(ctx context.Context, target *pg.Target, options Options) (databases []
 }
 
 func planPurpose() pg.Purpose {
-	return pg.Purpose{Name: "check", StatementTimeout: connectTimeout, LockTimeout: lockTimeout, CancelOnServer: true}
+	return pg.Purpose{Name: "check", StatementTimeout: connectTimeout, LockTimeout: lockTimeout, CancelOnServer: true, Pooler: true}
 }
 
 // withRelations gives the databases that have one of the relations; each of the

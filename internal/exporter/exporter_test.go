@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 
+	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/pgtest"
 	"pg_integrity_exporter/internal/state"
@@ -312,4 +314,36 @@ func TestReload(t *testing.T) {
 	if ok, _ := value(e, "pgintegrity_config_last_reload_successful", nil); ok != 1 {
 		t.Error("the reload is not told")
 	}
+}
+
+// TestBehindPooler holds that metrics are collected through a connection pooler
+// and that every check says why it cannot run.
+func TestBehindPooler(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	role, err := server.Monitor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := run(t, pgtest.StartPooler(t, server, "transaction", role)("postgres"), t.TempDir(), "")
+	pooled, _ := value(e, "pgintegrity_connection_pooled", nil)
+	failed := 0
+	for _, c := range []string{"activity", "archiver", "database", "locks", "server", "slots"} {
+		if ok, _ := value(e, "pgintegrity_scrape_collector_success", map[string]string{"collector": c}); ok != 1 {
+			t.Errorf("collector %s fails", c)
+			failed++
+		}
+	}
+	if up, _ := value(e, "pgintegrity_up", nil); up != 1 || pooled != 1 || failed > 0 {
+		t.Fatalf("up %v, pooled %v", up, pooled)
+	}
+	pgtest.Await(t, "saying why checks do not run", 30*time.Second, func() bool {
+		ran := slices.DeleteFunc(slices.Clone(e.Watched().Snapshot.Checks), func(c state.CheckState) bool { return c.LastRun.IsZero() })
+		for _, c := range ran {
+			if c.Outcome != check.OutcomeSkipped || !strings.Contains(c.Reason, "connection pooler") {
+				t.Fatalf("%s of %q: %s, %s", c.Check, c.Database, c.Outcome, c.Reason)
+			}
+		}
+		return len(ran) >= 3
+	})
 }

@@ -2,6 +2,8 @@ package pg
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,13 +21,54 @@ type Conn struct {
 
 	// Facts are what the server said of itself at the start of the session.
 	Facts Facts
+
+	prepared map[string]string // names of prepared statements by their text
+	named    int               // how many names were given
+	limits   string            // the statement that sets the limits of one transaction
 }
 
 // Connect opens one session in database ("" is the target's own). The caller
 // closes it with Close. It is for work that comes and goes, such as a check of
 // one database; what goes on for ever uses a Lane.
+//
+// A connection pooler is noticed (see Facts.Pooled). Only a purpose that can do
+// without a session of its own gets a connection through one; for the others
+// the error is a *PooledError.
 func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) (*Conn, error) {
-	conn, err := pgx.ConnectConfig(ctx, t.sessionConfig(database, purpose))
+	bare := t.bare.Load()
+	conn, err := t.open(ctx, database, purpose, bare)
+	switch {
+	case err != nil && !bare && refusesSettings(err):
+		t.bare.Store(true)
+		conn, err = t.open(ctx, database, purpose, true)
+	case err == nil && bare && !conn.Facts.Pooled:
+		// The pooler is gone: this is the server itself, which takes settings.
+		conn.Close()
+		t.bare.Store(false)
+		conn, err = t.open(ctx, database, purpose, false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if conn.Facts.Pooled && !purpose.Pooler {
+		conn.Close()
+		return nil, &PooledError{Target: t.Name()}
+	}
+	return conn, nil
+}
+
+// open opens one session; bare leaves out all settings but those that every
+// pooler knows.
+func (t *Target) open(ctx context.Context, database string, purpose Purpose, bare bool) (*Conn, error) {
+	config := t.sessionConfig(database, purpose)
+	if bare {
+		for name := range config.RuntimeParams {
+			if !slices.Contains(poolerSettings, strings.ToLower(name)) {
+				delete(config.RuntimeParams, name)
+			}
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, &ConnectError{Target: t.Name(), err: err}
 	}
@@ -34,7 +77,7 @@ func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) 
 		(&Conn{Conn: conn}).Close()
 		return nil, err
 	}
-	return &Conn{Conn: conn, Facts: facts}, nil
+	return &Conn{Conn: conn, Facts: facts, prepared: make(map[string]string), limits: purpose.limits()}, nil
 }
 
 // Close ends the session, within a second even when the server hangs.

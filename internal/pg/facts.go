@@ -31,6 +31,10 @@ type Facts struct {
 	User string
 	// Database is the database of the session (current_database()).
 	Database string
+	// Pooled is whether the connection ends at a connection pooler: the process
+	// that answers is not the one that the connection was made to. Such a
+	// connection may get another session of the server for each transaction.
+	Pooled bool
 }
 
 // Major is the major version, for example 15.
@@ -45,15 +49,18 @@ const factsSQL = `SELECT current_setting('server_version_num')::int,
 	current_setting('block_size')::int,
 	current_setting('is_superuser') = 'on',
 	session_user::text,
-	current_database()::text`
+	current_database()::text,
+	pg_backend_pid()`
 
 func readFacts(ctx context.Context, conn *pgx.Conn) (Facts, error) {
 	var f Facts
+	var process uint32
 	err := conn.QueryRow(ctx, factsSQL).Scan(&f.VersionNum, &f.Version, &f.InRecovery,
-		&f.DataChecksums, &f.BlockSize, &f.Superuser, &f.User, &f.Database)
+		&f.DataChecksums, &f.BlockSize, &f.Superuser, &f.User, &f.Database, &process)
 	if err != nil {
 		return Facts{}, fmt.Errorf("reading the server's version and role: %w", err)
 	}
+	f.Pooled = process != conn.PgConn().PID()
 	if f.VersionNum < OldestVersion {
 		return Facts{}, &UnsupportedVersionError{Version: f.Version}
 	}

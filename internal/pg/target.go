@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,6 +36,9 @@ const (
 // Target is one PostgreSQL server and the way to log in to it.
 type Target struct {
 	config *pgx.ConnConfig
+	// bare says that the last connection was refused for its settings, as
+	// poolers do.
+	bare atomic.Bool
 }
 
 // Environment looks up an environment variable, like os.LookupEnv.
@@ -156,6 +160,9 @@ type Purpose struct {
 	// application_name starts with GuardApplicationName, so that the log reader
 	// does not leave out what it runs into.
 	Maintenance bool
+	// Pooler is for purposes that also work through a connection pooler: they
+	// send every statement with Conn.Send, or ask for nothing that could wait.
+	Pooler bool
 	// OnNotice takes the notices and warnings of the session; nil is nobody.
 	OnNotice func(severity, message string)
 }

@@ -512,5 +512,5 @@ func (s *Scheduler) run(ctx context.Context, name, database string, scope check.
 
 // purpose is the session that lists databases.
 func purpose() pg.Purpose {
-	return pg.Purpose{Name: "plan", StatementTimeout: 10 * time.Second, LockTimeout: time.Second}
+	return pg.Purpose{Name: "plan", StatementTimeout: 10 * time.Second, LockTimeout: time.Second, Pooler: true}
 }

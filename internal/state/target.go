@@ -320,6 +320,9 @@ func (s *Snapshot) reportAll(findings []Finding) {
 
 // LogStatus publishes how the log reader fares.
 func (t *Target) LogStatus(status pglog.Status) {
+	if t.Snapshot().Log == status {
+		return
+	}
 	t.change(func(next *Snapshot) { next.Log = status })
 }
 

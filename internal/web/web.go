@@ -9,11 +9,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/version"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
@@ -46,6 +46,8 @@ type Options struct {
 	// User gives the authenticated user of a request, or "" without one; nil is
 	// nobody.
 	User func(r *http.Request) string
+	// Profiling serves Go's profiles under /debug/pprof/.
+	Profiling bool
 	// Logger takes errors of serving.
 	Logger *slog.Logger
 }
@@ -63,7 +65,7 @@ func Handler(options Options) (http.Handler, error) {
 			{Address: "/-/healthy", Text: "Healthy", Description: "the process answers"},
 			{Address: "/-/ready", Text: "Ready", Description: "the process serves metrics"},
 		},
-		Profiling: "false",
+		Profiling: strconv.FormatBool(options.Profiling),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the landing page: %w", err)
@@ -80,6 +82,9 @@ func Handler(options Options) (http.Handler, error) {
 	mux.HandleFunc("GET /-/ready", say("Ready"))
 	mux.HandleFunc("/-/reload", reload(options))
 	mux.HandleFunc(windowsPath, windows(options))
+	if options.Profiling {
+		profiles(mux)
+	}
 	if options.TelemetryPath != "/" {
 		mux.Handle("GET /{$}", landing)
 	}
@@ -94,6 +99,15 @@ func secure(next http.Handler) http.Handler {
 		w.Header().Set("Referrer-Policy", "no-referrer")
 		next.ServeHTTP(w, r)
 	})
+}
+
+// profiles serves what Go tells of the process: memory, goroutines, CPU.
+func profiles(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 }
 
 func say(word string) http.HandlerFunc {
@@ -121,7 +135,6 @@ func reload(options Options) http.HandlerFunc {
 // metrics gathers within the time that Prometheus gives.
 func metrics(options Options) http.Handler {
 	inFlight := make(chan struct{}, options.MaxRequests)
-	logger := slog.NewLogLogger(options.Logger.Handler(), slog.LevelError)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case inFlight <- struct{}{}:
@@ -132,11 +145,12 @@ func metrics(options Options) http.Handler {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), budget(r, options))
 		defer cancel()
-		gatherers := prometheus.Gatherers{
-			prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return options.Scrape(ctx), nil }),
-			options.Self,
+		families := options.Scrape(ctx)
+		own, err := options.Self.Gather()
+		if err != nil {
+			options.Logger.Error("the exporter's own metrics are incomplete", "err", err)
 		}
-		promhttp.HandlerFor(gatherers, promhttp.HandlerOpts{ErrorLog: logger, ErrorHandling: promhttp.ContinueOnError}).ServeHTTP(w, r)
+		expose(w, r, options.Logger, families, own)
 	})
 }
 

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -160,6 +161,54 @@ func TestPages(t *testing.T) {
 		request := strings.ReplaceAll(path, "\x00", "%00")
 		if status, _, body := fetch(t, http.MethodGet, server.URL+request, nil); status != http.StatusNotFound {
 			t.Errorf("%q: status %d: %s", path, status, body)
+		}
+	}
+}
+
+// TestMetricsCompressed holds that the page is the same with and without gzip,
+// in each format that a client may ask for.
+func TestMetricsCompressed(t *testing.T) {
+	t.Parallel()
+	server := serve(t, Options{Scrape: func(context.Context) []*dto.MetricFamily { return one("pgintegrity_up") }})
+	for _, accept := range []string{"", "text/plain;version=0.0.4", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"} {
+		var plain string
+		for _, coding := range []string{"identity", "gzip", "br, gzip;q=0.5", "gzip;q=0"} {
+			_, header, body := fetch(t, http.MethodGet, server.URL+"/metrics", map[string]string{"Accept": accept, "Accept-Encoding": coding})
+			compressed := header.Get("Content-Encoding") == "gzip"
+			if compressed != (coding == "gzip" || strings.HasPrefix(coding, "br")) {
+				t.Errorf("%s: compressed %v", coding, compressed)
+			}
+			if compressed {
+				reader, err := gzip.NewReader(strings.NewReader(body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				content, err := io.ReadAll(reader)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body = string(content)
+			}
+			if plain == "" {
+				plain = body
+			}
+			if body != plain || !strings.Contains(body, "pgintegrity_up") {
+				t.Errorf("%s, %s: %q, not %q", accept, coding, body, plain)
+			}
+		}
+	}
+}
+
+// TestProfilesOnlyWhenAskedFor holds that what Go tells of the process is not
+// for everybody.
+func TestProfilesOnlyWhenAskedFor(t *testing.T) {
+	t.Parallel()
+	for asked, want := range map[bool]int{false: http.StatusNotFound, true: http.StatusOK} {
+		server := serve(t, Options{Profiling: asked})
+		for _, path := range []string{"/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/heap"} {
+			if status, _, _ := fetch(t, http.MethodGet, server.URL+path, nil); status != want {
+				t.Errorf("%s with --web.enable-pprof=%v: status %d", path, asked, status)
+			}
 		}
 	}
 }

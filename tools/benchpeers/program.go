@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+// program is a peer that runs.
+type program struct {
+	cmd     *exec.Cmd
+	done    chan struct{}
+	out     bytes.Buffer // read only when done
+	scratch string
+	url     string
+	client  *http.Client
+}
+
+// launch starts a peer and waits until it answers.
+func launch(ctx context.Context, p peer, dsn string) (*program, error) {
+	address, err := pgtest.FreeAddress()
+	if err != nil {
+		return nil, err
+	}
+	scratch, err := os.MkdirTemp("", "benchpeers-")
+	if err != nil {
+		return nil, fmt.Errorf("making a scratch directory: %w", err)
+	}
+	fill := strings.NewReplacer("{address}", address.String(), "{dsn}", dsn, "{scratch}", scratch)
+	var args []string
+	for _, arg := range p.command[1:] {
+		args = append(args, fill.Replace(arg))
+	}
+	r := &program{
+		cmd: exec.Command(p.command[0], args...), done: make(chan struct{}), scratch: scratch,
+		url: "http://" + address.String() + "/metrics", client: &http.Client{Timeout: 2 * time.Minute},
+	}
+	r.cmd.Env = append(os.Environ(), "DATA_SOURCE_NAME="+dsn)
+	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := r.cmd.Start(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(scratch))
+	}
+	go func() {
+		// How it ended is in its output.
+		_ = r.cmd.Wait()
+		close(r.done)
+	}()
+	deadline := time.After(time.Minute)
+	for {
+		if _, err := r.get(ctx, r.url); err == nil {
+			return r, nil
+		}
+		select {
+		case <-r.done:
+			return nil, errors.Join(fmt.Errorf("%s ended: %s", p.name, r.out.String()), os.RemoveAll(scratch))
+		case <-deadline:
+			return nil, errors.Join(fmt.Errorf("%s does not answer at %s", p.name, r.url), r.stop())
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), r.stop())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// stop ends the program and removes its scratch directory.
+func (r *program) stop() error {
+	// It may have ended by itself.
+	_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-r.done:
+	case <-time.After(10 * time.Second):
+		_ = r.cmd.Process.Kill()
+		<-r.done
+	}
+	return os.RemoveAll(r.scratch)
+}
+
+// get scrapes once, as Prometheus does: a kept connection and gzip, undone by
+// the client.
+func (r *program) get(ctx context.Context, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := r.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(response.Body)
+	if err := errors.Join(err, response.Body.Close()); err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s: %s", url, response.Status, strings.TrimSpace(string(body[:min(len(body), 200)])))
+	}
+	return body, nil
+}
+
+// tick is the unit of CPU time in /proc.
+const tick = 10 * time.Millisecond
+
+// cpu is the CPU time that a process has used; children says whether that of
+// its ended children counts.
+func cpu(pid int, children bool) time.Duration {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0 // it has ended
+	}
+	fields := strings.Fields(string(content[bytes.LastIndexByte(content, ')')+1:]))
+	numbers := fields[11:13]
+	if children {
+		numbers = fields[11:15]
+	}
+	var ticks int64
+	for _, field := range numbers {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err == nil {
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * tick
+}
+
+// serverCPU is the CPU time of a server and all its processes, ended or not.
+func serverCPU(server *pgtest.Server) time.Duration {
+	pids := server.Processes()
+	total := cpu(pids[0], true)
+	for _, pid := range pids[1:] {
+		total += cpu(pid, false)
+	}
+	return total
+}
+
+// memory is the resident memory of a process now and at most, in bytes.
+func memory(pid int) (now, peak int64) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(content)) {
+		name, value, _ := strings.Cut(line, ":")
+		kilobytes, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		switch {
+		case err != nil:
+		case name == "VmRSS":
+			now = kilobytes << 10
+		case name == "VmHWM":
+			peak = kilobytes << 10
+		}
+	}
+	return now, peak
+}
