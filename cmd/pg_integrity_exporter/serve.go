@@ -133,6 +133,7 @@ func (f *serveFlags) listen(ctx context.Context, e *exporter.Exporter) error {
 		TelemetryPath: f.telemetryPath, Scrape: e.Scrape, Self: self, Reload: reload, Runbooks: runbooks,
 		Timeout: f.timeout, TimeoutOffset: f.timeoutOffset, MaxRequests: f.maxRequests, Logger: f.logger,
 		Watched: e.Watched, User: f.user, Profiling: f.profiling,
+		Probe: e.Probe, Targets: e.Targets, WatchedTarget: e.WatchedTarget,
 	})
 	if err != nil {
 		return err

@@ -51,6 +51,8 @@ type Config struct { //nolint:recvcheck // it is validated in place and read as 
 	Maintenance Maintenance `yaml:"maintenance"`
 	// Guard are the limits within which `guard` runs maintenance.
 	Guard Guard `yaml:"guard"`
+	// Fleet is what is watched besides Target.
+	Fleet `yaml:",inline"`
 }
 
 // Target is where the server is and how to log in.
@@ -61,6 +63,18 @@ type Target struct {
 	DSN string `yaml:"dsn"`
 	// DSNFile is a file that holds the DSN, for secrets mounted as files.
 	DSNFile string `yaml:"dsn_file"`
+}
+
+// Read gives the DSN of the target, read from its file if it has one.
+func (t Target) Read() (string, error) {
+	if t.DSNFile == "" {
+		return t.DSN, nil
+	}
+	content, err := os.ReadFile(t.DSNFile)
+	if err != nil {
+		return "", fmt.Errorf("reading target.dsn_file: %w", err)
+	}
+	return strings.TrimSpace(string(content)), nil
 }
 
 // Databases selects databases by name with path.Match patterns.
@@ -102,6 +116,8 @@ type Limits struct {
 	// ReplicationLag is the longest replay lag of a standby at which they go on;
 	// 0 is no bound.
 	ReplicationLag Duration `yaml:"replication_lag"`
+	// ConcurrentChecks is how many checks run at once, in all targets together.
+	ConcurrentChecks int `yaml:"concurrent_checks"`
 	// Findings is how many findings have a series of their own.
 	Findings int `yaml:"findings"`
 }
@@ -117,10 +133,7 @@ func (v Validated) Get() Config { return v.config }
 // YAML is the whole configuration, defaults included, with the DSN's password
 // left out.
 func (v Validated) YAML() ([]byte, error) {
-	config := v.config
-	if config.Target.DSN != "" {
-		config.Target.DSN = "<secret>"
-	}
+	config := v.masked()
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)
 	encoder.SetIndent(2)
@@ -147,8 +160,9 @@ func Default() Validated {
 		Invariants:  []check.Invariant{}, Sealed: []check.Sealed{}, MaterializedViews: []check.MaterializedView{}, Transactions: []Transaction{},
 		Limits: Limits{
 			CheckRate: defaultCheckRate, Latency: Duration(100 * time.Millisecond), ReplicationLag: Duration(30 * time.Second), Findings: 50,
+			ConcurrentChecks: 4,
 		},
-		Recovery: defaultRecovery(), Maintenance: defaultMaintenance(), Guard: defaultGuard(),
+		Recovery: defaultRecovery(), Maintenance: defaultMaintenance(), Guard: defaultGuard(), Fleet: defaultFleet(),
 	}}
 }
 
@@ -196,6 +210,9 @@ func Parse(content []byte) (Validated, error) {
 		return Validated{}, err
 	}
 	config.Checks = defaults
+	if err := config.resolve(&document); err != nil {
+		return Validated{}, err
+	}
 	return validated, nil
 }
 
@@ -257,6 +274,9 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 	if key, err := c.Guard.validate(); err != nil {
 		return fail("%v", []any{err}, "guard", key)
 	}
+	if keys, err := c.Fleet.validate(); err != nil {
+		return fail("%v", []any{err}, keys...)
+	}
 	if c.Limits.CheckRate <= 0 {
 		return fail("must be more than 0 bytes per second", nil, "limits", "check_rate")
 	}
@@ -265,6 +285,9 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 	}
 	if c.Limits.ReplicationLag < 0 {
 		return fail("must not be negative; 0 is no bound", nil, "limits", "replication_lag")
+	}
+	if c.Limits.ConcurrentChecks < 1 || c.Limits.ConcurrentChecks > 100 {
+		return fail("must be between 1 and 100", nil, "limits", "concurrent_checks")
 	}
 	if c.Limits.Findings < 1 || c.Limits.Findings > 1000 {
 		return fail("must be between 1 and 1000", nil, "limits", "findings")

@@ -6,9 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,12 +46,14 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Exporter watches one target.
+// Exporter watches the targets of a configuration.
 type Exporter struct {
 	options Options
 
 	mu      sync.RWMutex
-	current *runtime
+	running []*runtime
+	main    bool // the first of running was named outside of targets: /metrics is its page
+	probes  *probes
 
 	reloading sync.Mutex // one reload at a time
 	last      atomic.Pointer[reloadResult]
@@ -65,8 +65,9 @@ type reloadResult struct {
 	success time.Time
 }
 
-// runtime is everything that a reload replaces.
+// runtime is one target and everything of it that a reload replaces.
 type runtime struct {
+	name      string // what ?target= calls it
 	target    *pg.Target
 	results   *state.Target
 	lane      *pg.Lane
@@ -104,21 +105,87 @@ func (e *Exporter) Reload() error {
 	return err
 }
 
+// watch is a target to be watched.
+type watch struct {
+	name    string
+	config  config.Config
+	target  *pg.Target
+	results *state.Target
+}
+
 func (e *Exporter) reload() error {
-	validated, target, err := Resolve(e.options.DSN, e.options.ConfigFile, e.options.Environment)
-	if err != nil {
-		return err
-	}
-	results, err := e.options.Store.Target(target.Name())
+	validated, watches, err := e.resolve()
 	if err != nil {
 		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.current != nil {
-		e.current.stop()
+	e.stop()
+	e.probes = newProbes(validated.Get().Fleet, e.options.Disabled, e.options.Logger)
+	turns := make(chan struct{}, validated.Get().Limits.ConcurrentChecks)
+	e.main = len(watches) > len(validated.Get().Targets)
+	for _, w := range watches {
+		r := e.start(w.config, w.target, w.results, turns)
+		r.name = w.name
+		e.running = append(e.running, r)
 	}
-	e.current = e.start(validated.Get(), target, results)
+	return nil
+}
+
+// resolve finds everything that is to be watched, or says what is wrong, before
+// anything changes. With targets in the configuration, the server of target and
+// of the environment is watched only when one is named.
+func (e *Exporter) resolve() (config.Validated, []watch, error) {
+	validated, main, err := Resolve(e.options.DSN, e.options.ConfigFile, e.options.Environment)
+	if err != nil {
+		return validated, nil, err
+	}
+	if err := validModules(validated.Get().Fleet); err != nil {
+		return validated, nil, err
+	}
+	var watches []watch
+	if given := validated.Get(); len(given.Targets) == 0 || e.named(given) {
+		watches = append(watches, watch{name: main.Name(), config: given, target: main})
+	}
+	for _, named := range validated.Get().Targets {
+		settings := named.Settings.Get()
+		target, err := pg.SourceTarget(settings.Target.Read, pg.NoEnvironment)
+		if err != nil {
+			return validated, nil, fmt.Errorf("targets: %s: %w", named.Name, err)
+		}
+		watches = append(watches, watch{name: named.Name, config: settings, target: target})
+	}
+	for i, w := range watches {
+		if slices.ContainsFunc(watches[:i], func(other watch) bool { return other.target.Name() == w.target.Name() }) {
+			return validated, nil, fmt.Errorf("targets: %s is watched already, under another name", w.target.Name())
+		}
+		if watches[i].results, err = e.options.Store.Target(w.target.Name()); err != nil {
+			return validated, nil, err
+		}
+	}
+	return validated, watches, nil
+}
+
+// named says whether a server is named outside of targets.
+func (e *Exporter) named(given config.Config) bool {
+	if e.options.DSN != "" || given.Target.DSN != "" || given.Target.DSNFile != "" {
+		return true
+	}
+	for _, variable := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATA_SOURCE_URI_FILE", "PGHOST", "PGSERVICE"} {
+		if value, ok := e.options.Environment(variable); ok && value != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// runtime finds a target by its name or address; nil is none.
+func (e *Exporter) runtime(name string) *runtime {
+	for _, r := range e.running {
+		if r.name == name || r.target.Name() == name {
+			return r
+		}
+	}
 	return nil
 }
 
@@ -133,24 +200,18 @@ func Resolve(dsn, configFile string, environment pg.Environment) (config.Validat
 		}
 	}
 	given := validated.Get().Target
-	if dsn == "" {
-		dsn = given.DSN
+	source := func() (string, error) { return dsn, nil }
+	if dsn == "" && (given.DSN != "" || given.DSNFile != "") {
+		source = given.Read
 	}
-	if dsn == "" && given.DSNFile != "" {
-		content, err := os.ReadFile(given.DSNFile)
-		if err != nil {
-			return config.Validated{}, nil, fmt.Errorf("reading target.dsn_file: %w", err)
-		}
-		dsn = strings.TrimSpace(string(content))
-	}
-	target, err := pg.ResolveTarget(dsn, environment)
+	target, err := pg.SourceTarget(source, environment)
 	if err != nil {
 		return config.Validated{}, nil, err
 	}
 	return validated, target, nil
 }
 
-func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Target) *runtime {
+func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Target, turns chan struct{}) *runtime {
 	logger := e.options.Logger.With("target", target.Name())
 	results.Limit(c.Limits.Findings)
 	r := &runtime{target: target, results: results, lane: pg.NewLane(target, collector.ScrapePurpose())}
@@ -162,7 +223,7 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 		}
 	}
 	r.scheduler = schedule.New(target, r.lane, results, schedule.Settings{
-		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Rules: c.Rules(),
+		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Rules: c.Rules(), Turns: turns,
 		Bounds: schedule.Bounds{Latency: time.Duration(c.Limits.Latency), ReplicationLag: time.Duration(c.Limits.ReplicationLag)},
 	}, logger)
 	r.scheduler.Start()
@@ -228,22 +289,28 @@ func (e *Exporter) reloaded() (ok bool, success time.Time) {
 	return last.ok, last.success
 }
 
-// Scrape collects the metrics of the target before ctx ends.
+// Scrape collects the metrics of the one target that is not in targets before ctx
+// ends. Those in targets are instances of their own, see Probe.
 func (e *Exporter) Scrape(ctx context.Context) []*dto.MetricFamily {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return e.current.set.Scrape(ctx)
+	if !e.main {
+		return nil
+	}
+	return e.running[0].set.Scrape(ctx)
 }
 
-// Watched is what the integrity page shows.
+// Watched is what the integrity page shows of the first target.
 func (e *Exporter) Watched() web.Watched {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	r := e.current
+	return e.running[0].watched()
+}
+
+func (r *runtime) watched() web.Watched {
 	return web.Watched{
 		Target: r.target.Name(), Snapshot: r.results.Snapshot(), Files: r.results.Files(),
 		Unreachable: r.set.Unreachable(), NextRun: schedule.NextRun, RunNow: r.scheduler.RunNow,
-		Maintenance: r.activity.Status(), Recovery: r.recovery.Statuses(),
 	}
 }
 
@@ -251,7 +318,20 @@ func (e *Exporter) Watched() web.Watched {
 func (e *Exporter) Stop() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.current.stop()
+	e.stop()
+}
+
+// stop ends all targets at once: each may have to wait for a server that hangs.
+func (e *Exporter) stop() {
+	var stopping sync.WaitGroup
+	for _, r := range e.running {
+		stopping.Go(r.stop)
+	}
+	if e.probes != nil {
+		stopping.Go(e.probes.close)
+	}
+	stopping.Wait()
+	e.running = nil
 }
 
 func (r *runtime) stop() {

@@ -47,6 +47,9 @@ func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) 
 		t.bare.Store(false)
 		conn, err = t.open(ctx, database, purpose, false)
 	}
+	if err != nil && refusesLogin(err) && t.renew() {
+		conn, err = t.open(ctx, database, purpose, t.bare.Load())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -55,6 +58,12 @@ func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) 
 		return nil, &PooledError{Target: t.Name()}
 	}
 	return conn, nil
+}
+
+// refusesLogin says that another password or certificate might help.
+func refusesLogin(err error) bool {
+	failure := FailureOf(err)
+	return failure == FailureAuthentication || failure == FailureTLS
 }
 
 // open opens one session; bare leaves out all settings but those that every

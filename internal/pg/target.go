@@ -35,7 +35,8 @@ const (
 
 // Target is one PostgreSQL server and the way to log in to it.
 type Target struct {
-	config *pgx.ConnConfig
+	config atomic.Pointer[pgx.ConnConfig]
+	read   func() (*pgx.ConnConfig, error)
 	// bare says that the last connection was refused for its settings, as
 	// poolers do.
 	bare atomic.Bool
@@ -50,9 +51,32 @@ type Environment func(name string) (string, bool)
 // the variable with _FILE behind it), and last libpq's own PG* variables,
 // service file and password file. Errors never contain the password.
 func ResolveTarget(dsn string, env Environment) (*Target, error) {
+	return SourceTarget(func() (string, error) { return dsn, nil }, env)
+}
+
+// SourceTarget is ResolveTarget with a DSN that source reads. It is read again
+// when the server refuses the password or the certificate, which may have been
+// changed; so are the files of the environment.
+func SourceTarget(source func() (dsn string, err error), env Environment) (*Target, error) {
+	t := &Target{read: func() (*pgx.ConnConfig, error) { return readConfig(source, env) }}
+	config, err := t.read()
+	if err != nil {
+		return nil, err
+	}
+	t.config.Store(config)
+	return t, nil
+}
+
+// NoEnvironment is the environment of a target that is given as a whole.
+func NoEnvironment(string) (string, bool) { return "", false }
+
+func readConfig(given func() (dsn string, err error), env Environment) (*pgx.ConnConfig, error) {
 	source := "the given DSN"
+	dsn, err := given()
+	if err != nil {
+		return nil, err
+	}
 	if dsn == "" {
-		var err error
 		if dsn, source, err = dsnFromEnvironment(env); err != nil {
 			return nil, err
 		}
@@ -61,7 +85,22 @@ func ResolveTarget(dsn string, env Environment) (*Target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w (expected postgresql://user@host:5432/database?sslmode=... or keyword=value pairs)", source, redactParseError(err, dsn))
 	}
-	return &Target{config: config}, nil
+	return config, nil
+}
+
+// renew reads DSN, password and certificates again. It says whether the password
+// is another one.
+func (t *Target) renew() (changed bool) {
+	config, err := t.read()
+	if err != nil {
+		return false // the old ones stay; the server says what is wrong with them
+	}
+	before := t.config.Load()
+	if config.Host != before.Host || config.Port != before.Port {
+		return false // another server is for a reload
+	}
+	t.config.Store(config)
+	return config.Password != before.Password
 }
 
 // redactParseError keeps a parse error from quoting the DSN: for a DSN too
@@ -126,18 +165,18 @@ func valueOrFile(env Environment, name string) (string, error) {
 // Name is the host and port of the target, or the path of its socket: what
 // `check --output=json` prints as "target". It holds no credentials.
 func (t *Target) Name() string {
-	if strings.HasPrefix(t.config.Host, "/") {
-		return t.config.Host + "/.s.PGSQL." + strconv.Itoa(int(t.config.Port))
+	if strings.HasPrefix(t.config.Load().Host, "/") {
+		return t.config.Load().Host + "/.s.PGSQL." + strconv.Itoa(int(t.config.Load().Port))
 	}
-	return net.JoinHostPort(t.config.Host, strconv.Itoa(int(t.config.Port)))
+	return net.JoinHostPort(t.config.Load().Host, strconv.Itoa(int(t.config.Load().Port)))
 }
 
 // Database is the database that the target's own DSN names.
 func (t *Target) Database() string {
-	if t.config.Database == "" {
-		return t.config.User
+	if t.config.Load().Database == "" {
+		return t.config.Load().User
 	}
-	return t.config.Database
+	return t.config.Load().Database
 }
 
 // Purpose sets the session apart from the exporter's others: its
@@ -173,7 +212,7 @@ const GuardApplicationName = "pg_integrity_guard"
 
 // sessionConfig is the configuration for one new session in a database.
 func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig {
-	config := t.config.Copy()
+	config := t.config.Load().Copy()
 	if database != "" {
 		config.Database = database
 	}
@@ -237,13 +276,13 @@ func (t *Target) LibpqEnvironment(database string) []string {
 		database = t.Database()
 	}
 	environment := []string{
-		"PGHOST=" + t.config.Host, "PGPORT=" + strconv.Itoa(int(t.config.Port)), "PGUSER=" + t.config.User, "PGDATABASE=" + database,
+		"PGHOST=" + t.config.Load().Host, "PGPORT=" + strconv.Itoa(int(t.config.Load().Port)), "PGUSER=" + t.config.Load().User, "PGDATABASE=" + database,
 	}
-	if t.config.Password != "" {
-		environment = append(environment, "PGPASSWORD="+t.config.Password)
+	if t.config.Load().Password != "" {
+		environment = append(environment, "PGPASSWORD="+t.config.Load().Password)
 	}
 	words := make(map[string]string)
-	dsn := t.config.ConnString()
+	dsn := t.config.Load().ConnString()
 	if parsed, err := url.Parse(dsn); err == nil && strings.HasPrefix(parsed.Scheme, "postgres") {
 		for word := range connectionWords {
 			words[word] = parsed.Query().Get(word)

@@ -76,6 +76,9 @@ type Settings struct {
 	Rules check.Rules
 	// Bounds say when the checks hold back.
 	Bounds Bounds
+	// Turns bounds the checks in their slots that run at once in all targets: one
+	// place for each. Nil is no bound.
+	Turns chan struct{}
 }
 
 // Scheduler runs the checks of one target.
@@ -422,6 +425,14 @@ func order(name string) int {
 }
 
 func (s *Scheduler) runSlot(ctx context.Context, planned state.CheckState) {
+	if turns := s.current().Turns; turns != nil {
+		select {
+		case turns <- struct{}{}:
+			defer func() { <-turns }()
+		case <-ctx.Done():
+			return
+		}
+	}
 	started := time.Now()
 	s.last = planned.Database
 	heaps, known := s.heaps[planned.Database]

@@ -6,9 +6,11 @@ import (
 	"embed"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -128,13 +130,20 @@ type shown struct {
 	Groups  []*groupView
 	// User is who may act; empty is nobody.
 	User string
+	// Targets are all targets when there are several.
+	Targets []string
 	// Done says what an action did.
 	Done string
 }
 
 func (i *integrity) show(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
-	view, err := look(i.options.Watched(), now)
+	watched, ok := i.watched(r)
+	if !ok {
+		http.Error(w, "There is no target of this name; /targets lists them.", http.StatusNotFound)
+		return
+	}
+	view, err := look(watched, now)
 	if err != nil {
 		http.Error(w, "The state cannot be read: "+err.Error(), http.StatusInternalServerError)
 		return
@@ -150,7 +159,8 @@ func (i *integrity) show(w http.ResponseWriter, r *http.Request) {
 	}
 	var out bytes.Buffer
 	err = i.template.Execute(&out, shown{
-		View: view, Now: now, Version: i.version, Map: coverageMap(view.Checks), Groups: groups(view.Findings), User: i.user(r), Done: done(r.URL.Query().Get("done")),
+		View: view, Now: now, Version: i.version, Map: coverageMap(view.Checks), Groups: groups(view.Findings), User: i.user(r), Targets: i.targets(),
+		Done: done(r.URL.Query().Get("done")),
 	})
 	if err != nil {
 		http.Error(w, "The page cannot be shown: "+err.Error(), http.StatusInternalServerError)
@@ -159,6 +169,27 @@ func (i *integrity) show(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	_, _ = out.WriteTo(w)
+}
+
+// targets lists the targets when there are several to choose from.
+func (i *integrity) targets() []string {
+	if i.options.Targets == nil {
+		return nil
+	}
+	if names := i.options.Targets(); len(names) > 1 {
+		return names
+	}
+	return nil
+}
+
+// watched is the target that a request is about: the one that it names, or the
+// first.
+func (i *integrity) watched(r *http.Request) (Watched, bool) {
+	name := r.FormValue("target")
+	if name == "" || i.options.WatchedTarget == nil {
+		return i.options.Watched(), true
+	}
+	return i.options.WatchedTarget(name)
 }
 
 // done is the sentence of an action; an unknown one is nothing, so that a link
@@ -211,13 +242,18 @@ func (i *integrity) action(do func(r *http.Request, user string) (done string, s
 			http.Error(w, err.Error(), status)
 			return
 		}
-		http.Redirect(w, r, "/integrity?done="+done, http.StatusSeeOther)
+		query := url.Values{"done": {done}}
+		if target := r.FormValue("target"); target != "" {
+			query.Set("target", target)
+		}
+		http.Redirect(w, r, "/integrity?"+query.Encode(), http.StatusSeeOther)
 	})
 }
 
 func (i *integrity) run(r *http.Request, user string) (string, int, error) {
 	name, database := r.PostFormValue("check"), r.PostFormValue("database")
-	if !i.options.Watched().RunNow(name, database) {
+	watched, ok := i.watched(r)
+	if !ok || !watched.RunNow(name, database) {
 		return "", http.StatusNotFound, fmt.Errorf("there is no check %q in %s", name, orServer(database))
 	}
 	i.options.Logger.Info("check asked for", "check", name, "datname", database, "user", user)
@@ -225,7 +261,10 @@ func (i *integrity) run(r *http.Request, user string) (string, int, error) {
 }
 
 func (i *integrity) acknowledge(r *http.Request, user string) (string, int, error) {
-	watched := i.options.Watched()
+	watched, ok := i.watched(r)
+	if !ok {
+		return "", http.StatusNotFound, errors.New("there is no target of this name")
+	}
 	note := r.PostFormValue("note")
 	if len(note) > maxNote {
 		return "", http.StatusBadRequest, fmt.Errorf("the note has more than %d bytes", maxNote)

@@ -28,6 +28,13 @@ type Options struct {
 	TelemetryPath string
 	// Scrape collects the metrics of the server before its context ends.
 	Scrape func(ctx context.Context) []*dto.MetricFamily
+	// Probe collects the metrics of a server that the request names; nil is that
+	// none may be named. Its error may be a *ProbeError.
+	Probe func(ctx context.Context, asked Probe) ([]*dto.MetricFamily, error)
+	// Targets lists the configured targets, for service discovery.
+	Targets func() []string
+	// WatchedTarget is what the integrity page shows of a target by its name.
+	WatchedTarget func(name string) (Watched, bool)
 	// Self gathers the exporter's own metrics.
 	Self prometheus.Gatherer
 	// Reload reads the configuration again.
@@ -76,7 +83,12 @@ func Handler(options Options) (http.Handler, error) {
 	}
 	mux := http.NewServeMux()
 	page.register(mux)
-	mux.Handle("GET "+options.TelemetryPath, metrics(options))
+	inFlight := make(chan struct{}, options.MaxRequests)
+	mux.Handle("GET "+options.TelemetryPath, metrics(options, inFlight))
+	if options.Probe != nil {
+		mux.Handle("GET /probe", probe(options, inFlight))
+		mux.HandleFunc("GET /targets", targets(options))
+	}
 	mux.Handle("GET /runbooks/{name...}", runbooks(options.Runbooks))
 	mux.HandleFunc("GET /-/healthy", say("Healthy"))
 	mux.HandleFunc("GET /-/ready", say("Ready"))
@@ -133,8 +145,19 @@ func reload(options Options) http.HandlerFunc {
 }
 
 // metrics gathers within the time that Prometheus gives.
-func metrics(options Options) http.Handler {
-	inFlight := make(chan struct{}, options.MaxRequests)
+func metrics(options Options, inFlight chan struct{}) http.Handler {
+	return scrape(options, inFlight, func(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+		families := options.Scrape(ctx)
+		own, err := options.Self.Gather()
+		if err != nil {
+			options.Logger.Error("the exporter's own metrics are incomplete", "err", err)
+		}
+		expose(w, r, options.Logger, families, own)
+	})
+}
+
+// scrape bounds how many scrapes are under way, and the time of each.
+func scrape(options Options, inFlight chan struct{}, serve func(ctx context.Context, w http.ResponseWriter, r *http.Request)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case inFlight <- struct{}{}:
@@ -145,12 +168,7 @@ func metrics(options Options) http.Handler {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), budget(r, options))
 		defer cancel()
-		families := options.Scrape(ctx)
-		own, err := options.Self.Gather()
-		if err != nil {
-			options.Logger.Error("the exporter's own metrics are incomplete", "err", err)
-		}
-		expose(w, r, options.Logger, families, own)
+		serve(ctx, w, r)
 	})
 }
 

@@ -212,3 +212,32 @@ func TestProfilesOnlyWhenAskedFor(t *testing.T) {
 		}
 	}
 }
+
+// TestProbeAndTargets holds how a request names a server, how it is refused, and
+// what service discovery gets.
+func TestProbeAndTargets(t *testing.T) {
+	t.Parallel()
+	var asked Probe
+	server := serve(t, Options{
+		Targets: func() []string { return []string{"orders", "billing"} },
+		Probe: func(_ context.Context, p Probe) ([]*dto.MetricFamily, error) {
+			if p.Target == "evil" {
+				return nil, &ProbeError{Status: http.StatusForbidden, Text: "evil may not be probed"}
+			}
+			asked = p
+			return one("pgintegrity_up"), nil
+		},
+	})
+	if status, _, body := fetch(t, http.MethodGet, server.URL+"/probe?target=evil", nil); status != http.StatusForbidden || !strings.Contains(body, "may not") {
+		t.Errorf("status %d: %s", status, body)
+	}
+	status, _, body := fetch(t, http.MethodGet, server.URL+"/probe?target=db:5432/erp&module=small&auth_module=prod", nil)
+	if want := (Probe{"db:5432/erp", "small", "prod"}); status != http.StatusOK || !strings.Contains(body, "pgintegrity_up 1") || asked != want {
+		t.Errorf("status %d, asked for %v: %s", status, asked, body)
+	}
+	_, header, body := fetch(t, http.MethodGet, server.URL+"/targets", nil)
+	want := `{"targets":["` + strings.TrimPrefix(server.URL, "http://") + `"],"labels":{"__metrics_path__":"/probe","__param_target":"billing","instance":"billing"}}`
+	if header.Get("Content-Type") != "application/json" || !strings.Contains(body, want) {
+		t.Errorf("%s: %s", header.Get("Content-Type"), body)
+	}
+}

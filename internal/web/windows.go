@@ -23,7 +23,12 @@ func windows(options Options) http.HandlerFunc {
 			http.Error(w, "Maintenance windows are opened over HTTP only when --web.config.file asks for a password; use the command `window`.", http.StatusForbidden)
 			return
 		}
-		files := options.Watched().Files
+		watched, ok := (&integrity{options: options}).watched(r)
+		if !ok {
+			http.Error(w, "There is no target of this name; /targets lists them.", http.StatusNotFound)
+			return
+		}
+		files := watched.Files
 		switch r.Method {
 		case http.MethodGet:
 			all, err := window.List(files)

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -99,13 +100,12 @@ func main() {
 	app := kingpin.New("benchpeers", "Measures the exporter beside others.")
 	exporter := app.Flag("exporter", "The exporter to measure.").Default("bin/pg_integrity_exporter").ExistingFile()
 	peers := app.Flag("peers", "Other programs, as NAME=COMMAND lines.").Envar("PEERS").String()
-	only := app.Flag("scenario", "Measure only these scenarios (a, b, c, d).").Default("a", "b", "c", "d").Enums("a", "b", "c", "d")
+	only := app.Flag("scenario", "Measure only these scenarios (a, b, c).").Default("a", "b", "c").Enums("a", "b", "c")
 	major := app.Flag("postgres", "Major version of the server.").Default("15").Int()
-	fleet := app.Flag("fleet", "Servers of the simulated fleet.").Default("1000").Int()
 	kingpin.MustParse(app.Parse(os.Args[1:]))
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	b := bench{exporter: *exporter, major: *major, fleet: *fleet, out: os.Stdout}
+	b := bench{exporter: *exporter, major: *major, out: os.Stdout}
 	err := b.run(ctx, *peers, *only)
 	stop()
 	if err != nil {
@@ -118,7 +118,6 @@ func main() {
 type bench struct {
 	exporter string
 	major    int
-	fleet    int
 	out      *os.File
 }
 
@@ -141,26 +140,14 @@ func (b *bench) run(ctx context.Context, text string, only []string) error {
 	}
 	fmt.Fprintf(b.out, introduction, install.Version)
 	for _, s := range scenarios() {
-		if !contains(only, s.name) {
+		if !slices.Contains(only, s.name) {
 			continue
 		}
 		if err := b.measureScenario(ctx, install, s, peers); err != nil {
 			return fmt.Errorf("scenario %s: %w", s.name, err)
 		}
 	}
-	if !contains(only, "d") {
-		return nil
-	}
-	return b.measureFleet(ctx, install, program)
-}
-
-func contains(list []string, wanted string) bool {
-	for _, s := range list {
-		if s == wanted {
-			return true
-		}
-	}
-	return false
+	return nil
 }
 
 // measureScenario measures every peer on a server of its own, so that none finds

@@ -1,0 +1,271 @@
+package exporter
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"pg_integrity_exporter/collector"
+	"pg_integrity_exporter/internal/config"
+	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/state"
+	"pg_integrity_exporter/internal/web"
+)
+
+// probes are the servers that requests have named. Each is kept connected
+// between its probes, and let go when nobody has asked for it for a while.
+type probes struct {
+	fleet    config.Fleet
+	disabled []string
+	logger   *slog.Logger
+
+	turns chan struct{} // one token for each probe that may be under way
+
+	mu    sync.Mutex
+	known map[probeKey]*probed
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+}
+
+// probeKey is what a request asks for.
+type probeKey struct{ address, database, module, auth string }
+
+// probed is one server with the collectors of a module.
+type probed struct {
+	lane *pg.Lane
+	set  *collector.Set
+	last time.Time // of the last probe, begun or ended
+	busy int       // probes under way
+}
+
+// sweepInterval is how often idle servers are looked for.
+const sweepInterval = 5 * time.Second
+
+func newProbes(fleet config.Fleet, disabled []string, logger *slog.Logger) *probes {
+	ctx, stop := context.WithCancel(context.Background())
+	p := &probes{
+		fleet: fleet, disabled: disabled, logger: logger, stop: stop,
+		turns: make(chan struct{}, fleet.Probe.MaxConcurrent), known: make(map[probeKey]*probed),
+	}
+	p.done.Go(func() { p.sweep(ctx) })
+	return p
+}
+
+// probe collects the metrics of a server before ctx ends.
+func (p *probes) probe(ctx context.Context, asked web.Probe) ([]*dto.MetricFamily, error) {
+	key, err := p.key(asked)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case p.turns <- struct{}{}:
+		defer func() { <-p.turns }()
+	case <-ctx.Done():
+		return nil, &web.ProbeError{Status: http.StatusServiceUnavailable, Text: fmt.Sprintf("%d probes are under way (probe.max_concurrent) and none ended in time", p.fleet.Probe.MaxConcurrent)}
+	}
+	server, err := p.take(key)
+	if err != nil {
+		return nil, err
+	}
+	defer p.release(server)
+	return server.set.Scrape(ctx), nil
+}
+
+// host is what may stand before the port: a name or an address, and nothing that
+// a DSN could take for something else.
+var host = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?$`)
+
+// database is a name that needs no quoting anywhere.
+var database = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,63}$`)
+
+// key checks what a request asks for: nothing of it reaches a DSN unchecked.
+func (p *probes) key(asked web.Probe) (probeKey, error) {
+	refuse := func(status int, format string, args ...any) (probeKey, error) {
+		return probeKey{}, &web.ProbeError{Status: status, Text: fmt.Sprintf(format, args...)}
+	}
+	address, name, given := strings.Cut(asked.Target, "/")
+	if !given {
+		name = "postgres"
+	}
+	if !strings.Contains(address, ":") {
+		address += ":5432"
+	}
+	machine, port, err := net.SplitHostPort(address)
+	number, portErr := strconv.ParseUint(port, 10, 16)
+	if err != nil || portErr != nil || number == 0 || !host.MatchString(machine) && net.ParseIP(machine) == nil || !database.MatchString(name) {
+		return refuse(http.StatusBadRequest, "target must be the name of a configured target, or host:port/database")
+	}
+	key := probeKey{net.JoinHostPort(strings.ToLower(machine), strconv.FormatUint(number, 10)), name, asked.Module, asked.AuthModule}
+	if !p.fleet.Probe.Allows(key.address) {
+		return refuse(http.StatusForbidden, "%s may not be probed: no target has this name, and no pattern of probe.allow in the configuration matches it", key.address)
+	}
+	if _, ok := p.fleet.Modules[asked.Module]; !ok && asked.Module != "" {
+		return refuse(http.StatusBadRequest, "there is no module of this name in the configuration")
+	}
+	if _, ok := p.fleet.AuthModules[asked.AuthModule]; !ok && asked.AuthModule != "" {
+		return refuse(http.StatusBadRequest, "there is no auth_module of this name in the configuration")
+	}
+	return key, nil
+}
+
+// take gives the server of a key, made when it is new, and counts a probe.
+func (p *probes) take(key probeKey) (*probed, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	server, ok := p.known[key]
+	if !ok {
+		if len(p.known) >= p.fleet.Probe.MaxTargets {
+			return nil, &web.ProbeError{Status: http.StatusServiceUnavailable, Text: fmt.Sprintf(
+				"%d servers are probed already (probe.max_targets); one is let go when it was not probed for %s", len(p.known), p.fleet.Probe.Idle,
+			)}
+		}
+		var err error
+		if server, err = p.connect(key); err != nil {
+			return nil, err
+		}
+		p.known[key] = server
+	}
+	server.busy++
+	server.last = time.Now()
+	return server, nil
+}
+
+func (p *probes) release(server *probed) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	server.busy--
+	server.last = time.Now()
+}
+
+// connect makes a server; the connection is made by its first probe.
+func (p *probes) connect(key probeKey) (*probed, error) {
+	auth := p.fleet.AuthModules[key.auth]
+	source := func() (string, error) { return auth.DSN(key.address, key.database) }
+	target, err := pg.SourceTarget(source, pg.NoEnvironment)
+	if err != nil {
+		p.logger.Error("a server cannot be probed", "target", key.address, "auth_module", key.auth, "err", err)
+		return nil, &web.ProbeError{Status: http.StatusInternalServerError, Text: "the auth_module cannot be used; the exporter's log says why"}
+	}
+	results, err := state.InMemory(p.logger).Target(target.Name())
+	if err != nil {
+		return nil, err
+	}
+	wanted := p.fleet.Modules[key.module].Collectors
+	sources := collector.Sources{Snapshot: results.Snapshot, Accumulate: results.Accumulate}
+	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {
+		return c.SQL == nil || slices.Contains(p.disabled, c.Name) || len(wanted) > 0 && !slices.Contains(wanted, c.Name)
+	})
+	lane := pg.NewLane(target, collector.ScrapePurpose())
+	logger := p.logger.With("target", target.Name())
+	return &probed{lane: lane, set: collector.NewSet(lane, sources, collectors, logger)}, nil
+}
+
+// sweep lets go of servers that nobody asks for.
+func (p *probes) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		for _, server := range p.idle(time.Now()) {
+			server.lane.Close()
+		}
+	}
+}
+
+// idle takes out the servers that nobody asked for lately.
+func (p *probes) idle(now time.Time) []*probed {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var idle []*probed
+	for key, server := range p.known {
+		if server.busy == 0 && now.Sub(server.last) >= time.Duration(p.fleet.Probe.Idle) {
+			delete(p.known, key)
+			idle = append(idle, server)
+		}
+	}
+	return idle
+}
+
+// close lets go of all. Probes under way fail.
+func (p *probes) close() {
+	p.stop()
+	p.done.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, server := range p.known {
+		server.lane.Close()
+	}
+}
+
+// validModules says which module names a collector that does not exist or that
+// no probe can have.
+func validModules(fleet config.Fleet) error {
+	var names []string
+	for _, c := range collector.All(collector.Sources{}) {
+		if c.SQL != nil {
+			names = append(names, c.Name)
+		}
+	}
+	for name, module := range fleet.Modules {
+		for _, c := range module.Collectors {
+			if !slices.Contains(names, c) {
+				return fmt.Errorf("modules.%s.collectors: there is no %q; there are: %s", name, c, strings.Join(names, ", "))
+			}
+		}
+	}
+	return nil
+}
+
+// Probe collects the metrics of a configured target by its name, or of a server
+// that the configuration allows to be named.
+func (e *Exporter) Probe(ctx context.Context, asked web.Probe) ([]*dto.MetricFamily, error) {
+	if asked.Target == "" {
+		return nil, &web.ProbeError{Status: http.StatusBadRequest, Text: "the parameter target is missing"}
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if r := e.runtime(asked.Target); r != nil {
+		if asked.Module != "" || asked.AuthModule != "" {
+			return nil, &web.ProbeError{Status: http.StatusBadRequest, Text: "a configured target has its own settings: leave out module and auth_module"}
+		}
+		return r.set.Scrape(ctx), nil
+	}
+	return e.probes.probe(ctx, asked)
+}
+
+// Targets lists the configured targets by name, for service discovery.
+func (e *Exporter) Targets() []string {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	var names []string
+	for _, r := range e.running {
+		names = append(names, r.name)
+	}
+	return names
+}
+
+// WatchedTarget is what the integrity page shows of one target.
+func (e *Exporter) WatchedTarget(name string) (web.Watched, bool) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	r := e.runtime(name)
+	if r == nil {
+		return web.Watched{}, false
+	}
+	return r.watched(), true
+}
