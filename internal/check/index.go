@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -205,6 +206,9 @@ func runIndex(ctx context.Context, s *session) error {
 	if s.scope.Heaps == nil {
 		s.scope.Heaps = NewHeaps()
 	}
+	if err := s.lookAtPages(ctx, s.unchecked(readable, gin)); err != nil {
+		return err
+	}
 	return s.each(ctx, len(readable), func(n int) error { return s.compareTable(ctx, readable[n], verify, gin) },
 		func(n int) string { return readable[n][0].Table.Name.String() })
 }
@@ -264,6 +268,8 @@ func (s *session) compareTable(ctx context.Context, indexes []compared, verify, 
 		return errors.New("its indexes are not compared with the table, which is damaged")
 	}
 	indexes, err = s.present(ctx, indexes)
+	unknown := s.unchecked([][]compared{indexes}, gin)
+	indexes = slices.DeleteFunc(indexes, func(i compared) bool { return slices.Contains(unknown, i.OID) })
 	if err != nil || len(indexes) == 0 {
 		return err
 	}

@@ -143,7 +143,7 @@ func (r *reader) fork(ctx context.Context, f *fork) error {
 	if err := errors.Join(r.beyond(ctx, f, uint32(len(segments)-1)), r.conclude(ctx, f), r.maps(ctx, f)); err != nil {
 		return err
 	}
-	if f.relation.Kind == page.Heap && f.relation.Columns != nil && clean && !r.unsure() && len(r.result.Findings) == before {
+	if (f.Index || f.relation.Kind == page.Heap && f.relation.Columns != nil) && clean && !r.unsure() && len(r.result.Findings) == before {
 		r.scope.Heaps.note(f.OID, true)
 	}
 	r.looked(f.Name)
@@ -406,7 +406,8 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 	case f.Index:
 		impact = "Statements that use this index fail, miss rows or give wrong data; the table itself may be intact."
 		action = "Check the index's table for damage first. If it is sane, keep a copy of the index's file and rebuild it with REINDEX INDEX CONCURRENTLY."
-	default:
+	}
+	if seen.kind != "fsm" {
 		r.scope.Heaps.note(f.OID, false)
 	}
 	r.found(Finding{

@@ -269,8 +269,8 @@ func (r *reader) concludeZeroes(ctx context.Context, f *fork, still bool) error 
 				return err
 			}
 		case f.relation.Kind == page.Heap:
-		case block == 0 && (still || r.anySettled || r.old(f)):
-			if err := r.confirmZero(ctx, f, block, "the first page is all zeroes"); err != nil {
+		case block < firstPages(f.relation.Kind) && (still || r.anySettled || r.old(f)):
+			if err := r.confirmZero(ctx, f, block, "one of the first pages, which are written when it is made, is all zeroes"); err != nil {
 				return err
 			}
 		case f.Index && r.linked[block/64]>>(block%64)&1 == 1:
@@ -280,6 +280,19 @@ func (r *reader) concludeZeroes(ctx context.Context, f *fork, still bool) error 
 		}
 	}
 	return nil
+}
+
+// firstPages is how many pages a relation has from the moment when it is made:
+// metapages and roots.
+func firstPages(kind page.Kind) uint32 {
+	switch kind {
+	case page.Gin:
+		return 2
+	case page.Spgist:
+		return 3
+	default:
+		return 1
+	}
 }
 
 // confirmZero reports a page that is still all zeroes at a later look.
