@@ -142,17 +142,20 @@ func TestSetting(t *testing.T) {
 		look := func() check.Document { return sweep(t, server, check.Options{Checks: named(t, "setting")}) }
 		if document := look(); document.ExitCode() != check.ExitClean || document.Checks[0].Outcome == check.OutcomeFailed {
 			t.Fatalf("healthy: %s", messages(document))
+		} else if !finds(document, "logging_collector is off and log_destination is stderr") || !finds(document, `without %e: the SQLSTATE of errors is not logged; without %d`) {
+			t.Errorf("a log that tells little: %s", messages(document))
 		}
 		server.MustExec(t, "postgres", "CREATE ROLE loader; ALTER ROLE loader SET session_replication_role = replica; ALTER DATABASE erp SET zero_damaged_pages = 1")
 		server.MustExec(t, "postgres", "ALTER SYSTEM SET ignore_checksum_failure = on")
 		server.MustExec(t, "postgres", "ALTER SYSTEM SET autovacuum = off")
 		server.MustExec(t, "postgres", "ALTER SYSTEM SET log_min_messages = fatal")
+		server.MustExec(t, "postgres", "ALTER DATABASE erp SET log_error_verbosity = terse")
 		server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
 		server.MustExec(t, "postgres", "ALTER SYSTEM SET fsync = off")
 		wanted := []string{
 			"session_replication_role is replica for every session of role loader", "zero_damaged_pages is 1 for every session of database erp",
 			"ignore_checksum_failure is on on this server", "autovacuum is off on this server", "log_min_messages is fatal on this server",
-			"fsync is off in ",
+			"fsync is off in ", "log_error_verbosity is terse for every session of database erp",
 		}
 		pgtest.Await(t, "reloaded", 20e9, func() bool { return finds(look(), wanted[3]) })
 		document := look()
@@ -162,6 +165,24 @@ func TestSetting(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSettingOfTheLog collects a log and lets it be destroyed.
+func TestSettingOfTheLog(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t, pgtest.CSVLog(), pgtest.Setting("log_filename", "server.log"), pgtest.Setting("log_truncate_on_rotation", "on"))
+	server.MustExec(t, "postgres", "CREATE DATABASE erp")
+	look := func() check.Document { return sweep(t, server, check.Options{Checks: named(t, "setting")}) }
+	if document := look(); !finds(document, "each rotation destroys what was not read yet") || document.ExitCode() != check.ExitFindings || finds(document, "log_line_prefix") {
+		t.Errorf("truncated: %s", messages(document))
+	}
+	server.MustExec(t, "postgres", "ALTER SYSTEM SET log_truncate_on_rotation = off")
+	server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+	pgtest.Await(t, "silent", 20e9, func() bool { return !finds(look(), "rotation") })
+	server.MustExec(t, "postgres", "ALTER SYSTEM SET log_rotation_age = 0")
+	server.MustExec(t, "postgres", "ALTER SYSTEM SET log_rotation_size = 0")
+	server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+	pgtest.Await(t, "never rotated", 20e9, func() bool { return finds(look(), "the log is never rotated") })
 }
 
 // TestLeftover leaves things behind.

@@ -73,6 +73,8 @@ var dangers = []perilous{
 		"Warnings about damaged pages and maps are not logged: damage that only warns is seen by nobody.", "Set log_min_messages = warning and reload."},
 	{"log_min_error_statement", is("log", "fatal", "panic"), SeverityInfo,
 		"The log does not say which statement failed.", "Set log_min_error_statement = error and reload."},
+	{"log_error_verbosity", is("terse"), SeverityInfo,
+		"Whoever reads the log cannot tell an error of the server from one that a function made up.", "Set log_error_verbosity = default and reload."},
 	{"synchronous_commit", is("off"), SeverityInfo,
 		"A crash loses the last transactions although they were reported as committed; nothing is corrupt.", "Set synchronous_commit = on where every transaction counts."},
 	{"wal_level", is("minimal"), SeverityWarning,
@@ -127,6 +129,7 @@ func runSetting(ctx context.Context, s *session) error {
 		}
 	}
 	s.archiving(now)
+	s.blindLog(now)
 	s.pending(list)
 	if err := s.overrides(ctx); err != nil {
 		s.problem("pg_db_role_setting", err)

@@ -20,14 +20,11 @@ import (
 
 // settings are what decides where the log is and what it tells.
 type settings struct {
-	dataDirectory, directory, name, destination string
-	collected                                   bool
-	prefix, verbosity                           string
-	minMessages, minErrorStatement              string
-	rotationAge, rotationSize                   int
-	truncated                                   bool
-	overrides                                   []string // "role or database: setting=value"
-	backend                                     int      // process id of the session that asked
+	pglog.Settings
+
+	dataDirectory, directory string
+	overrides                []string // "role or database: setting=value"
+	backend                  int      // process id of the session that asked
 }
 
 // settingsSQL reads pg_settings and pg_db_role_setting; data_directory and
@@ -57,8 +54,8 @@ func (w *Watcher) ask(ctx context.Context) (s settings, err error) {
 		return s, fmt.Errorf("asking the server where its log is: %w", err)
 	}
 	defer conn.Close()
-	err = conn.QueryRow(ctx, settingsSQL).Scan(&s.dataDirectory, &s.directory, &s.name, &s.destination, &s.collected, &s.prefix,
-		&s.verbosity, &s.minMessages, &s.minErrorStatement, &s.rotationAge, &s.rotationSize, &s.truncated, &s.backend, &s.overrides)
+	err = conn.QueryRow(ctx, settingsSQL).Scan(&s.dataDirectory, &s.directory, &s.Name, &s.Destination, &s.Collected, &s.Prefix,
+		&s.Verbosity, &s.MinMessages, &s.MinErrorStatement, &s.RotationAge, &s.RotationSize, &s.Truncated, &s.backend, &s.overrides)
 	if pg.SQLState(err) == "42501" {
 		return s, errDenied
 	}
@@ -102,10 +99,10 @@ var formats = []struct {
 func (s settings) files() []place {
 	var places []place
 	for _, f := range formats {
-		if !s.collected || !slices.Contains(splitList(s.destination), string(f.format)) {
+		if !s.Collected || !slices.Contains(s.Destinations(), string(f.format)) {
 			continue
 		}
-		name := s.name
+		name := s.Name
 		if f.extension != "" {
 			name = strings.TrimSuffix(name, ".log") + f.extension
 		}
@@ -113,14 +110,6 @@ func (s settings) files() []place {
 		places = append(places, place{pattern: name, format: f.format})
 	}
 	return places
-}
-
-func splitList(list string) []string {
-	parts := strings.Split(list, ",")
-	for i := range parts {
-		parts[i] = strings.TrimSpace(parts[i])
-	}
-	return parts
 }
 
 // locate decides where the log is read and how. The source that is followed
@@ -199,8 +188,8 @@ func (w *Watcher) isHere(ctx context.Context, s settings, pattern string) error 
 // uncollected looks for the log of a server without logging collector: where
 // its standard error goes, when that is a file on this host.
 func (w *Watcher) uncollected(s settings) (place, error) {
-	destinations := splitList(s.destination)
-	if w.config.Via != config.ViaSQL && slices.Contains(destinations, string(pglog.Stderr)) && !s.collected {
+	destinations := s.Destinations()
+	if w.config.Via != config.ViaSQL && slices.Contains(destinations, string(pglog.Stderr)) && !s.Collected {
 		process := filepath.Join("/proc", strconv.Itoa(s.backend))
 		directory, err := os.Readlink(filepath.Join(process, "cwd"))
 		if err == nil && directory == s.dataDirectory {
@@ -210,10 +199,10 @@ func (w *Watcher) uncollected(s settings) (place, error) {
 			}
 		}
 	}
-	if !s.collected {
+	if !s.Collected {
 		return place{}, errors.New("the server does not collect its log: set logging_collector = on and log_destination = jsonlog (15+) or csvlog, or log.path, log.listen or log.stdin in the configuration")
 	}
-	return place{}, fmt.Errorf("log_destination is %s: add jsonlog (15+), csvlog or stderr to it, or set log.path, log.listen or log.stdin in the configuration", s.destination)
+	return place{}, fmt.Errorf("log_destination is %s: add jsonlog (15+), csvlog or stderr to it, or set log.path, log.listen or log.stdin in the configuration", s.Destination)
 }
 
 func purpose() pg.Purpose {

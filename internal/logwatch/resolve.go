@@ -44,8 +44,9 @@ func (w *Watcher) nameAgain(ctx context.Context) {
 	w.scheduler.Suspect(suspects...)
 }
 
-// name finds the relations that events are about. An event without one is only
-// counted; one for which the server could not be asked waits.
+// name finds the relations that events are about. An event that names none makes
+// the tables of its statement suspects; one for which the server could not be
+// asked waits.
 func (w *Watcher) name(ctx context.Context, events []nameless) (findings []state.Finding, suspects []schedule.Suspect) {
 	type told struct {
 		fingerprint string
@@ -61,6 +62,9 @@ func (w *Watcher) name(ctx context.Context, events []nameless) (findings []state
 			continue
 		}
 		if object.relation.Name == "" {
+			for _, table := range object.mentioned {
+				suspects = append(suspects, schedule.Suspect{Database: object.database, Relation: table})
+			}
 			continue
 		}
 		finding := check.LogFinding(e.event, object.database, object.relation)
@@ -95,7 +99,8 @@ func (w *Watcher) postpone(e nameless, err error) {
 // log from before does not stand for a new one.
 func (e nameless) same(other nameless) bool {
 	a, b := e.event, other.event
-	return e.old == other.old && a.Kind == b.Kind && a.Database == b.Database && a.Object.Path == b.Object.Path && a.Object.Name == b.Object.Name
+	return e.old == other.old && a.Kind == b.Kind && a.Database == b.Database && a.Object.Path == b.Object.Path && a.Object.Name == b.Object.Name &&
+		slices.Equal(a.Mentioned, b.Mentioned)
 }
 
 // resolver finds what events are about. It keeps one session within a batch.
@@ -112,6 +117,9 @@ type object struct {
 	database string
 	// relation is what is damaged, table the table that it belongs to.
 	relation, table check.RelationName
+	// mentioned are the tables of the statement that ran into it, when nothing
+	// else is known.
+	mentioned []check.RelationName
 }
 
 func (r *resolver) close() {
@@ -126,11 +134,12 @@ func (r *resolver) close() {
 func (r *resolver) resolve(ctx context.Context, event pglog.Event) (object, error) {
 	key := event.Object
 	key.Block = nil
-	if found, ok := r.found[key]; ok && (key.Path != "" || found.database == event.Database) {
+	named := len(event.Mentioned) == 0
+	if found, ok := r.found[key]; ok && named && (key.Path != "" || found.database == event.Database) {
 		return found, nil
 	}
 	found, err := r.ask(ctx, event)
-	if err == nil {
+	if err == nil && named {
 		r.found[key] = found
 	}
 	return found, err
@@ -140,7 +149,7 @@ func (r *resolver) resolve(ctx context.Context, event pglog.Event) (object, erro
 // when that is unambiguous.
 func (r *resolver) ask(ctx context.Context, event pglog.Event) (object, error) {
 	found := object{database: event.Database}
-	if event.Object.Path == "" && event.Object.Name == "" && event.Object.OID == 0 {
+	if event.Object.Path == "" && event.Object.Name == "" && event.Object.OID == 0 && len(event.Mentioned) == 0 {
 		return found, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
@@ -164,6 +173,10 @@ func (r *resolver) ask(ctx context.Context, event pglog.Event) (object, error) {
 	if err != nil {
 		return found, fmt.Errorf("looking for the relation: %w", err)
 	}
+	if len(names) == 0 && len(event.Mentioned) > 0 {
+		found.mentioned, err = r.tables(ctx, conn, event.Mentioned)
+		return found, err
+	}
 	if len(names) == 1 {
 		found.relation = check.RelationName{Schema: names[0].Schema, Name: names[0].Name}
 		found.table = check.RelationName{Schema: names[0].TableSchema, Name: names[0].TableName}
@@ -183,6 +196,34 @@ const relationSQL = `SELECT n.nspname::text, c.relname::text, tn.nspname::text, 
 		WHEN $4::oid <> 0 THEN c.oid = $4::oid
 		ELSE c.relname = $3 AND c.relkind IN ('r', 'i', 'm', 't', 'S') AND $5::text IN ('', n.nspname::text) END
 	LIMIT 2`
+
+// tablesSQL finds which of some names are tables or indexes, and gives the tables;
+// of a partitioned one those that hold the rows. ACCESS SHARE on the catalogues; no
+// privilege.
+const tablesSQL = `SELECT DISTINCT n.nspname::text, t.relname::text
+	FROM pg_class c LEFT JOIN pg_index i ON i.indexrelid = c.oid
+	CROSS JOIN LATERAL (SELECT coalesce(i.indrelid, c.oid) WHERE c.relkind <> 'p'
+		UNION ALL SELECT p.relid FROM pg_partition_tree(c.oid) p WHERE c.relkind = 'p' AND p.isleaf) AS leaf(oid)
+	JOIN pg_class t ON t.oid = leaf.oid
+	JOIN pg_namespace n ON n.oid = t.relnamespace
+	WHERE c.relname = ANY ($1) AND c.relkind IN ('r', 'i', 'm', 'p') AND t.relkind IN ('r', 'm', 't')
+	AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+	LIMIT $2`
+
+// maxTables bounds the tables of one statement that become suspects.
+const maxTables = 10
+
+func (r *resolver) tables(ctx context.Context, conn *pg.Conn, names []string) ([]check.RelationName, error) {
+	rows, err := conn.Query(ctx, tablesSQL, names, maxTables)
+	if err != nil {
+		return nil, fmt.Errorf("looking for the tables of a statement: %w", err)
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowToStructByPos[check.RelationName])
+	if err != nil {
+		return nil, fmt.Errorf("looking for the tables of a statement: %w", err)
+	}
+	return tables, nil
+}
 
 // databaseName finds the database of a file.
 func (r *resolver) databaseName(ctx context.Context, oid uint32) (string, error) {

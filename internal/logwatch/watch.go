@@ -180,7 +180,7 @@ func (w *Watcher) look(ctx context.Context, following string) (place, error) {
 		return place{}, err
 	}
 	if w.config.LinePrefix == "" {
-		if err := w.prefixes.Add(settings.prefix); err != nil {
+		if err := w.prefixes.Add(settings.Prefix); err != nil {
 			w.logger.Warn("log_line_prefix cannot be read", "err", err)
 		}
 	}

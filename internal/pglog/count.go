@@ -139,6 +139,7 @@ type eventKey struct {
 	database, path string
 	name           string
 	oid            uint32
+	mentioned      string
 }
 
 func newCounts(labels *Labels) *counts {
@@ -231,7 +232,7 @@ func (c *counts) addEvent(m *Message, severity Severity, sqlstate string) {
 	if severity == Panic && event.Kind != PanicStop {
 		c.delta[Counter{Kind: CountEvents, Event: PanicStop}]++
 	}
-	key := eventKey{event.Kind, event.Database, event.Object.Path, event.Object.Name, event.Object.OID}
+	key := eventKey{event.Kind, event.Database, event.Object.Path, event.Object.Name, event.Object.OID, strings.Join(event.Mentioned, " ")}
 	if len(c.events) < maxEvents && !c.known[key] {
 		c.known[key] = true
 		c.events = append(c.events, event)

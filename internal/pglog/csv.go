@@ -12,6 +12,7 @@ const (
 	csvMessage     = 13
 	csvDetail      = 14
 	csvContext     = 18
+	csvStatement   = 19
 	csvLocation    = 21
 	csvApplication = 22
 	csvBackend     = 23
@@ -67,6 +68,8 @@ func parseCSV(record []byte, m *Message) parsed {
 			m.detail = field
 		case csvContext:
 			m.context = field
+		case csvStatement:
+			m.statement = field
 		case csvLocation:
 			m.location = field
 		case csvApplication:

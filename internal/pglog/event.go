@@ -3,6 +3,7 @@ package pglog
 import (
 	"bytes"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -104,6 +105,9 @@ type Event struct {
 	Text string
 	// Object is what the message is about, as far as its text tells.
 	Object Object
+	// Mentioned are the names in the statement that was running, when the message
+	// gives no name itself: tables may be among them.
+	Mentioned []string
 }
 
 // maxEventText is how much of a message's text an event keeps.
@@ -119,10 +123,14 @@ func eventOf(m *Message, severity Severity, sqlstate string) (Event, bool) {
 	if kind == "" || m.Raised() {
 		return Event{}, false
 	}
-	return Event{
+	event := Event{
 		Kind: kind, Severity: severity, SQLState: sqlstate, Database: m.Database(),
 		Text: strings.ToValidUTF8(text[:min(len(text), maxEventText)], ""), Object: objectOf(text, m.Context()),
-	}, true
+	}
+	if event.Object.Path == "" && event.Object.Name == "" {
+		event.Mentioned = mentioned(m.Statement() + " " + m.Context())
+	}
+	return event, true
 }
 
 // interesting leaves out by SQLSTATE what cannot be an event, which is nearly
@@ -137,6 +145,8 @@ func interesting(severity Severity, sqlstate string, m *Message) bool {
 	switch sqlstate[:2] {
 	case "XX", "58":
 		return true
+	case "42", "55":
+		return dataPath.Match(m.text) || sqlstate == "55000" && bytes.Contains(m.text, []byte("invisible tuple"))
 	}
 	return string(m.backend) == "archiver"
 }
@@ -181,11 +191,15 @@ func corruptionKind(m *Message, severity Severity, sqlstate, text string) EventK
 		return kind
 	case sqlstate == UnknownState || sqlstate == "01000" || kind != "" && kind != IOError && kind != MissingFile:
 		return kind
-	case sqlstate == "58P01", sqlstate == "58030", sqlstate == "42501", sqlstate == "XX000":
+	case slices.Contains(fileStates, sqlstate):
 		return fileKind(text, m.Detail(), sqlstate)
 	}
 	return ""
 }
+
+// fileStates are the SQLSTATEs of a file that cannot be used: it is not there,
+// cannot be read, may not be opened, or is not a file.
+var fileStates = []string{"58P01", "58030", "42501", "42809", "XX000"}
 
 // allocationKind tells a length that no value can have from one that a healthy
 // server refuses when a value grows too large.
@@ -230,7 +244,7 @@ func shapeKind(severity Severity, text string) EventKind {
 // a table is 42501 as well.
 func fileKind(text, detail, sqlstate string) EventKind {
 	switch {
-	case statusPath.MatchString(text), statusPath.MatchString(detail):
+	case statusPath.MatchString(text), statusPath.MatchString(detail), sqlstate == "XX000" && multixact.MatchString(text):
 		return TransactionStatus
 	case strings.Contains(text, "pg_filenode.map"):
 		return RelationMap
@@ -240,6 +254,8 @@ func fileKind(text, detail, sqlstate string) EventKind {
 		return ""
 	case sqlstate == "58030":
 		return IOError
+	case sqlstate == "XX000" && len(numbers.FindAllString(dataPath.ReplaceAllString(text, ""), -1)) > 1:
+		return ShortRead // a block that is asked for, and how many there are
 	case sqlstate == "XX000":
 		return Internal
 	}
@@ -249,6 +265,8 @@ func fileKind(text, detail, sqlstate string) EventKind {
 var (
 	statusPath = regexp.MustCompile(`\b(?:pg_xact|pg_multixact|pg_subtrans|pg_commit_ts)/[0-9A-Za-z/]+`)
 	dataPath   = regexp.MustCompile(`\b(?:base/\d+/|global/\d|pg_tblspc/\d+/PG_)[0-9A-Za-z_./]*`)
+	// multixact is what no language translates.
+	multixact = regexp.MustCompile(`\bMultiXact(?:Id)? ?"?\d+`)
 	// terminated is the message of the postmaster in every language: the process,
 	// the signal, a colon and the signal's name.
 	terminated   = regexp.MustCompile(`^[^:'(]*\(PID \d+\)\D*(\d+)\D*: \S`)

@@ -24,6 +24,8 @@ var jsonFields = map[string]func(m *Message) *[]byte{
 	"context":          func(m *Message) *[]byte { return &m.context },
 	"func_name":        func(m *Message) *[]byte { return &m.location },
 	"location":         func(m *Message) *[]byte { return &m.location },
+	"statement":        func(m *Message) *[]byte { return &m.statement },
+	"query":            func(m *Message) *[]byte { return &m.statement },
 }
 
 // parseJSON reads one line of jsonlog, bare or within a record of

@@ -22,6 +22,7 @@ type Message struct {
 	detail      []byte
 	context     []byte
 	location    []byte
+	statement   []byte
 
 	stated   bool // the statement, which is written last, has begun
 	cut      bool // what tells who made the message is not here, because the record is too long
@@ -63,6 +64,9 @@ func (m *Message) Detail() string { return m.decode(m.detail[:min(len(m.detail),
 
 // Context is what the message says of where it happened, the innermost first.
 func (m *Message) Context() string { return m.decode(m.context[:min(len(m.context), maxText)]) }
+
+// Statement is the statement that was running, as far as it is kept.
+func (m *Message) Statement() string { return m.decode(m.statement[:min(len(m.statement), maxText)]) }
 
 // function is the function of the server's source that made the message, which
 // the log tells with log_error_verbosity = verbose.

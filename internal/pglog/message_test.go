@@ -181,7 +181,7 @@ func TestEvents(t *testing.T) {
 		{"ERROR", "XX000", client, `invalid memory alloc request size 1200000003`, "", Suspect, Object{}},
 		{"ERROR", "XX000", client, `cache lookup failed for relation 16390`, "", Suspect, Object{OID: 16390}},
 		{"ERROR", "XX000", client, `could not open relation with OID 16390`, "", Suspect, Object{OID: 16390}},
-		{"ERROR", "XX000", client, `xlog flush request 5/A0000028 is not satisfied --- flushed only to 0/1A3B0D8`, "writing block 3 of relation base/16384/16390", PageLSN, Object{}},
+		{"ERROR", "XX000", client, `xlog flush request 5/A0000028 is not satisfied --- flushed only to 0/1A3B0D8`, "writing block 3 of relation base/16384/16390", PageLSN, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390, Block: new(uint32(3))}},
 		{"ERROR", "XX001", "autovacuum worker", `found xmin 3 from before relfrozenxid 731`, "while scanning block 7 offset 3 of relation \"ledger.postings\"\nautomatic vacuum of table \"erp.ledger.postings\"", HeapTuple, Object{Schema: "ledger", Name: "postings", Block: new(uint32(7))}},
 		{"ERROR", "XX001", client, `missing chunk number 0 for toast value 16400 in pg_toast_16390`, "SQL statement \"SELECT memo -- at RAISE PL/pgSQL RAISE\"\nPL/pgSQL function f() line 3 at SQL statement", Toast, Object{OID: 16390}},
 		{"PANIC", "58030", "checkpointer", `could not fsync file "base/16384/16390": Input/output error`, "", IOError, Object{Path: "base/16384/16390", Database: 16384, Filenode: 16390}},

@@ -2,6 +2,7 @@ package pglog
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,7 +26,7 @@ type Object struct {
 
 var (
 	objectPath = regexp.MustCompile(`(?:base/(\d+)|(global)|pg_tblspc/(\d+)/PG_[^/"\s]+/(\d+))/(\d+)(?:_[a-z]+)?(?:\.\d+)?`)
-	objectOID  = regexp.MustCompile(`\bpg_toast_(\d+)|\bOID (\d+)|pg_class entry for (\d+)|cache lookup failed for (?:relation|index) (\d+)`)
+	objectOID  = regexp.MustCompile(`\bpg_toast_(\d+)|\b(?:OID|relid) (\d+)|pg_class entry for (\d+)|cache lookup failed for (?:relation|index) (\d+)`)
 	objectName = regexp.MustCompile(`(?:relation|index|table|rel|sequence) "([^"]+)"`)
 	// quotedName is a name in the quotes of any of PostgreSQL's languages.
 	quotedName = regexp.MustCompile(`["»«„「]\s?([^"»«„“”「」/\s]+)\s?["»«“”」]`)
@@ -39,12 +40,7 @@ var (
 // context.
 func objectOf(text, context string) Object {
 	var o Object
-	if match := objectPath.FindStringSubmatch(text); match != nil {
-		o.Path = match[0]
-		o.Database = number(match[1]) | number(match[4])
-		o.Tablespace = number(match[3])
-		o.Filenode = number(match[5])
-	}
+	o.file(text)
 	if match := objectOID.FindStringSubmatch(text); match != nil {
 		o.OID = number(strings.Join(match[1:], ""))
 	}
@@ -54,13 +50,62 @@ func objectOf(text, context string) Object {
 		o.Name = match[1]
 	}
 	o.Block = blockOf(strings.Replace(text, o.Path, "", 1))
-	if o.Path == "" && o.OID == 0 && o.Name == "" {
+	if o.nameless() {
 		if match := qualified.FindStringSubmatch(context); match != nil {
 			o.Schema, o.Name = match[1], match[2]
 			o.Block = blockOf(context)
+		} else if o.file(context) {
+			o.Block = blockOf(strings.Replace(context, o.Path, "", 1)) // a page that is being written
 		}
 	}
 	return o
+}
+
+// file finds the path of a file of a relation.
+func (o *Object) file(text string) bool {
+	match := objectPath.FindStringSubmatch(text)
+	if match == nil {
+		return false
+	}
+	o.Path = match[0]
+	o.Database = number(match[1]) | number(match[4])
+	o.Tablespace = number(match[3])
+	o.Filenode = number(match[5])
+	return true
+}
+
+// nameless says that nothing tells which relation it is.
+func (o *Object) nameless() bool {
+	return o.Path == "" && o.OID == 0 && o.Name == ""
+}
+
+// maxMentioned bounds the names that are taken from a statement.
+const maxMentioned = 100
+
+// literal is what a name cannot be in, identifier is a name in a statement.
+var (
+	literal    = regexp.MustCompile(`'(?:[^']|'')*'`)
+	identifier = regexp.MustCompile(`"[^"]+"|[\pL_][\pL\pN_$]*`)
+)
+
+// mentioned lists the names in a statement, each once. Keywords are among them:
+// only the server knows what is a table.
+func mentioned(statement string) []string {
+	var names []string
+	for _, name := range identifier.FindAllString(literal.ReplaceAllString(statement, " "), -1) {
+		if unquoted := strings.Trim(name, `"`); unquoted != name {
+			name = unquoted
+		} else {
+			name = strings.ToLower(name)
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+		if len(names) == maxMentioned {
+			break
+		}
+	}
+	return names
 }
 
 func blockOf(text string) *uint32 {

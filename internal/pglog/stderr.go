@@ -531,7 +531,7 @@ func (f *framing) readSections(record []byte, m *Message) {
 			field = &m.location
 		case statementSection:
 			m.stated = true
-			field = new([]byte)
+			field = &m.statement
 		default:
 			field = new([]byte)
 		}

@@ -331,9 +331,24 @@ func (t *Target) LogNames(applications, roles []string) {
 	t.change(func(next *Snapshot) { next.LogApplications, next.LogRoles = applications, roles })
 }
 
-// LogBlindness publishes what keeps the log from telling everything.
-func (t *Target) LogBlindness(blindness []pglog.Blindness) {
-	t.change(func(next *Snapshot) { next.LogBlindness = blindness })
+// LogBlindness publishes what keeps the log from telling everything; unread are
+// the findings of a log that is not read now.
+func (t *Target) LogBlindness(blindness []pglog.Blindness, unread []check.Finding) {
+	ofLog := func(f Finding) bool { return f.Check == CheckLog && f.Class == check.ClassUnsafeSetting }
+	var write []record
+	if len(unread) > 0 || slices.ContainsFunc(t.Snapshot().Findings, ofLog) {
+		write = append(write, record{kind: recordFindings})
+	}
+	now := time.Now()
+	t.change(func(next *Snapshot) {
+		next.LogBlindness = blindness
+		next.Findings = slices.DeleteFunc(next.Findings, func(known Finding) bool {
+			return ofLog(known) && !slices.ContainsFunc(unread, func(f check.Finding) bool { return f.Fingerprint == known.Fingerprint })
+		})
+		for _, f := range unread {
+			next.reportAll([]Finding{{Finding: f, FirstSeen: now, LastSeen: now}})
+		}
+	}, write...)
 }
 
 // Accumulate turns a counter of the server that may be set back into one that
