@@ -78,6 +78,7 @@ type runtime struct {
 	activity  *activity.Watcher
 	drills    *drill.Scheduler
 	business  *business.Watcher
+	presence  *presence
 }
 
 // New reads the configuration and starts to watch. The server need not be
@@ -88,6 +89,7 @@ func New(options Options) (*Exporter, error) {
 	if err := e.Reload(); err != nil {
 		return nil, err
 	}
+	e.record(state.EventExporterStarted, "the exporter started")
 	return e, nil
 }
 
@@ -247,6 +249,9 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 	r.business = business.New(target, c.Business(), logger)
 	r.business.Start()
 
+	r.presence = newPresence(r.lane, results)
+	r.presence.Start()
+
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate, Reloaded: e.reloaded,
 		Observe: r.recovery.Observe, Recovery: r.recovery.Statuses, Business: r.business.Counts, Maintenance: r.activity.Status,
@@ -318,7 +323,15 @@ func (r *runtime) watched() web.Watched {
 func (e *Exporter) Stop() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.record(state.EventExporterStopped, "the exporter was stopped")
 	e.stop()
+}
+
+// record adds an event to the timeline of every target.
+func (e *Exporter) record(kind state.EventKind, message string) {
+	for _, r := range e.running {
+		r.results.Record(state.Event{Kind: kind, Message: message, Source: "the exporter"})
+	}
 }
 
 // stop ends all targets at once: each may have to wait for a server that hangs.
@@ -338,6 +351,7 @@ func (r *runtime) stop() {
 	if r.watcher != nil {
 		r.watcher.Stop()
 	}
+	r.presence.Stop()
 	r.drills.Stop()
 	r.recovery.Stop()
 	r.business.Stop()

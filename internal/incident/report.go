@@ -603,7 +603,7 @@ func timeline(e *Evidence, r Report) []Entry {
 	}
 	told := []state.EventKind{
 		state.EventAcknowledged, state.EventCorruption, state.EventDrill, state.EventExporterStarted, state.EventExporterStopped,
-		state.EventServerDown, state.EventServerRestarted, state.EventServerUp, state.EventStakeholderUpdate,
+		state.EventServerDown, state.EventServerLog, state.EventServerRestarted, state.EventServerUp, state.EventStakeholderUpdate,
 	}
 	list = append(list, entries(e.events(e.From, e.To, told...))...)
 	for _, o := range r.Objects {

@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
+	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/config"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/pglog"
@@ -40,6 +42,7 @@ type Watcher struct {
 	nameless []nameless
 	reading  map[string]pglog.Status // by source
 	told     string                  // the blindness that was logged last
+	recorded map[string]time.Time    // what is in the log of events, and since when
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -55,7 +58,7 @@ func New(target *pg.Target, results *state.Target, scheduler *schedule.Scheduler
 	return &Watcher{
 		target: target, state: results, scheduler: scheduler, config: c, logger: logger,
 		labels: pglog.NewLabels(c.Applications, c.Roles, databases), prefixes: new(pglog.Prefixes),
-		reading: make(map[string]pglog.Status),
+		reading: make(map[string]pglog.Status), recorded: make(map[string]time.Time),
 	}
 }
 
@@ -250,10 +253,51 @@ func (w *Watcher) commit(ctx context.Context, batch pglog.Batch) {
 		if event.Kind.Corruption() || event.Kind == pglog.Suspect {
 			about = append(about, nameless{event, now, batch.Old})
 		}
+		if !batch.Old {
+			w.record(event, now)
+		}
 	}
 	findings, suspects := w.name(ctx, about)
 	w.state.CommitLog(batch, findings)
 	w.scheduler.Suspect(suspects...)
+}
+
+const (
+	// recordPause is for how long the same is not recorded again, crashPause for how
+	// long the same of a crash; maxRecorded is how much is remembered for that.
+	recordPause = time.Hour
+	crashPause  = time.Minute
+	maxRecorded = 1000
+)
+
+// record adds to the log of events what the log told of damage, a crash, a
+// recovery or failed archiving, but not the same again and again.
+func (w *Watcher) record(event pglog.Event, now time.Time) {
+	if event.Kind == pglog.Suspect {
+		return
+	}
+	about, pause := event.Object.Path+event.Object.Name, recordPause
+	if !event.Kind.Corruption() && event.Kind != pglog.ArchiveFailure {
+		about, pause = strings.Trim(event.Text[strings.LastIndex(event.Text, ":")+1:], " 0123456789"), crashPause
+	}
+	key := strings.Join([]string{string(event.Kind), event.Database, about}, "\x00")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now.Sub(w.recorded[key]) < pause {
+		return
+	}
+	if len(w.recorded) >= maxRecorded {
+		clear(w.recorded)
+	}
+	w.recorded[key] = now
+	recorded := state.Event{
+		Time: now, Kind: state.EventServerLog, Severity: check.SeverityWarning, Database: event.Database, Message: event.Text, Source: "the server's log",
+		Details: map[string]string{"kind": string(event.Kind), "sqlstate": event.SQLState},
+	}
+	if event.Kind.Corruption() {
+		recorded.Kind, recorded.Severity = state.EventCorruption, check.SeverityCritical
+	}
+	w.state.Record(recorded)
 }
 
 // errDenied says that the role may not see where the log is.

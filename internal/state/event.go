@@ -31,6 +31,7 @@ const (
 	EventGuard             EventKind = "guard"
 	EventMaintenance       EventKind = "maintenance"
 	EventServerDown        EventKind = "server_down"
+	EventServerLog         EventKind = "server_log" // the log told of a crash, a recovery or failed archiving
 	EventServerRestarted   EventKind = "server_restarted"
 	EventServerUp          EventKind = "server_up"
 	EventStakeholderUpdate EventKind = "stakeholder_update"

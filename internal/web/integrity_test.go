@@ -15,6 +15,7 @@ import (
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/maintenance/activity"
 	"pg_integrity_exporter/internal/maintenance/window"
+	"pg_integrity_exporter/internal/pglog"
 	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/schedule"
 	"pg_integrity_exporter/internal/state"
@@ -37,6 +38,11 @@ func watched(t *testing.T, results ...check.Result) (Watched, *[]string) {
 			target.RecordResult(r, true)
 		}
 	}
+	target.LogStatus(pglog.Status{Up: true, Path: "/log/server.json", LastMessage: time.Now().Add(-time.Minute)})
+	target.LogBlindness([]pglog.Blindness{{Reason: pglog.BlindStatement, Detail: "log_min_error_statement is panic (role <b>x)", Advice: "set log_min_error_statement = error"}}, nil)
+	target.CommitLog(pglog.Batch{Samples: []pglog.Sample{{
+		Text: "duplicate key value violates unique constraint ?", Severity: pglog.Error, SQLState: "23505", Database: "erp", Count: 4711, First: time.Now(), Last: time.Now(),
+	}}}, nil)
 	asked := &[]string{}
 	return Watched{
 		Target: "db.example:5432", Snapshot: target.Snapshot(), Files: target.Files(), NextRun: schedule.NextRun,
@@ -140,6 +146,7 @@ func TestIntegrityPage(t *testing.T) {
 	}
 	for _, want := range []string{
 		"Data is damaged", "&lt;b&gt;&#34;postings <span class=\"age\">1 page</span>", "invalid page in block 5", "Do not vacuum the table.", "GRANT EXECUTE ON FUNCTION bt_index_check(regclass) TO monitor", "finding opened", "never checked before",
+		"/log/server.json", "log_min_error_statement is panic (role &lt;b&gt;x)", "duplicate key value violates unique constraint ?", "4711",
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the page lacks %q", want)

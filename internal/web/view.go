@@ -8,6 +8,7 @@ import (
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/maintenance/activity"
+	"pg_integrity_exporter/internal/pglog"
 	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/state"
 )
@@ -59,6 +60,8 @@ type View struct {
 	Problems    []ProblemView    `json:"problems"`
 	Maintenance MaintenanceView  `json:"maintenance"`
 	Recovery    []RepositoryView `json:"recovery"`
+	// Log is how the server's log is read and what it says most.
+	Log LogView `json:"log"`
 	// Events are what happened in the last seven days, the newest first.
 	Events []state.Event `json:"events"`
 }
@@ -106,7 +109,47 @@ type ProblemView struct {
 	Reason   string `json:"reason"`
 }
 
+// LogView is the server's log.
+type LogView struct {
+	Up           bool      `json:"up"`
+	Problem      string    `json:"problem,omitempty"`
+	Path         string    `json:"path,omitempty"`
+	BacklogBytes int64     `json:"backlog_bytes"`
+	LastMessage  time.Time `json:"last_message,omitzero"`
+	// Blind lists what keeps the log from telling everything.
+	Blind []BlindView `json:"blind"`
+	// Messages are the most frequent kinds of messages, their literals removed,
+	// the most frequent first.
+	Messages []pglog.Sample `json:"messages"`
+}
+
+// BlindView is something that keeps the log from telling everything.
+type BlindView struct {
+	Reason string `json:"reason"`
+	Detail string `json:"detail"`
+	Advice string `json:"advice"`
+}
+
+// logView makes the log's part of the page.
+func logView(s *state.Snapshot, now time.Time) LogView {
+	view := LogView{
+		Up: s.Log.Up, Problem: s.Log.Problem, Path: s.Log.Path, BacklogBytes: s.Log.BacklogBytes, LastMessage: s.Log.LastMessage,
+		Blind: []BlindView{}, Messages: []pglog.Sample{},
+	}
+	for _, b := range s.LogBlindness {
+		view.Blind = append(view.Blind, BlindView{b.Reason, b.Detail, b.Advice})
+	}
+	for _, m := range s.Samples {
+		if len(view.Messages) < messagesLength && now.Sub(m.Last) < timeline {
+			view.Messages = append(view.Messages, m)
+		}
+	}
+	return view
+}
+
 const (
+	// messagesLength is how many kinds of messages the page shows.
+	messagesLength = 20
 	// outcomeNever stands for the outcome of a check that did not run yet.
 	outcomeNever = "never"
 	// overdueIntervals is how many intervals old the last success may be.
@@ -159,6 +202,7 @@ func look(w Watched, now time.Time) (View, error) {
 	if view.Maintenance, err = lookAtMaintenance(w.Files, w.Maintenance, now); err != nil {
 		return view, err
 	}
+	view.Log = logView(w.Snapshot, now)
 	events, err := w.Files.Events(now.Add(-timeline), now.Add(time.Minute))
 	if err != nil {
 		return view, err
