@@ -318,33 +318,46 @@ func TestOneStateOneExporter(t *testing.T) {
 }
 
 // TestKill ends the exporter with SIGKILL at any moment while a server makes
-// errors, once for each format of the log: every error counts once.
+// errors and rotates its log, by size and because it is told to, once for each
+// format of the log: every error counts once.
 func TestKill(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, pgtest.JSONLog(), pgtest.Version(max(15, pgtest.Newest())),
-		pgtest.Setting("log_destination", "jsonlog,csvlog,stderr"), pgtest.Setting("log_line_prefix", "%m [%p] %e %b %qdb=%d,user=%u,app=%a "))
+		pgtest.Setting("log_destination", "jsonlog,csvlog,stderr"), pgtest.Setting("log_line_prefix", "%m [%p] %e %b %qdb=%d,user=%u,app=%a "),
+		pgtest.Setting("log_rotation_size", "64kB"))
 	role, err := server.Monitor(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	const made = 400
 	fails := make(chan struct{})
+	// What is in older files when an exporter first starts is not counted: each must
+	// have begun before the first error is made.
+	arguments := make(map[string][]string)
+	for _, extension := range []string{"json", "csv", "log"} {
+		config := filepath.Join(t.TempDir(), "config.yml")
+		text := fmt.Sprintf("log: {path: %q}\n", filepath.Join(server.LogDirectory(), "*."+extension))
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		arguments[extension] = []string{"--state.path=" + t.TempDir(), "--dsn=" + server.DSN("postgres", role), "--config.file=" + config}
+		first := serve(t, arguments[extension]...)
+		await(t, "reading", func() bool { return sum(t, first.metrics(t), "pgintegrity_log_reader_up") == 1 })
+		first.kill()
+	}
 	go func() {
 		defer close(fails)
-		for range made {
+		for i := range made {
 			// What is counted is in the log.
-			_ = server.Exec(context.Background(), "postgres", "SELECT 1/0")
+			_ = server.Exec(context.Background(), "postgres", "SELECT 1/0 /* "+strings.Repeat("x", 500)+" */")
+			if i%40 == 17 {
+				_ = server.Exec(context.Background(), "postgres", "SELECT pg_rotate_logfile()")
+			}
 		}
 	}()
-	for _, extension := range []string{"json", "csv", "log"} {
+	for extension, arguments := range arguments {
 		t.Run(extension, func(t *testing.T) {
 			t.Parallel()
-			config := filepath.Join(t.TempDir(), "config.yml")
-			text := fmt.Sprintf("log: {path: %q}\n", filepath.Join(server.LogDirectory(), "*."+extension))
-			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			arguments := []string{"--state.path=" + t.TempDir(), "--dsn=" + server.DSN("postgres", role), "--config.file=" + config}
 			rounds := 0
 			for running := true; running; rounds++ {
 				s := serve(t, arguments...)
@@ -362,9 +375,75 @@ func TestKill(t *testing.T) {
 			if got := sum(t, s.metrics(t), series); got != made {
 				t.Errorf("%v errors counted, %d made", got, made)
 			}
-			t.Logf("killed %d times", rounds)
+			if lost := sum(t, s.metrics(t), "pgintegrity_log_lost_bytes_total"); lost != 0 {
+				t.Errorf("%v bytes lost", lost)
+			}
+			t.Logf("killed %d times, %d files", rounds, len(server.LogFiles()))
 		})
 	}
+}
+
+// TestKillWhileTruncated ends the exporter with SIGKILL at any moment while a log
+// is written, copied and truncated: every error counts once.
+func TestKillWhileTruncated(t *testing.T) {
+	t.Parallel()
+	directory := t.TempDir()
+	path := filepath.Join(directory, "server.json")
+	config := filepath.Join(directory, "config.yml")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "log: {path: %q}\n", path+"*"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const made = 600
+	write := func() error {
+		for i := range made {
+			line := fmt.Sprintf(`{"timestamp":"2026-11-25 09:00:00.%03d UTC","dbname":"erp","line_num":%d,"error_severity":"ERROR","state_code":"22012","message":"division by zero","backend_type":"client backend"}`+"\n", i, i)
+			file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+			if err != nil {
+				return err
+			}
+			if _, err := file.WriteString(line); err != nil {
+				return err
+			}
+			if err := file.Close(); err != nil {
+				return err
+			}
+			if i%50 == 49 {
+				content, err := os.ReadFile(path)
+				if err != nil {
+					return err
+				}
+				if err := errors.Join(os.WriteFile(fmt.Sprintf("%s.%d", path, i), content, 0o600), os.Truncate(path, 0)); err != nil {
+					return err
+				}
+			}
+			<-time.After(5 * time.Millisecond)
+		}
+		return nil
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- write() }()
+	arguments := []string{"--state.path=" + t.TempDir(), "--dsn=postgresql://u@127.0.0.1:1/x", "--config.file=" + config}
+	rounds := 0
+	for running := true; running; rounds++ {
+		s := serve(t, arguments...)
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = false
+		case <-time.After(time.Duration(100+rounds*37%250) * time.Millisecond):
+		}
+		s.kill()
+	}
+	s := serve(t, arguments...)
+	const series = `pgintegrity_errors_total\{.*sqlstate="22xxx"\}`
+	await(t, "all counted", func() bool { return sum(t, s.metrics(t), series) >= made })
+	<-time.After(time.Second)
+	if got, lost := sum(t, s.metrics(t), series), sum(t, s.metrics(t), "pgintegrity_log_lost_bytes_total"); got != made || lost != 0 {
+		t.Errorf("%v errors counted, %d made; %v bytes lost", got, made, lost)
+	}
+	t.Logf("killed %d times", rounds)
 }
 
 // TestStop holds that SIGTERM ends the exporter in time although its server
