@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -235,7 +236,7 @@ func (s *session) confirmIndex(ctx context.Context, i index, look func() error, 
 	if err != nil {
 		return err
 	}
-	if ofTable {
+	if ofTable || strings.HasPrefix(text(second), "failed to find parent tuple for heap-only tuple") {
 		if sane, known := s.scope.Heaps.lookup(i.Table.OID); !known || sane {
 			s.foundInHeap(i.Table, blockIn(text(second)), sqlstate(second), text(second), sqlstate(second))
 		}

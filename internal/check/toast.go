@@ -173,6 +173,13 @@ func (c valueColumn) impossible() string {
 		return name + " NOT BETWEEN '00:00' AND '24:00'"
 	case "numeric":
 		return "format('%s', " + name + ")::numeric IS DISTINCT FROM " + name + " AND " + name + " IS NOT NULL"
+	case "text", "varchar", "bytea":
+		// What the pointer to a long value says, and what the value has.
+		empty := "''"
+		if c.Type == "bytea" {
+			empty = "''::bytea"
+		}
+		return "octet_length(" + name + ") BETWEEN 2000 AND 67108864 AND octet_length(" + name + ") <> octet_length(" + name + " || " + empty + ")"
 	case "json":
 		return "format('%s', " + name + ")::json IS NULL AND " + name + " IS NOT NULL"
 	}
@@ -251,7 +258,7 @@ func (s *session) readRange(ctx context.Context, t valued, sample string, start,
 
 // errImpossible is a value that can be read but is none of its type. It is judged
 // as an error of the server about a value is.
-var errImpossible = &pgconn.PgError{Code: "22000", Message: "the value is outside of the range of its type"}
+var errImpossible = &pgconn.PgError{Code: "22000", Message: "the value is outside of the range of its type, or of another length than it says"}
 
 // firstBad finds the first page in a range with a value that cannot be read.
 func (s *session) firstBad(ctx context.Context, t valued, start, end uint32) (block uint32, found bool, err error) {

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 )
@@ -24,6 +25,7 @@ const (
 	xmaxInvalid   = 0x0800
 	xmaxIsMulti   = 0x1000
 	updated       = 0x2000
+	moved         = 0xc000 // by VACUUM FULL before 9.0: away, or here
 
 	nattsMask   = 0x07ff
 	unusedMask2 = 0x1800
@@ -40,18 +42,21 @@ const (
 // tuple is the header of a heap tuple.
 type tuple struct {
 	xmin, xmax uint32
-	ctidBlock  uint32
-	ctid       uint16
-	mask2      uint16
-	mask       uint16
-	hoff       int
+	// command is the number of the statement, or the transaction that moved the
+	// tuple.
+	command   uint32
+	ctidBlock uint32
+	ctid      uint16
+	mask2     uint16
+	mask      uint16
+	hoff      int
 }
 
 func decodeTuple(t []byte) tuple {
 	_ = t[22]
 	return tuple{
 		xmin: binary.LittleEndian.Uint32(t), xmax: binary.LittleEndian.Uint32(t[4:]),
-		ctidBlock: blockID(t[12:]), ctid: binary.LittleEndian.Uint16(t[16:]),
+		command: binary.LittleEndian.Uint32(t[8:]), ctidBlock: blockID(t[12:]), ctid: binary.LittleEndian.Uint16(t[16:]),
 		mask2: binary.LittleEndian.Uint16(t[18:]), mask: binary.LittleEndian.Uint16(t[20:]), hoff: int(t[22]),
 	}
 }
@@ -115,25 +120,37 @@ func (r *Relation) heapProblem(p []byte, h Header, block uint32) string {
 			return fmt.Sprintf("line pointer %d: %s", i, problem)
 		}
 	}
-	return r.chainProblem(p, count, &tuples, block)
+	return cmp.Or(used.gap(h), r.chainProblem(p, count, &tuples, block))
 }
 
 // tupleProblem looks at one tuple.
 func (r *Relation) tupleProblem(p []byte, t tuple, h Header, block uint32, number int) string {
 	natts := t.natts()
-	want := 24
+	want := 23
 	if t.mask&hasNull != 0 {
-		want = (23 + (natts+7)/8 + 7) &^ 7
+		want += (natts + 7) / 8
 	}
+	if t.mask&hasOIDOld != 0 {
+		want += 4
+	}
+	want = (want + 7) &^ 7
 	switch {
 	case t.hoff%8 != 0 || t.hoff < 24 || t.hoff > len(p):
 		return fmt.Sprintf("the data of the tuple begins at byte %d of %d", t.hoff, len(p))
-	case t.mask&hasOIDOld == 0 && t.hoff != want:
+	case t.hoff != want:
 		return fmt.Sprintf("the data of the tuple begins at byte %d, but with %d columns it should at %d", t.hoff, natts, want)
 	case t.mask&xmaxCommitted != 0 && t.mask&xmaxIsMulti != 0:
 		return "xmax is a multixact that is marked as committed"
+	case t.mask&xmaxCommitted != 0 && t.mask&xmaxInvalid != 0:
+		return "xmax is marked as committed and as invalid at once"
+	case t.mask&xmaxCommitted != 0 && t.xmax == 0:
+		return "xmax is marked as committed, but 0"
+	case t.mask&xminCommitted != 0 && t.xmin == 0:
+		return "xmin is marked as committed, but 0"
 	case t.mask2&unusedMask2 != 0:
 		return fmt.Sprintf("the tuple has unknown flags (t_infomask2 0x%04x)", t.mask2)
+	case t.mask&moved != 0 && (t.mask&moved == moved || t.command < firstNormal || r.XIDs.beyond(t.command)):
+		return fmt.Sprintf("the tuple says that transaction %d of a VACUUM FULL moved it (t_infomask 0x%04x), which cannot be", t.command, t.mask)
 	case t.mask2&heapOnly != 0 && t.mask&updated == 0:
 		return "the tuple is heap-only, but not the result of an update"
 	case t.mask2&hotUpdated != 0 && t.mask&xmaxInvalid == 0 && !t.aborted() && t.xmax == 0:
@@ -205,6 +222,9 @@ func (r *Relation) chainProblem(p []byte, count int, tuples *[maxTuples + 1]tupl
 			continue
 		}
 		only = only || t.mask2&heapOnly != 0
+		if r.lostSuccessor(p, count, tuples, t, block) {
+			return fmt.Sprintf("line pointer %d: the tuple was updated in place by transaction %d, but (%d,%d) is not its successor (t_ctid)", i, t.xmax, t.ctidBlock, t.ctid)
+		}
 		next := int(t.ctid)
 		if t.ctidBlock != block || next == i || next > count || next == 0 {
 			continue
@@ -236,6 +256,23 @@ func (r *Relation) chainProblem(p []byte, count int, tuples *[maxTuples + 1]tupl
 		}
 	}
 	return ""
+}
+
+// lostSuccessor says that a tuple was updated in place by a transaction that
+// committed, but does not lead to the new version. The versions of a row are pruned
+// from the oldest on, so the new one is there as long as the old one is.
+func (r *Relation) lostSuccessor(p []byte, count int, tuples *[maxTuples + 1]tuple, t tuple, block uint32) bool {
+	if t.mask2&hotUpdated == 0 || !t.ends() || t.aborted() || !r.XIDs.ended(t) {
+		return false
+	}
+	next := int(t.ctid)
+	if t.ctidBlock != block || next < 1 || next > count {
+		return true
+	}
+	if _, _, flags := linePointer(p, next); flags != lpNormal {
+		return true
+	}
+	return tuples[next].xmin != t.xmax || tuples[next].mask2&heapOnly == 0
 }
 
 // Targets says for each line pointer of a heap page whether an index entry may

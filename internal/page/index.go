@@ -64,7 +64,7 @@ func indexTuples(p []byte, h Header, least int, visit func(i, flags int, t []byt
 			return fmt.Sprintf("line pointer %d: %s", i, problem)
 		}
 	}
-	return ""
+	return used.gap(h)
 }
 
 // indexTupleProblem looks at a tuple that has the head of all index tuples.
@@ -305,7 +305,7 @@ func (r *Relation) brinProblem(p []byte, h Header, block uint32) string {
 			return fmt.Sprintf("line pointer %d: the values begin at byte %d of %d", i, start, length)
 		}
 	}
-	return ""
+	return used.gap(h)
 }
 
 // Entries calls visit with every row that a page of an index points to. It

@@ -199,20 +199,6 @@ func (w *walk) varlena(c *Column) string {
 	return ""
 }
 
-// compressedProblem looks at the header of a value that is compressed within its
-// tuple: it says how long the value is, and 14 and later by which method.
-func compressedProblem(v []byte) string {
-	if len(v) < 9 {
-		return fmt.Sprintf("its compressed value has only %d bytes", len(v))
-	}
-	info := binary.LittleEndian.Uint32(v[4:])
-	raw, method := int(info&0x3fffffff), info>>30
-	if method > 1 || raw <= len(v)-8 {
-		return fmt.Sprintf("its compressed value of %d bytes says that it has %d bytes and was compressed by method %d", len(v), raw, method)
-	}
-	return ""
-}
-
 // pointer looks at a pointer to a value in the TOAST table.
 func (w *walk) pointer(v []byte) string {
 	const size, onDisk = 18, 18
@@ -231,6 +217,8 @@ func (w *walk) pointer(v []byte) string {
 	switch {
 	case raw < 4 || raw > 0x3fffffff || extern <= 0 || extern > raw-4 || method > 1:
 		return fmt.Sprintf("its TOAST value of %d bytes says that it has %d bytes in the TOAST table, compressed by method %d", raw, extern, method)
+	case extern == raw-4 && method != 0:
+		return fmt.Sprintf("its TOAST value of %d bytes is not compressed, but says by method %d", raw, method)
 	case value == 0:
 		return "its TOAST value has the number 0"
 	case w.hasToast && relation != w.toast:

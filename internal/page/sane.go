@@ -184,6 +184,20 @@ func (u *usage) take(offset, length int) bool {
 	return free
 }
 
+// gap says that bytes between the tuples belong to none. Whoever takes a tuple away
+// moves the others together in the same record of the WAL, so a gap is a tuple that
+// lost its line pointer or a part of its length.
+func (u *usage) gap(h Header) string {
+	used := 0
+	for _, word := range u {
+		used += bits.OnesCount64(word)
+	}
+	if free := int(h.Special-h.Upper) - 8*used; free > 0 {
+		return fmt.Sprintf("%d bytes among the tuples at %d to %d belong to no line pointer: a tuple has lost it, or some of its length", free, h.Upper, h.Special)
+	}
+	return ""
+}
+
 // place says what is wrong with where a line pointer points to.
 func (u *usage) place(h Header, i, offset, length, least int) string {
 	if offset < int(h.Upper) || offset%8 != 0 || length < least || offset+length > int(h.Special) {

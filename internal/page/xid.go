@@ -119,6 +119,11 @@ func (x *XIDs) hintProblem(t tuple) string {
 	if x.Status == nil {
 		return ""
 	}
+	if t.frozen() && t.xmin >= firstNormal && !x.before(t.xmin) {
+		if status := x.status(t.xmin); status == Aborted || status == Crashed {
+			return fmt.Sprintf("the tuple is frozen, but pg_xact says that transaction %d, which made it, has %s: a row that must not be seen", t.xmin, status)
+		}
+	}
 	if !t.frozen() && t.mask&xminFrozen != 0 {
 		switch status := x.status(t.xmin); {
 		case t.mask&xminCommitted != 0 && (status == Aborted || status == Crashed):
