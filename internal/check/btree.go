@@ -142,6 +142,9 @@ func (s *session) parents(ctx context.Context, i index, f function, allIndexed b
 
 // btree looks at one index.
 func (s *session) btree(ctx context.Context, i index, f, parent, verify function) error {
+	if sane, known := s.scope.Heaps.lookup(i.OID); known && !sane {
+		return errors.New("not looked at further: the index is damaged, as another check has reported, and reading it could crash the server")
+	}
 	allIndexed, err := s.sane(ctx, i.Table, verify)
 	if err != nil {
 		return err

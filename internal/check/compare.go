@@ -138,13 +138,27 @@ func (c *comparison) transaction(ctx context.Context, indexes []compared, differ
 	}
 	for _, i := range indexes {
 		done++
-		found, err := c.index(ctx, i)
+		found, err := c.bounded(ctx, i)
 		if err != nil {
 			return done, err
 		}
 		differences[i.OID] = append(differences[i.OID], found...)
 	}
 	return done, nil
+}
+
+// bounded looks at an index, and gives the session up when the server heeds
+// neither statement_timeout nor a cancel: going through a damaged index it may do
+// neither.
+func (c *comparison) bounded(ctx context.Context, i compared) ([]difference, error) {
+	const statements = 4
+	ctx, cancel := context.WithTimeoutCause(ctx, statements*c.timeout(), fmt.Errorf("the server does not end its look through the index %s; it may loop in a damaged one", i.Name))
+	defer cancel()
+	found, err := c.index(ctx, i)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return found, err
 }
 
 // settings are those that plans depend on. What the planner could conclude from

@@ -18,6 +18,19 @@ const pageTable = `CREATE TABLE t (id int, paid bool, amount numeric, at timesta
 	INSERT INTO t SELECT g, true, g * 1.5, '2026-01-01', repeat('x', 40), ARRAY[g, g % 50] FROM generate_series(1, 1000) g;
 	CREATE INDEX t_id ON t (id);`
 
+// hotTable has rows that were updated in place.
+const hotTable = `CREATE TABLE h (i int, v text) WITH (fillfactor = 50, autovacuum_enabled = off);
+	INSERT INTO h SELECT g, 'v' || g FROM generate_series(1, 500) g; UPDATE h SET v = v || 'x' WHERE i % 10 = 5`
+
+// updatedInPlace is the first row of a page that was.
+func updatedInPlace(p []byte) []byte {
+	for n := 1; ; n++ {
+		if t := item(p, n); t[19]&0x40 != 0 {
+			return t
+		}
+	}
+}
+
 // pageDamage is one way to damage a relation, always with valid checksums, and
 // what the check page must say of it.
 type pageDamage struct {
@@ -89,6 +102,12 @@ func pageDamages() []pageDamage {
 		table("second half zeroes", "line pointer", func(p []byte) { clear(p[size/2:]) }),
 		table("heap-only without a root", "heap-only", func(p []byte) { item(p, 4)[19] |= 0x80; item(p, 4)[21] |= 0x20 }),
 		table("redirect to nothing", "redirects to", func(p []byte) { put32(p[24:], 200|2<<15) }),
+		table("line pointer lost", "belong to no line pointer", func(p []byte) { put32(p[24+16:], 0) }),
+		table("moved by VACUUM FULL", "VACUUM FULL", func(p []byte) { item(p, 5)[21] |= 0x80 }),
+		table("contradictory xmax", "at once", func(p []byte) { item(p, 5)[21] |= 0x04 }),
+		{name: "new version elsewhere", more: hotTable, relation: "h", at: 0, found: "h", says: "is not its successor", change: func(p []byte) { put16(updatedInPlace(p)[16:], 1) }},
+		{name: "new version on another page", more: hotTable, relation: "h", at: 0, found: "h", says: "is not its successor", change: func(p []byte) { put16(updatedInPlace(p)[14:], 3) }},
+		{name: "compressed value", more: "ALTER TABLE t ALTER memo SET STORAGE MAIN; UPDATE t SET memo = repeat('abcdefgh', 600) WHERE id < 400", relation: "t", block: 18, at: 18, found: "t", says: "breaks off", change: func(p []byte) { item(p, 1)[52]-- }},
 		{name: "page of another place", relation: "t", at: 2, found: "t", says: "says that it is at", file: func(t *testing.T, r pgtest.Relation) {
 			var other []byte
 			edit := func(block uint32, change func(p []byte)) {
@@ -107,7 +126,7 @@ func pageDamages() []pageDamage {
 		}},
 		{name: "cut at a page, index", relation: "t", file: truncate(8), at: 8, found: "t", says: "the rest of the table is gone"},
 		{name: "cut at a page, map", more: "DROP INDEX t_id", vacuum: vacuum, relation: "t", file: truncate(8), at: 8, found: "t", says: "the rest of the table is gone"},
-		{name: "rows gone from a page", relation: "t", block: 2, at: 2, found: "t", says: "old version", change: func(p []byte) { put16(p[12:], binary.LittleEndian.Uint16(p[12:])-40) }},
+		{name: "rows gone from a page", relation: "t", block: 2, at: 2, found: "t", says: "belong to no line pointer", change: func(p []byte) { put16(p[12:], binary.LittleEndian.Uint16(p[12:])-40) }},
 		{name: "deleted on a page that everybody sees", vacuum: vacuum, relation: "t", block: 2, at: 2, found: "t", says: "everybody", change: func(p []byte) { copy(item(p, 5)[4:8], item(p, 5)); put16(item(p, 5)[20:], 0x0502) }},
 		{name: "pointer to another TOAST table", more: "UPDATE t SET memo = repeat('y', 5000) WHERE id < 100", relation: "t", block: 16, at: 16, found: "t", says: "TOAST", change: func(p []byte) { put32(item(p, 1)[62:], 77777) }},
 		{name: "chunk of TOAST", more: "UPDATE t SET memo = repeat('y', 5000) WHERE id < 100", relation: "t", toast: true, block: 1, at: 1, found: "pg_toast", says: "chunk", change: func(p []byte) { item(p, 2)[31] = 0x80 }},
@@ -123,6 +142,8 @@ func pageDamages() []pageDamage {
 		{name: "B-tree, cut", relation: "t_id", file: truncate(3), at: 0, found: "t_id", says: "but the index has 3 pages"},
 		{name: "B-tree, empty", relation: "t_id", file: truncate(0), at: -1, found: "t_id", says: "is empty"},
 		index("hash, metapage", "hash (id)", "masks", 0, func(p []byte) { put32(p[24+24:], 500) }),
+		index("hash, highest bucket", "hash (id)", "split last", 1, func(p []byte) { put32(p[size-16:], 8) }),
+		index("hash, bucket", "hash (id)", "bucket", 1, func(p []byte) { put32(p[size-8:], 8) }),
 		index("hash, order", "hash (id)", "out of order", 1, func(p []byte) { put32(item(p, 2)[8:], 0) }),
 		index("GIN, flags", "gin (tags)", "unknown flags", 1, func(p []byte) { p[size-1] = 0x40 }),
 		index("GIN, kind of page", "gin (tags)", "metapage", 0, func(p []byte) { p[size-2] = 2 }),

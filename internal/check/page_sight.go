@@ -20,7 +20,7 @@ const (
 	// row (32 MB) and by the number of line pointers (32 MB).
 	maxRows   = 1 << 20 * 32 / 40
 	maxCounts = 1 << 24
-	// maxTree is how many pages of a B-tree are kept in mind (32 MB).
+	// maxTree is how many pages of a B-tree or a hash index are kept in mind (32 MB).
 	maxTree = 1 << 21
 	// maxDangling bounds the rows that are missing.
 	maxDangling = 10000
@@ -52,7 +52,12 @@ type sight struct {
 	tree []node
 	// root is the root of the B-tree by its metapage; 0 is unknown.
 	root, rootLevel uint32
-	dangling        *dangling
+	// buckets are the pages of a hash index, and highestBucket is what its metapage
+	// says, if bucketsKnown.
+	buckets       []bucketPage
+	highestBucket uint32
+	bucketsKnown  bool
+	dangling      *dangling
 }
 
 // node is a page of a B-tree.
@@ -170,6 +175,9 @@ func (r *reader) begin(f *fork, segments []uint32) {
 		if f.relation.Kind == page.Btree && blocks <= maxTree {
 			r.tree = make([]node, blocks)
 		}
+		if f.relation.Kind == page.Hash && blocks <= maxTree {
+			r.buckets = make([]bucketPage, blocks)
+		}
 	}
 	if !f.Index && f.relation.Kind != page.Heap {
 		r.rows.table = 0
@@ -191,6 +199,7 @@ func (r *reader) note(f *fork, p []byte, block uint32) {
 			r.linked[to/64] |= 1 << (to % 64)
 		}
 	})
+	r.noteHash(p, block)
 	if int(block) >= len(r.tree) {
 		return
 	}
@@ -220,7 +229,7 @@ func (r *reader) conclude(ctx context.Context, f *fork) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.concludeZeroes(ctx, f, still), r.concludeTree(ctx, f), r.concludeDangling(ctx, f), r.concludeEmpty(ctx, f, still))
+	return errors.Join(r.concludeZeroes(ctx, f, still), r.concludeTree(ctx, f), r.concludeHash(ctx, f), r.concludeDangling(ctx, f), r.concludeEmpty(ctx, f, still))
 }
 
 // isStill says that the main fork was neither written nor cut since the last

@@ -149,7 +149,7 @@ func (r *Relation) tupleProblem(p []byte, t tuple, h Header, block uint32, numbe
 		return "xmin is marked as committed, but 0"
 	case t.mask2&unusedMask2 != 0:
 		return fmt.Sprintf("the tuple has unknown flags (t_infomask2 0x%04x)", t.mask2)
-	case t.mask&moved != 0 && (t.mask&moved == moved || t.command < firstNormal || r.XIDs.beyond(t.command)):
+	case t.mask&moved != 0 && (t.mask&moved == moved || t.command < firstNormal || r.XIDs.beyond(t.command) || r.XIDs.before(t.command)):
 		return fmt.Sprintf("the tuple says that transaction %d of a VACUUM FULL moved it (t_infomask 0x%04x), which cannot be", t.command, t.mask)
 	case t.mask2&heapOnly != 0 && t.mask&updated == 0:
 		return "the tuple is heap-only, but not the result of an update"

@@ -161,6 +161,12 @@ func (r *Relation) hashProblem(p []byte, h Header, block uint32) string {
 	if problem := r.link("next page of the bucket", next, invalidBlock); problem != "" {
 		return problem
 	}
+	if bucket := binary.LittleEndian.Uint32(special[8:]); r.Blocks != 0 && bucket >= r.Blocks {
+		return fmt.Sprintf("the page belongs to bucket %d, but the index has only %d pages", bucket, r.Blocks)
+	}
+	if kind == hashBucket && r.Blocks != 0 && previous >= r.Blocks {
+		return fmt.Sprintf("the highest bucket was %d when this one was split last, but the index has only %d pages", previous, r.Blocks)
+	}
 	if kind == hashOverflow {
 		if problem := r.link("page before it in the bucket", previous, invalidBlock); problem != "" {
 			return problem
@@ -344,3 +350,24 @@ func plainEntries(p []byte, h Header, at int, visit func(TID)) {
 		visit(decodeTID(p[offset+at:]))
 	}
 }
+
+// HashPage is what a page of a bucket of a hash index says of itself and its
+// neighbours. Of the first page of a bucket Previous is no page, but the highest
+// bucket when the bucket was split last.
+type HashPage struct {
+	Previous, Next, Bucket uint32
+	Overflow               bool
+}
+
+// DecodeHash reads the special space of a page of a bucket; ok is that it is one.
+func DecodeHash(p []byte) (h HashPage, ok bool) {
+	s := p[Size-16:]
+	h = HashPage{
+		Previous: binary.LittleEndian.Uint32(s), Next: binary.LittleEndian.Uint32(s[4:]), Bucket: binary.LittleEndian.Uint32(s[8:]),
+		Overflow: binary.LittleEndian.Uint16(s[12:])&15 == hashOverflow,
+	}
+	return h, hasHashTuples(p)
+}
+
+// HashBuckets gives the highest bucket by a metapage.
+func HashBuckets(p []byte) uint32 { return binary.LittleEndian.Uint32(p[HeaderSize+24:]) }
