@@ -20,8 +20,8 @@ build: ## bin/pg_integrity_exporter
 prepare: ## install what the tests need: PostgreSQL 13-18, promtool, amtool, alertmanager
 	tools/prepare.sh
 
-test: prepare ## what CI runs: every package on PostgreSQL 15 and 18, the long labs left out
-	PGTEST_REQUIRE=1 PGTEST_PATIENCE=6 PGTEST_VERSIONS=15,18 $(TEST_TOOLS) go test -short -timeout 30m -parallel 6 ./...
+test: prepare ## what CI runs: every package on PostgreSQL 15, the long labs left out
+	PGTEST_REQUIRE=1 PGTEST_PATIENCE=6 PGTEST_VERSIONS=15 $(TEST_TOOLS) go test -short -timeout 30m -parallel 6 ./...
 
 test-all: prepare ## all tests on PostgreSQL 13-18 with the race detector
 	PGTEST_REQUIRE=1 PGTEST_PATIENCE=6 $(TEST_TOOLS) go test -race -timeout 60m -parallel 6 ./...
