@@ -358,27 +358,8 @@ func TestKill(t *testing.T) {
 	for extension, arguments := range arguments {
 		t.Run(extension, func(t *testing.T) {
 			t.Parallel()
-			rounds := 0
-			for running := true; running; rounds++ {
-				s := serve(t, arguments...)
-				select {
-				case <-fails:
-					running = false
-				case <-time.After(time.Duration(100+rounds*37%250) * time.Millisecond):
-				}
-				s.kill()
-			}
-			s := serve(t, arguments...)
-			const series = `pgintegrity_errors_total\{.*sqlstate="22xxx"\}`
-			await(t, "all counted", func() bool { return sum(t, s.metrics(t), series) >= made })
-			<-time.After(time.Second)
-			if got := sum(t, s.metrics(t), series); got != made {
-				t.Errorf("%v errors counted, %d made", got, made)
-			}
-			if lost := sum(t, s.metrics(t), "pgintegrity_log_lost_bytes_total"); lost != 0 {
-				t.Errorf("%v bytes lost", lost)
-			}
-			t.Logf("killed %d times, %d files", rounds, len(server.LogFiles()))
+			countedThoughKilled(t, made, fails, arguments...)
+			t.Logf("%d files", len(server.LogFiles()))
 		})
 	}
 }
@@ -420,17 +401,27 @@ func TestKillWhileTruncated(t *testing.T) {
 		}
 		return nil
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- write() }()
-	arguments := []string{"--state.path=" + t.TempDir(), "--dsn=postgresql://u@127.0.0.1:1/x", "--config.file=" + config}
+	written := make(chan struct{})
+	var failed error
+	go func() {
+		defer close(written)
+		failed = write()
+	}()
+	countedThoughKilled(t, made, written, "--state.path="+t.TempDir(), "--dsn=postgresql://u@127.0.0.1:1/x", "--config.file="+config)
+	if failed != nil {
+		t.Fatal(failed)
+	}
+}
+
+// countedThoughKilled ends exporters with SIGKILL at any moment until all errors
+// are made, and holds that the last one has counted each once and lost nothing.
+func countedThoughKilled(t *testing.T, made float64, ended <-chan struct{}, arguments ...string) {
+	t.Helper()
 	rounds := 0
 	for running := true; running; rounds++ {
 		s := serve(t, arguments...)
 		select {
-		case err := <-ended:
-			if err != nil {
-				t.Fatal(err)
-			}
+		case <-ended:
 			running = false
 		case <-time.After(time.Duration(100+rounds*37%250) * time.Millisecond):
 		}
@@ -441,7 +432,7 @@ func TestKillWhileTruncated(t *testing.T) {
 	await(t, "all counted", func() bool { return sum(t, s.metrics(t), series) >= made })
 	<-time.After(time.Second)
 	if got, lost := sum(t, s.metrics(t), series), sum(t, s.metrics(t), "pgintegrity_log_lost_bytes_total"); got != made || lost != 0 {
-		t.Errorf("%v errors counted, %d made; %v bytes lost", got, made, lost)
+		t.Errorf("%v errors counted, %v made; %v bytes lost", got, made, lost)
 	}
 	t.Logf("killed %d times", rounds)
 }
