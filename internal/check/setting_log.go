@@ -48,9 +48,8 @@ func (s *session) blindLog(now map[string]setting) {
 		return
 	}
 	var missing []string
-	for _, b := range log.PrefixBlindness() {
-		_, what, _ := strings.Cut(b.Detail, " without ")
-		missing = append(missing, what)
+	for _, m := range log.MissingEscapes() {
+		missing = append(missing, m.Escape+": "+m.Consequence)
 	}
 	if len(missing) > 0 {
 		s.foundBlinding(pglog.BlindSQLState, fmt.Sprintf("log_line_prefix is %q without %s", log.Prefix, strings.Join(missing, "; without ")))

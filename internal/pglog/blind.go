@@ -94,21 +94,30 @@ func (s Settings) Levels() (list []Blindness) {
 	return list
 }
 
+// MissingEscape is something that a log_line_prefix leaves out.
+type MissingEscape struct {
+	// Escape is what is missing, for example %e.
+	Escape string
+	// Reason is one of BlindReasons, Consequence what nobody can tell without it.
+	Reason, Consequence string
+}
+
+// MissingEscapes lists what the log_line_prefix leaves out of a stderr log.
+func (s Settings) MissingEscapes() []MissingEscape {
+	return slices.DeleteFunc([]MissingEscape{
+		{"%e", BlindSQLState, "the SQLSTATE of errors is not logged"},
+		{"%d", BlindDatabase, "the database of errors is not logged"},
+		{"%a", BlindApplication, "errors of the exporter's own checks are counted too"},
+	}, func(m MissingEscape) bool {
+		return hasEscape(s.Prefix, m.Escape[1]) || m.Escape == "%e" && s.Verbosity == "verbose"
+	})
+}
+
 // PrefixBlindness tells what a log_line_prefix leaves out of a stderr log.
 func (s Settings) PrefixBlindness() (list []Blindness) {
 	const advice = "set log_line_prefix = '%m [%p] %e %b %qdb=%d,user=%u,app=%a ', or better log_destination = jsonlog (15+) or csvlog"
-	for _, missing := range []struct {
-		letter              byte
-		reason, consequence string
-	}{
-		{'e', BlindSQLState, "the SQLSTATE of errors is not logged"},
-		{'d', BlindDatabase, "the database of errors is not logged"},
-		{'a', BlindApplication, "errors of the exporter's own checks are counted too"},
-	} {
-		if hasEscape(s.Prefix, missing.letter) || missing.letter == 'e' && s.Verbosity == "verbose" {
-			continue
-		}
-		list = append(list, Blindness{missing.reason, fmt.Sprintf("log_line_prefix is %q without %%%c: %s", s.Prefix, missing.letter, missing.consequence), advice})
+	for _, m := range s.MissingEscapes() {
+		list = append(list, Blindness{m.Reason, fmt.Sprintf("log_line_prefix is %q without %s: %s", s.Prefix, m.Escape, m.Consequence), advice})
 	}
 	return list
 }
