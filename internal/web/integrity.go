@@ -159,7 +159,7 @@ func (i *integrity) show(w http.ResponseWriter, r *http.Request) {
 	}
 	var out bytes.Buffer
 	err = i.template.Execute(&out, shown{
-		View: view, Now: now, Version: i.version, Map: coverageMap(view.Checks), Groups: groups(view.Findings), User: i.user(r), Targets: i.targets(),
+		View: view, Now: now, Version: i.version, Map: coverageMap(view.Checks), Groups: view.groups, User: i.user(r), Targets: i.targets(),
 		Done: done(r.URL.Query().Get("done")),
 	})
 	if err != nil {

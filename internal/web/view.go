@@ -64,6 +64,9 @@ type View struct {
 	Log LogView `json:"log"`
 	// Events are what happened in the last seven days, the newest first.
 	Events []state.Event `json:"events"`
+
+	// groups are the findings by object, for people.
+	groups []*groupView
 }
 
 // FindingView is an open finding with its history.
@@ -217,7 +220,8 @@ func look(w Watched, now time.Time) (View, error) {
 func (v *View) judge(now time.Time) {
 	var critical, damaged []*groupView
 	lesser := 0
-	for _, g := range groups(v.Findings) {
+	v.groups = groups(v.Findings)
+	for _, g := range v.groups {
 		switch {
 		case g.Severity == check.SeverityCritical && g.Class == check.ClassCorruption:
 			damaged = append(damaged, g)
