@@ -142,7 +142,7 @@ func (s *session) parents(ctx context.Context, i index, f function, allIndexed b
 
 // btree looks at one index.
 func (s *session) btree(ctx context.Context, i index, f, parent, verify function) error {
-	if sane, known := s.scope.Heaps.lookup(i.OID); known && !sane {
+	if s.scope.Heaps.damaged(i.OID) {
 		return errors.New("not looked at further: the index is damaged, as another check has reported, and reading it could crash the server")
 	}
 	allIndexed, err := s.sane(ctx, i.Table, verify)
@@ -240,7 +240,7 @@ func (s *session) confirmIndex(ctx context.Context, i index, look func() error, 
 		return err
 	}
 	if ofTable || strings.HasPrefix(text(second), "failed to find parent tuple for heap-only tuple") {
-		if sane, known := s.scope.Heaps.lookup(i.Table.OID); !known || sane {
+		if !s.scope.Heaps.damaged(i.Table.OID) {
 			s.foundInHeap(i.Table, blockIn(text(second)), sqlstate(second), text(second), sqlstate(second))
 		}
 		return errors.New("not compared with its table, which is damaged")

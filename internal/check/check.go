@@ -212,6 +212,12 @@ func (h *Heaps) Forget() {
 	clear(h.sane)
 }
 
+// damaged says that a check has found a relation damaged.
+func (h *Heaps) damaged(oid uint32) bool {
+	sane, known := h.lookup(oid)
+	return known && !sane
+}
+
 func (h *Heaps) lookup(oid uint32) (sane, known bool) {
 	if h == nil {
 		return false, false

@@ -144,7 +144,7 @@ func (s *session) foundVersion(what, recorded, actual, uses, refresh string) {
 
 // order compares neighbouring keys of an index, as the index has them.
 func (s *session) order(ctx context.Context, i textIndex) error {
-	if sane, known := s.scope.Heaps.lookup(i.Table.OID); known && !sane {
+	if s.scope.Heaps.damaged(i.Table.OID) {
 		return fmt.Errorf("not looked at because its table %s is damaged", i.Table.Name)
 	}
 	direction, wrong := "ASC", ">"

@@ -281,7 +281,7 @@ func (s *session) foreignKey(ctx context.Context, t table, f foreignKey, primary
 	if n := len(f.Columns); n == 0 || len(f.ToColumns) != n || len(f.Operators) != n || len(f.Collations) != n {
 		return errors.New("the catalogues do not describe it completely (see the check catalog)")
 	}
-	if sane, known := s.scope.Heaps.lookup(f.ToTable.OID); known && !sane || s.scope.Reported.damaged(f.ToTable.Name) {
+	if s.scope.Heaps.damaged(f.ToTable.OID) || s.scope.Reported.damaged(f.ToTable.Name) {
 		return fmt.Errorf("%s is damaged, so its rows are left alone", f.ToName)
 	}
 	var wrong []row

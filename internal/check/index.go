@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -206,7 +205,7 @@ func runIndex(ctx context.Context, s *session) error {
 	if s.scope.Heaps == nil {
 		s.scope.Heaps = NewHeaps()
 	}
-	if err := s.lookAtPages(ctx, s.unchecked(readable, gin)); err != nil {
+	if err := s.lookAtPages(ctx, readable, gin); err != nil {
 		return err
 	}
 	return s.each(ctx, len(readable), func(n int) error { return s.compareTable(ctx, readable[n], verify, gin) },
@@ -264,12 +263,10 @@ func (s *session) compareTable(ctx context.Context, indexes []compared, verify, 
 	if err != nil {
 		return err
 	}
-	if sane, known := s.scope.Heaps.lookup(t.OID); known && !sane {
+	if s.scope.Heaps.damaged(t.OID) {
 		return errors.New("its indexes are not compared with the table, which is damaged")
 	}
-	indexes, err = s.present(ctx, indexes)
-	unknown := s.unchecked([][]compared{indexes}, gin)
-	indexes = slices.DeleteFunc(indexes, func(i compared) bool { return slices.Contains(unknown, i.OID) })
+	indexes, err = s.present(ctx, indexes, gin)
 	if err != nil || len(indexes) == 0 {
 		return err
 	}
@@ -288,7 +285,7 @@ func (s *session) compareTable(ctx context.Context, indexes []compared, verify, 
 	}
 	if len(suspects) > 0 {
 		pauseToConfirm(ctx)
-		if suspects, err = s.present(ctx, suspects); err != nil {
+		if suspects, err = s.present(ctx, suspects, gin); err != nil {
 			return err
 		}
 		second, err := c.all(ctx, suspects)
@@ -308,14 +305,17 @@ func (s *session) compareTable(ctx context.Context, indexes []compared, verify, 
 	return nil
 }
 
-// present are those of the indexes that still exist and that no check of this
-// sweep has found damaged. They may be dropped or rebuilt later, too; a
+// present are those of the indexes that still exist, that no check of this sweep
+// has found damaged, and that can be gone through without danger. They may be dropped or rebuilt later, too; a
 // statement that meets that is refused by the server or planned without them.
-func (s *session) present(ctx context.Context, indexes []compared) ([]compared, error) {
+func (s *session) present(ctx context.Context, indexes []compared, gin function) ([]compared, error) {
 	var left []compared
 	for _, i := range indexes {
-		if sane, known := s.scope.Heaps.lookup(i.OID); known && !sane {
+		if s.scope.Heaps.damaged(i.OID) {
 			s.problem(i.Name.String(), errors.New("not compared with its table: the index is damaged, as another check has reported"))
+			continue
+		}
+		if s.mayLoop(i, gin) {
 			continue
 		}
 		left = append(left, i)

@@ -3,29 +3,30 @@ package check
 import (
 	"context"
 	"fmt"
-	"slices"
 )
 
-// unchecked are the GIN indexes that gin_index_check does not look at first. A
-// server that goes through a damaged one can loop for ever, deaf to a cancel and
-// to statement_timeout (seen on 13 with a page of zeroes), so their pages must be
-// known to be sane before.
-func (s *session) unchecked(tables [][]compared, gin function) []uint32 {
-	var oids []uint32
+// mayLoop says that nobody knows whether the pages of a GIN index are sane, and
+// gin_index_check does not look at them first. A server that goes through a
+// damaged one can loop for ever, deaf to a cancel and to statement_timeout (seen
+// on 13 with a page of zeroes).
+func (s *session) mayLoop(i compared, gin function) bool {
+	_, known := s.scope.Heaps.lookup(i.OID)
+	return i.Method == "gin" && gin.Name == "" && !known
+}
+
+// lookAtPages looks at the pages of indexes that may make the server loop as the
+// check page does, which may not have run. Where the files cannot be read they
+// stay unknown.
+func (s *session) lookAtPages(ctx context.Context, tables [][]compared, gin function) error {
+	unknown := make(map[uint32]bool)
 	for _, indexes := range tables {
 		for _, i := range indexes {
-			if _, known := s.scope.Heaps.lookup(i.OID); i.Method == "gin" && gin.Name == "" && !known {
-				oids = append(oids, i.OID)
+			if s.mayLoop(i, gin) {
+				unknown[i.OID] = true
 			}
 		}
 	}
-	return oids
-}
-
-// lookAtPages looks at the pages of indexes as the check page does, which may
-// not have run. Where the files cannot be read the indexes stay unknown.
-func (s *session) lookAtPages(ctx context.Context, oids []uint32) error {
-	if len(oids) == 0 {
+	if len(unknown) == 0 {
 		return nil
 	}
 	skipped := s.skipped
@@ -34,7 +35,7 @@ func (s *session) lookAtPages(ctx context.Context, oids []uint32) error {
 		return err
 	}
 	if r == nil {
-		s.partlyf("%d GIN indexes are not compared with their tables, because a damaged one can make the server loop and their pages cannot be looked at before: %s", len(oids), s.skipped)
+		s.partlyf("%d GIN indexes are not compared with their tables, because a damaged one can make the server loop and their pages cannot be looked at before: %s", len(unknown), s.skipped)
 		s.skipped = skipped
 		return nil
 	}
@@ -44,7 +45,7 @@ func (s *session) lookAtPages(ctx context.Context, oids []uint32) error {
 		return err
 	}
 	for i := range forks {
-		if f := &forks[i]; slices.Contains(oids, f.OID) {
+		if f := &forks[i]; unknown[f.OID] {
 			if err := r.columns(ctx, forks, i); err != nil {
 				return err
 			}
@@ -64,14 +65,15 @@ func (r *reader) pagesOf(ctx context.Context, f *fork) error {
 		return err
 	}
 	r.begin(f, segments)
-	for number, blocks := range segments {
-		if err := r.segment(ctx, f, uint32(number), 0, blocks, func(uint32) {}); err != nil {
-			return err
-		}
-	}
-	if err := r.conclude(ctx, f); err != nil {
+	whole, err := r.walk(ctx, f, segments, 0, func(uint32) {})
+	if err != nil {
 		return err
 	}
-	r.scope.Heaps.note(f.OID, len(r.result.Findings) == before)
-	return nil
+	if whole {
+		err = r.conclude(ctx, f)
+	}
+	if err == nil && (whole || len(r.result.Findings) > before) {
+		r.scope.Heaps.note(f.OID, len(r.result.Findings) == before)
+	}
+	return err
 }

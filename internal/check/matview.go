@@ -85,7 +85,7 @@ func matchesAny(patterns []string, name string) bool {
 // matview compares the contents of a view with its query in one statement, with
 // one snapshot, by number and fingerprint of the rows.
 func (s *session) matview(ctx context.Context, v table) error {
-	if sane, known := s.scope.Heaps.lookup(v.OID); known && !sane {
+	if s.scope.Heaps.damaged(v.OID) {
 		return errors.New("it is damaged and is left alone")
 	}
 	var query string

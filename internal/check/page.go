@@ -128,17 +128,11 @@ func (r *reader) fork(ctx context.Context, f *fork) error {
 	if first > 0 {
 		r.unsettled++
 	}
-	for number := first / segmentBlocks; number < uint32(len(segments)); number++ {
-		err := r.segment(ctx, f, number, first, segments[number], func(block uint32) {
-			r.reached(ctx, f.Name.String(), block, !clean || len(r.result.Findings) > before)
-		})
-		if errors.Is(err, fs.ErrNotExist) || r.full(f.Name) {
-			return nil // dropped or rewritten meanwhile, or nothing new to tell
-		}
-		if err != nil {
-			return err
-		}
-		first = 0
+	whole, err := r.walk(ctx, f, segments, first, func(block uint32) {
+		r.reached(ctx, f.Name.String(), block, !clean || len(r.result.Findings) > before)
+	})
+	if err != nil || !whole {
+		return err
 	}
 	if err := errors.Join(r.beyond(ctx, f, uint32(len(segments)-1)), r.conclude(ctx, f), r.maps(ctx, f)); err != nil {
 		return err
@@ -148,6 +142,22 @@ func (r *reader) fork(ctx context.Context, f *fork) error {
 	}
 	r.looked(f.Name)
 	return nil
+}
+
+// walk reads the pages of all files of a relation from a page on. It is not whole
+// when the relation was dropped or rewritten meanwhile, or has nothing new to tell.
+func (r *reader) walk(ctx context.Context, f *fork, segments []uint32, first uint32, reached func(block uint32)) (whole bool, err error) {
+	for number := first / segmentBlocks; number < uint32(len(segments)); number++ {
+		err := r.segment(ctx, f, number, first, segments[number], reached)
+		if errors.Is(err, fs.ErrNotExist) || r.full(f.Name) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		first = 0
+	}
+	return true, nil
 }
 
 // segments gives the number of pages of each file of a relation; nil is a

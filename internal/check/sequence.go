@@ -94,7 +94,7 @@ func runSequence(ctx context.Context, s *session) error {
 // sequence looks at one sequence. The column is read first: the sequence only
 // moves on, so numbers given out meanwhile cannot make it look behind.
 func (s *session) sequence(ctx context.Context, q sequence) error {
-	if sane, known := s.scope.Heaps.lookup(q.Table.OID); known && !sane {
+	if s.scope.Heaps.damaged(q.Table.OID) {
 		return errors.New("its table is damaged and is left alone")
 	}
 	farthest, err := s.farthest(ctx, q)

@@ -114,7 +114,7 @@ func (s *session) visibilityFunctions(ctx context.Context) (map[string]string, e
 
 // visibility looks at one table.
 func (s *session) visibility(ctx context.Context, t marked, functions map[string]string) error {
-	if sane, known := s.scope.Heaps.lookup(t.OID); known && !sane {
+	if s.scope.Heaps.damaged(t.OID) {
 		return errors.New("its visibility is not looked at: the table is damaged")
 	}
 	started := time.Now()
