@@ -316,6 +316,7 @@ func (r *runtime) watched() web.Watched {
 	return web.Watched{
 		Target: r.target.Name(), Snapshot: r.results.Snapshot(), Files: r.results.Files(),
 		Unreachable: r.set.Unreachable(), NextRun: schedule.NextRun, RunNow: r.scheduler.RunNow,
+		Maintenance: r.activity.Status(), Recovery: r.recovery.Statuses(),
 	}
 }
 

@@ -278,6 +278,26 @@ func TestCountersSurviveRestarts(t *testing.T) {
 }
 
 // TestReload keeps the old configuration when the new one is not valid.
+// TestWatched holds that the page is given what is known of backups and
+// maintenance. No server need be there.
+func TestWatched(t *testing.T) {
+	t.Parallel()
+	repository := t.TempDir()
+	file := filepath.Join(t.TempDir(), "config.yml")
+	text := fmt.Sprintf("recovery: {repositories: [{name: nightly, type: directory, path: %q}]}\n", repository)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := run(t, "postgresql://u@127.0.0.1:1/x", t.TempDir(), file)
+	pgtest.Await(t, "the repository read", 10*time.Second, func() bool {
+		known := e.Watched().Recovery
+		return len(known) == 1 && known[0].Watched.Name == "nightly"
+	})
+	if e.Watched().Maintenance.Seen == nil {
+		t.Error("the page is not told of maintenance")
+	}
+}
+
 func TestReload(t *testing.T) {
 	t.Parallel()
 	_, dsn := startServer(t)
