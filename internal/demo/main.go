@@ -58,7 +58,7 @@ type demo struct {
 	endLoad  context.CancelFunc
 	receiver *receiver
 
-	processes     []*process
+	processes     []*pgtest.Program
 	exporterURL   string
 	prometheusURL string
 	alertURL      string
@@ -125,7 +125,7 @@ func (d *demo) close() error {
 		d.load.done.Wait()
 	}
 	for _, v := range slices.Backward(d.processes) {
-		v.stop()
+		v.Stop()
 	}
 	var err error
 	if d.receiver != nil {
@@ -236,14 +236,9 @@ func (d *demo) startExporter(ctx context.Context) (string, error) {
 	}
 	address := free.String()
 	d.exporterURL = "http://" + address
-	p, err := start(d.scratch, "exporter", d.exporter,
+	return d.exporterURL, d.start(ctx, d.exporterURL+"/-/ready", "exporter", d.exporter,
 		[]string{"--state.path=" + d.path("state"), "--config.file=" + d.path("pg_integrity_exporter.yml"), "serve", "--web.listen-address=" + address},
 		"DATA_SOURCE_NAME="+d.server.DSN("postgres", d.monitor))
-	if err != nil {
-		return "", err
-	}
-	d.processes = append(d.processes, p)
-	return d.exporterURL, p.awaitHTTP(ctx, d.exporterURL+"/-/ready")
 }
 
 // tool gives a program of Prometheus or Alertmanager, building it if need be;
@@ -281,15 +276,10 @@ func (d *demo) startAlertmanager(ctx context.Context) (string, error) {
 	}
 	address := free.String()
 	d.alertURL = "http://" + address
-	p, err := start(d.scratch, "alertmanager", program, []string{
+	return d.alertURL, d.start(ctx, d.alertURL+"/-/ready", "alertmanager", program, []string{
 		"--config.file=" + config, "--storage.path=" + filepath.Join(d.scratch, "alertmanager"),
 		"--web.listen-address=" + address, "--web.external-url=" + d.alertURL, "--cluster.listen-address=",
 	})
-	if err != nil {
-		return "", err
-	}
-	d.processes = append(d.processes, p)
-	return d.alertURL, p.awaitHTTP(ctx, d.alertURL+"/-/ready")
 }
 
 const prometheusConfig = `global:
@@ -325,15 +315,10 @@ func (d *demo) startPrometheus(ctx context.Context) (string, error) {
 	}
 	address := free.String()
 	d.prometheusURL = "http://" + address
-	p, err := start(d.scratch, "prometheus", program, []string{
+	return d.prometheusURL, d.start(ctx, d.prometheusURL+"/-/ready", "prometheus", program, []string{
 		"--config.file=" + config, "--storage.tsdb.path=" + filepath.Join(d.scratch, "prometheus"),
 		"--web.listen-address=" + address, "--web.external-url=" + d.prometheusURL,
 	})
-	if err != nil {
-		return "", err
-	}
-	d.processes = append(d.processes, p)
-	return d.prometheusURL, p.awaitHTTP(ctx, d.prometheusURL+"/-/ready")
 }
 
 func (d *demo) printAddresses(ctx context.Context) {

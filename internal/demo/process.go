@@ -8,81 +8,26 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"syscall"
 	"time"
+
+	"pg_integrity_exporter/internal/pgtest"
 )
 
-// process is a program that the demo started.
-type process struct {
-	name string
-	cmd  *exec.Cmd
-	done chan struct{}
-	log  string
-}
-
-// start runs a program with its output in the scratch folder. It ends with the
-// demo, whatever ends the demo.
-func start(scratch, name string, program string, args []string, environment ...string) (*process, error) {
-	logFile := filepath.Join(scratch, name+".log")
-	out, err := os.Create(logFile)
-	if err != nil {
-		return nil, fmt.Errorf("starting %s: %w", name, err)
-	}
-	defer out.Close()
+// start starts a program in the scratch folder, and waits until it answers at
+// url.
+func (d *demo) start(ctx context.Context, url, name, program string, args []string, environment ...string) error {
 	cmd := exec.Command(program, args...)
-	cmd.Dir = scratch
-	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Dir = d.scratch
 	cmd.Env = append(os.Environ(), environment...)
-	// Its own process group keeps Ctrl-C from reaching it before the demo does.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting %s: %w", name, err)
-	}
-	p := &process{name: name, cmd: cmd, done: make(chan struct{}), log: logFile}
-	go func() {
-		// How it ended is in its log.
-		_ = cmd.Wait()
-		close(p.done)
-	}()
-	return p, nil
-}
-
-// stop asks the program to end, and ends it if it does not.
-func (p *process) stop() {
-	// The program may have ended by itself.
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.done:
-	case <-time.After(10 * time.Second):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-	}
-}
-
-// awaitHTTP waits until the program answers with 200 at url.
-func (p *process) awaitHTTP(ctx context.Context, url string) error {
-	for {
-		if _, err := get(ctx, url); err == nil {
-			return nil
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-p.done:
-			return fmt.Errorf("%s ended; its log is:\n%s", p.name, tail(p.log))
-		case <-ctx.Done():
-			return fmt.Errorf("%s does not answer at %s; its log is:\n%s", p.name, url, tail(p.log))
-		}
-	}
-}
-
-// tail is the end of a log.
-func tail(file string) string {
-	content, err := os.ReadFile(file)
+	p, err := pgtest.StartProgram(name, d.path(name+".log"), cmd)
 	if err != nil {
-		return err.Error()
+		return err
 	}
-	return string(content[max(0, len(content)-4096):])
+	d.processes = append(d.processes, p)
+	return p.AwaitAnswer(ctx, func() error {
+		_, err := get(ctx, url)
+		return err
+	})
 }
 
 // get fetches a URL and fails for any answer but 200.

@@ -74,7 +74,7 @@ func measure(ctx context.Context, r *program, server *pgtest.Server, role string
 		return m, err
 	}
 	defer func() { err = errors.Join(err, control.Close(context.WithoutCancel(ctx))) }()
-	pid := r.cmd.Process.Pid
+	pid := r.PID()
 	for range 5 {
 		if _, err := r.get(ctx, r.url); err != nil {
 			return m, err
@@ -122,11 +122,11 @@ func settle(ctx context.Context, r *program, server *pgtest.Server) {
 	const interval = 2 * time.Second
 	deadline := time.Now().Add(settleTime)
 	for quiet := 0; quiet < 3 && time.Now().Before(deadline); {
-		before := cpu(r.cmd.Process.Pid, false) + serverCPU(server)
+		before := cpu(r.PID(), false) + serverCPU(server)
 		if wait(ctx, interval) != nil {
 			return
 		}
-		if cpu(r.cmd.Process.Pid, false)+serverCPU(server)-before < interval/20 {
+		if cpu(r.PID(), false)+serverCPU(server)-before < interval/20 {
 			quiet++
 		} else {
 			quiet = 0

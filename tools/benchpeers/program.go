@@ -9,9 +9,9 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"pg_integrity_exporter/internal/pgtest"
@@ -19,9 +19,8 @@ import (
 
 // program is a peer that runs.
 type program struct {
-	cmd     *exec.Cmd
-	done    chan struct{}
-	out     bytes.Buffer // read only when done
+	*pgtest.Program
+
 	scratch string
 	url     string
 	client  *http.Client
@@ -42,48 +41,27 @@ func launch(ctx context.Context, p peer, dsn string) (*program, error) {
 	for _, arg := range p.command[1:] {
 		args = append(args, fill.Replace(arg))
 	}
-	r := &program{
-		cmd: exec.Command(p.command[0], args...), done: make(chan struct{}), scratch: scratch,
-		url: "http://" + address.String() + "/metrics", client: &http.Client{Timeout: 2 * time.Minute},
-	}
-	r.cmd.Env = append(os.Environ(), "DATA_SOURCE_NAME="+dsn)
-	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if err := r.cmd.Start(); err != nil {
+	r := &program{scratch: scratch, url: "http://" + address.String() + "/metrics", client: &http.Client{Timeout: 2 * time.Minute}}
+	cmd := exec.Command(p.command[0], args...)
+	cmd.Env = append(os.Environ(), "DATA_SOURCE_NAME="+dsn)
+	if r.Program, err = pgtest.StartProgram(p.name, filepath.Join(scratch, "output.log"), cmd); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(scratch))
 	}
-	go func() {
-		// How it ended is in its output.
-		_ = r.cmd.Wait()
-		close(r.done)
-	}()
-	deadline := time.After(time.Minute)
-	for {
-		if _, err := r.get(ctx, r.url); err == nil {
-			return r, nil
-		}
-		select {
-		case <-r.done:
-			return nil, errors.Join(fmt.Errorf("%s ended: %s", p.name, r.out.String()), os.RemoveAll(scratch))
-		case <-deadline:
-			return nil, errors.Join(fmt.Errorf("%s does not answer at %s", p.name, r.url), r.stop())
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), r.stop())
-		case <-time.After(100 * time.Millisecond):
-		}
+	limited, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err = r.AwaitAnswer(limited, func() error {
+		_, err := r.get(limited, r.url)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, r.stop())
 	}
+	return r, nil
 }
 
 // stop ends the program and removes its scratch directory.
 func (r *program) stop() error {
-	// It may have ended by itself.
-	_ = r.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-r.done:
-	case <-time.After(10 * time.Second):
-		_ = r.cmd.Process.Kill()
-		<-r.done
-	}
+	r.Stop()
 	return os.RemoveAll(r.scratch)
 }
 
