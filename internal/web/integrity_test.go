@@ -171,6 +171,21 @@ func TestIntegrityPage(t *testing.T) {
 	}
 }
 
+// TestOpenFindingInTable holds that a check is not shown as well after a look at
+// one table found damage, although its last look at everything found none.
+func TestOpenFindingInTable(t *testing.T) {
+	t.Parallel()
+	w, _ := watched(t, ran("heap", "erp", check.OutcomeOK, "", time.Hour), ran("heap", "postgres", check.OutcomeOK, "", time.Hour))
+	w.Snapshot.Findings = []state.Finding{{Finding: damage(), FirstSeen: time.Now(), LastSeen: time.Now()}}
+	view, err := look(w, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(view.Checks) != 2 || view.Checks[0].Outcome != "findings" || view.Checks[1].Outcome != "ok" {
+		t.Errorf("%+v", view.Checks)
+	}
+}
+
 // TestGroups puts what several checks say of many pages of one table together.
 func TestGroups(t *testing.T) {
 	t.Parallel()

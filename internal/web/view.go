@@ -188,12 +188,20 @@ func look(w Watched, now time.Time) (View, error) {
 	for _, c := range check.All() {
 		questions[c.Name] = c.Question
 	}
+	// A look at a single relation finds what the last look at everything did not.
+	open := make(map[[2]string]bool)
+	for _, f := range view.Findings {
+		open[[2]string{f.Check, f.Database}] = true
+	}
 	for _, c := range w.Snapshot.Checks {
 		shown := CheckView{
 			Check: c.Check, Question: questions[c.Check], Database: c.Database, Outcome: cmp.Or(string(c.Outcome), outcomeNever),
 			Reason: c.Reason, LastRun: c.LastRun, LastSuccess: c.LastSuccess, NextRun: w.NextRun(c).UTC(), Interval: c.Interval,
 			Duration: c.Duration, Objects: c.Objects, Coverage: c.Coverage, History: c.History,
 			Overdue: !c.LastSuccess.IsZero() && now.Sub(c.LastSuccess) > overdueIntervals*c.Interval,
+		}
+		if c.Outcome == check.OutcomeOK && open[[2]string{c.Check, c.Database}] {
+			shown.Outcome = string(check.OutcomeFindings)
 		}
 		view.Checks = append(view.Checks, shown)
 		if c.Reason != "" {
