@@ -83,6 +83,19 @@ func npm(t *testing.T, name string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// object is a JSON object.
+type object = map[string]any
+
+// as is a part of a JSON document that must have a type.
+func as[T any](t *testing.T, part any) T {
+	t.Helper()
+	value, ok := part.(T)
+	if !ok {
+		t.Fatalf("%v is no %T", part, value)
+	}
+	return value
+}
+
 // typed is all dashboards as TypeScript. What belongs to the data source
 // Prometheus and not to Grafana's model is left out: queries, and how an
 // annotation makes them.
@@ -105,19 +118,19 @@ func typed(t *testing.T) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var model map[string]any
+		var model object
 		if err := json.Unmarshal(content, &model); err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range model["panels"].([]any) {
-			panel := p.(map[string]any)
-			kind := panel["type"].(string)
+		for _, p := range as[[]any](t, model["panels"]) {
+			panel := as[object](t, p)
+			kind := as[string](t, panel["type"])
 			if kind == "row" {
 				declare("Plain<RowPanel>", panel)
 				continue
 			}
 			declare("Partial<Plain<"+options[kind]+">>", panel["options"])
-			defaults := panel["fieldConfig"].(map[string]any)["defaults"].(map[string]any)
+			defaults := as[object](t, as[object](t, panel["fieldConfig"])["defaults"])
 			if fields, known := custom[kind]; known {
 				declare("Partial<Plain<"+fields+">>", defaults["custom"])
 			}
@@ -127,9 +140,9 @@ func typed(t *testing.T) string {
 			declare("Plain<Panel>", panel)
 		}
 		model["panels"] = []any{}
-		for _, a := range model["annotations"].(map[string]any)["list"].([]any) {
+		for _, a := range as[[]any](t, as[object](t, model["annotations"])["list"]) {
 			for _, name := range []string{"expr", "titleFormat", "textFormat", "step", "useValueForTime"} {
-				delete(a.(map[string]any), name)
+				delete(as[object](t, a), name)
 			}
 		}
 		declare("Plain<Dashboard>", model)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,7 +97,7 @@ recovery:
 		{[]string{"recover", "--yes", "--into=" + into + "/again", "nowhere"}, 2, "there is no run nowhere"},
 		{[]string{"recover", "--yes", "--into=" + into + "/again", report.ID}, 0, "it holds what was there before run " + report.ID},
 	} {
-		stdout, stderr, exit := run(t, append(common[:len(common):len(common)], c.args...)...)
+		stdout, stderr, exit := run(t, append(slices.Clip(common), c.args...)...)
 		if exit != c.exit || !strings.Contains(stdout+stderr, c.says) {
 			t.Errorf("%v: exit %d, want %d with %q\n%s%s", c.args, exit, c.exit, c.says, stdout, stderr)
 		}

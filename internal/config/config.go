@@ -24,6 +24,9 @@ import (
 // Config is the configuration file. Every field has a default; `config check
 // --print` shows them all.
 type Config struct { //nolint:recvcheck // it is validated in place and read as a value
+	// Fleet is what is watched besides Target.
+	Fleet `yaml:",inline"`
+
 	// Target is the server to watch; what it leaves out comes from the
 	// environment.
 	Target Target `yaml:"target"`
@@ -51,8 +54,6 @@ type Config struct { //nolint:recvcheck // it is validated in place and read as 
 	Maintenance Maintenance `yaml:"maintenance"`
 	// Guard are the limits within which `guard` runs maintenance.
 	Guard Guard `yaml:"guard"`
-	// Fleet is what is watched besides Target.
-	Fleet `yaml:",inline"`
 }
 
 // Target is where the server is and how to log in.

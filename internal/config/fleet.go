@@ -29,7 +29,7 @@ type Fleet struct {
 
 // Named is one of several servers: its name and what it has of its own, in the
 // words of the file itself.
-type Named struct {
+type Named struct { //nolint:recvcheck // it is read in place and shown as a value
 	// Name is what ?target= calls it.
 	Name string
 	// Settings are the settings of the file, with those of the entry over them.

@@ -59,7 +59,12 @@ func (w testWriter) Write(p []byte) (int, error) {
 func value(e *exporter.Exporter, name string, labels map[string]string) (sum float64, found bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	for _, family := range e.Scrape(ctx) {
+	return sumOf(e.Scrape(ctx), name, labels)
+}
+
+// sumOf sums the samples of a metric of one scrape; found says that there is one.
+func sumOf(families []*dto.MetricFamily, name string, labels map[string]string) (sum float64, found bool) {
+	for _, family := range families {
 		if family.GetName() != name {
 			continue
 		}

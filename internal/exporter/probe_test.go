@@ -34,19 +34,6 @@ func ask(t *testing.T, e *exporter.Exporter, asked web.Probe) ([]*dto.MetricFami
 	return e.Probe(ctx, asked)
 }
 
-// sumOf sums a metric of a page; found says that it is there.
-func sumOf(families []*dto.MetricFamily, name string) (sum float64, found bool) {
-	for _, family := range families {
-		if family.GetName() == name {
-			for _, metric := range family.GetMetric() {
-				sum += metric.GetGauge().GetValue() + metric.GetCounter().GetValue()
-				found = true
-			}
-		}
-	}
-	return sum, found
-}
-
 // TestFleet watches two servers by name and probes a third by its address, with
 // a password that changes meanwhile.
 func TestFleet(t *testing.T) {
@@ -75,14 +62,14 @@ auth_modules: {a: {type: userpass, userpass: {username: asked, password_file: '%
 `, other.DSN("postgres"), server.Port, password))
 	e := run(t, "", directory, file)
 
-	if up, _ := sumOf(must(ask(t, e, web.Probe{Target: "orders"})), "pgintegrity_up"); up != 1 {
+	if up, _ := sumOf(must(ask(t, e, web.Probe{Target: "orders"})), "pgintegrity_up", nil); up != 1 {
 		t.Error("orders is not up")
 	}
 	page := must(ask(t, e, web.Probe{Target: "billing"}))
-	if up, found := sumOf(page, "pgintegrity_up"); up != 0 || !found {
+	if up, found := sumOf(page, "pgintegrity_up", nil); up != 0 || !found {
 		t.Error("billing, which is not there, is up")
 	}
-	if _, found := sumOf(e.Scrape(t.Context()), "pgintegrity_up"); found {
+	if _, found := sumOf(e.Scrape(t.Context()), "pgintegrity_up", nil); found {
 		t.Error("a page without a server of its own has the metrics of one")
 	}
 	if names := strings.Join(e.Targets(), " "); names != "orders billing" {
@@ -94,7 +81,7 @@ auth_modules: {a: {type: userpass, userpass: {username: asked, password_file: '%
 
 	asked := web.Probe{Target: fmt.Sprintf("127.0.0.1:%d/postgres", server.Port), AuthModule: "a"}
 	up := func() float64 {
-		n, _ := sumOf(must(ask(t, e, asked)), "pgintegrity_up")
+		n, _ := sumOf(must(ask(t, e, asked)), "pgintegrity_up", nil)
 		return n
 	}
 	if up() != 1 {

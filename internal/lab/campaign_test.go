@@ -124,7 +124,11 @@ func TestCampaign(t *testing.T) {
 		defer mu.Unlock()
 		all = append(all, o)
 		if file := os.Getenv("PGTEST_LAB_OUT"); file != "" {
-			line, _ := json.Marshal(o)
+			line, err := json.Marshal(o)
+			if err != nil {
+				t.Error(err)
+				return
+			}
 			f, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 			if err != nil {
 				t.Error(err)
@@ -246,14 +250,10 @@ func findFiles(server *pgtest.Server, database string) (fileNames, error) {
 	return f, err
 }
 
-// runUnits damages schemas of one database.
-func runUnits(t *testing.T, binary string, major int, checksums bool, kinds []kind, tell func(outcome)) {
-	kinds = slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool { return major < k.since })
-	server := launch(t, major, checksums, common)
-	if server == nil {
-		return
-	}
-	defer server.Close()
+// makeUnits makes a schema for each kind, with tables in every state that VACUUM
+// leaves.
+func makeUnits(t *testing.T, server *pgtest.Server, kinds []kind) {
+	t.Helper()
 	for i, k := range kinds {
 		if err := server.Exec(t.Context(), "lab", fmt.Sprintf("CREATE SCHEMA d%d", i)); err != nil {
 			t.Error(err)
@@ -280,6 +280,17 @@ func runUnits(t *testing.T, binary string, major int, checksums bool, kinds []ki
 			}
 		}
 	}
+}
+
+// runUnits damages schemas of one database.
+func runUnits(t *testing.T, binary string, major int, checksums bool, kinds []kind, tell func(outcome)) {
+	kinds = slices.DeleteFunc(slices.Clone(kinds), func(k kind) bool { return major < k.since })
+	server := launch(t, major, checksums, common)
+	if server == nil {
+		return
+	}
+	defer server.Close()
+	makeUnits(t, server, kinds)
 	f, err := findFiles(server, "lab")
 	if err != nil {
 		t.Error(err)

@@ -32,7 +32,7 @@ func find(relation string, fits func(p []byte, block uint32) bool, change func(p
 		if err != nil {
 			return err
 		}
-		for block := uint32(0); block < r.Blocks; block++ {
+		for block := range r.Blocks {
 			if fits(content[block*page.Size:(block+1)*page.Size], block) {
 				return r.EditValid(block, change)
 			}

@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"encoding/binary"
 	"fmt"
 	"strings"
 
@@ -89,102 +88,7 @@ func middle(p []byte) int {
 func indexKinds() []kind {
 	var kinds []kind
 	for _, role := range roles() {
-		want := []string{role.relation[len("lab."):]}
-		add := func(name string, change func(p []byte)) {
-			kinds = append(kinds, kind{area: "index", name: fmt.Sprintf("%s, %s: %s", role.relation, role.name, name), unit: unitOf(role.relation), do: find(role.relation, role.fits, change), want: want})
-		}
-		for _, k := range []struct {
-			name   string
-			change func(p []byte)
-		}{
-			{"zeroes", pgtest.Zero},
-			{"second half zeroes", func(p []byte) { clear(p[4096:]) }},
-			{"first half zeroes", func(p []byte) { clear(p[:4096]) }},
-			{"last sector zeroes", func(p []byte) { clear(p[7680:]) }},
-			{"sector of zeroes among the tuples", func(p []byte) { clear(p[6144:6656]) }},
-			{"lsn in the future", func(p []byte) { put32(p, 7) }},
-			{"pd_lower 4 less", func(p []byte) { put16(p[12:], u16(p[12:])-4) }},
-			{"pd_lower at its least", func(p []byte) { put16(p[12:], 24) }},
-			{"pd_upper 8 more", func(p []byte) { put16(p[14:], u16(p[14:])+8) }},
-			{"page identifier", func(p []byte) { put16(p[size-2:], 0xff7f) }},
-		} {
-			add(k.name, k.change)
-		}
-		for at := range 8 {
-			for _, v := range []uint16{0, 1, 0xffff} {
-				add(fmt.Sprintf("special space word %d is %#x", at, v), func(p []byte) {
-					if size-16+2*at < int(u16(p[16:])) {
-						panic("the special space is shorter")
-					}
-					put16(p[size-16+2*at:], v)
-				})
-			}
-		}
-		for bit := range 16 {
-			at := size - 4
-			if role.relation == "lab.keys_gin" || role.relation == "lab.plain_gin" {
-				at = size - 2
-			} else if role.relation == "lab.plain_spgist" || role.relation == "lab.plain_quad" {
-				at = size - 8
-			}
-			add(fmt.Sprintf("page flag %#x", 1<<bit), func(p []byte) { put16(p[at:], u16(p[at:])^1<<bit) })
-		}
-		if role.name == "metapage" || role.name == "range map" || role.name == "bitmap" {
-			for at := range 24 {
-				for _, v := range []uint32{0, 1, 0x7fffffff} {
-					add(fmt.Sprintf("word %d of its content is %#x", at, v), func(p []byte) {
-						if u32(p[24+4*at:]) == v {
-							panic("it is so already")
-						}
-						put32(p[24+4*at:], v)
-					})
-				}
-			}
-			continue
-		}
-		entry := func(name string, change func(p, t []byte, n int)) {
-			add(name, func(p []byte) { n := middle(p); change(p, item(p, n), n) })
-		}
-		entry("entry dropped", func(p, _ []byte, n int) { pgtest.DropItem(n - 1)(p) })
-		entry("entry doubled", func(p, _ []byte, n int) { pgtest.DoubleItem(n - 1)(p) })
-		entry("entries swapped", func(p, _ []byte, n int) {
-			a, b := pgtest.Items(p)[n-2], pgtest.Items(p)[n-1]
-			pgtest.SetItem(p, n-2, b)
-			pgtest.SetItem(p, n-1, a)
-		})
-		entry("entry marked dead", func(p, _ []byte, n int) { i := pgtest.Items(p)[n-1]; i.Flags = 3; pgtest.SetItem(p, n-1, i) })
-		entry("entry unused", func(p, _ []byte, n int) { pgtest.SetItem(p, n-1, pgtest.Item{}) })
-		entry("entry redirected", func(p, _ []byte, n int) { i := pgtest.Items(p)[n-1]; i.Flags = 2; pgtest.SetItem(p, n-1, i) })
-		entry("entry 8 bytes shorter", func(p, _ []byte, n int) { i := pgtest.Items(p)[n-1]; i.Length -= 8; pgtest.SetItem(p, n-1, i) })
-		entry("last entries lost", func(p, _ []byte, _ int) { put16(p[12:], u16(p[12:])-8) })
-		for _, at := range []int{0, 2, 4, 6, 8, 10, 12, 14} {
-			for _, bit := range []int{0, 3, 7, 12, 15} {
-				entry(fmt.Sprintf("entry's byte %d, bit %d", at, bit), func(_, t []byte, _ int) {
-					if at+2 > len(t) {
-						panic("the entry is shorter")
-					}
-					put16(t[at:], u16(t[at:])^1<<bit)
-				})
-			}
-		}
-		entry("entry of zeroes", func(_, t []byte, _ int) { clear(t) })
-		entry("key of zeroes", func(_, t []byte, _ int) { clear(t[8:]) })
-		entry("key of ones", func(_, t []byte, _ int) {
-			for i := 8; i < len(t); i++ {
-				t[i] = 0xff
-			}
-		})
-		entry("row of the neighbour", func(p, t []byte, n int) { copy(t[:6], item(p, n-1)[:6]) })
-		entry("rows of two entries swapped", func(p, t []byte, n int) {
-			other := item(p, n-1)
-			var row [6]byte
-			copy(row[:], t)
-			copy(t[:6], other)
-			copy(other[:6], row[:])
-		})
-		entry("key of the neighbour", func(p, t []byte, n int) { copy(t[8:], item(p, n-1)[8:]) })
-		entry("entry's row is beyond the table", func(_, t []byte, _ int) { put16(t[2:], 60000) })
-		entry("first entry lost", func(p, _ []byte, _ int) { pgtest.DropItem(0)(p) })
+		kinds = append(kinds, roleKinds(role)...)
 	}
 	for _, relation := range []string{"plain_text", "plain_unique", "plain_same", "small_pkey", "keys_hash", "plain_gist", "plain_spgist", "plain_gin", "plain_brin", "twin_a"} {
 		kinds = append(kinds, pages("index page", "lab."+relation, 1, relation)...)
@@ -212,7 +116,120 @@ func indexKinds() []kind {
 	kinds = append(kinds, kind{area: "index file", name: "two B-trees of one table swapped", unit: units["pair"], want: []string{"twin_a", "twin_b"}, do: func(c *victim) error {
 		return c.relation("lab.twin_a").Swap(c.relation("lab.twin_b"))
 	}})
-	// Neighbouring leaves of a B-tree.
+	return append(kinds, treeKinds()...)
+}
+
+// roleKinds damage one kind of page of an index.
+func roleKinds(role role) []kind {
+	var kinds []kind
+	want := []string{role.relation[len("lab."):]}
+	add := func(name string, change func(p []byte)) {
+		kinds = append(kinds, kind{area: "index", name: fmt.Sprintf("%s, %s: %s", role.relation, role.name, name), unit: unitOf(role.relation), do: find(role.relation, role.fits, change), want: want})
+	}
+	for _, k := range []struct {
+		name   string
+		change func(p []byte)
+	}{
+		{"zeroes", pgtest.Zero},
+		{"second half zeroes", func(p []byte) { clear(p[4096:]) }},
+		{"first half zeroes", func(p []byte) { clear(p[:4096]) }},
+		{"last sector zeroes", func(p []byte) { clear(p[7680:]) }},
+		{"sector of zeroes among the tuples", func(p []byte) { clear(p[6144:6656]) }},
+		{"lsn in the future", func(p []byte) { put32(p, 7) }},
+		{"pd_lower 4 less", func(p []byte) { put16(p[12:], u16(p[12:])-4) }},
+		{"pd_lower at its least", func(p []byte) { put16(p[12:], 24) }},
+		{"pd_upper 8 more", func(p []byte) { put16(p[14:], u16(p[14:])+8) }},
+		{"page identifier", func(p []byte) { put16(p[size-2:], 0xff7f) }},
+	} {
+		add(k.name, k.change)
+	}
+	for at := range 8 {
+		for _, v := range []uint16{0, 1, 0xffff} {
+			add(fmt.Sprintf("special space word %d is %#x", at, v), func(p []byte) {
+				if size-16+2*at < int(u16(p[16:])) {
+					panic("the special space is shorter")
+				}
+				put16(p[size-16+2*at:], v)
+			})
+		}
+	}
+	for bit := range 16 {
+		at := size - 4
+		switch role.relation {
+		case "lab.keys_gin", "lab.plain_gin":
+			at = size - 2
+		case "lab.plain_spgist", "lab.plain_quad":
+			at = size - 8
+		}
+		add(fmt.Sprintf("page flag %#x", 1<<bit), func(p []byte) { put16(p[at:], u16(p[at:])^1<<bit) })
+	}
+	if role.name == "metapage" || role.name == "range map" || role.name == "bitmap" {
+		for at := range 24 {
+			for _, v := range []uint32{0, 1, 0x7fffffff} {
+				add(fmt.Sprintf("word %d of its content is %#x", at, v), func(p []byte) {
+					if u32(p[24+4*at:]) == v {
+						panic("it is so already")
+					}
+					put32(p[24+4*at:], v)
+				})
+			}
+		}
+		return kinds
+	}
+	entryKinds(add)
+	return kinds
+}
+
+// entryKinds damage an entry in the middle of a page.
+func entryKinds(add func(name string, change func(p []byte))) {
+	entry := func(name string, change func(p, t []byte, n int)) {
+		add(name, func(p []byte) { n := middle(p); change(p, item(p, n), n) })
+	}
+	entry("entry dropped", func(p, _ []byte, n int) { pgtest.DropItem(n - 1)(p) })
+	entry("entry doubled", func(p, _ []byte, n int) { pgtest.DoubleItem(n - 1)(p) })
+	entry("entries swapped", func(p, _ []byte, n int) {
+		a, b := pgtest.Items(p)[n-2], pgtest.Items(p)[n-1]
+		pgtest.SetItem(p, n-2, b)
+		pgtest.SetItem(p, n-1, a)
+	})
+	entry("entry marked dead", func(p, _ []byte, n int) { i := pgtest.Items(p)[n-1]; i.Flags = 3; pgtest.SetItem(p, n-1, i) })
+	entry("entry unused", func(p, _ []byte, n int) { pgtest.SetItem(p, n-1, pgtest.Item{}) })
+	entry("entry redirected", func(p, _ []byte, n int) { i := pgtest.Items(p)[n-1]; i.Flags = 2; pgtest.SetItem(p, n-1, i) })
+	entry("entry 8 bytes shorter", func(p, _ []byte, n int) { i := pgtest.Items(p)[n-1]; i.Length -= 8; pgtest.SetItem(p, n-1, i) })
+	entry("last entries lost", func(p, _ []byte, _ int) { put16(p[12:], u16(p[12:])-8) })
+	for _, at := range []int{0, 2, 4, 6, 8, 10, 12, 14} {
+		for _, bit := range []int{0, 3, 7, 12, 15} {
+			entry(fmt.Sprintf("entry's byte %d, bit %d", at, bit), func(_, t []byte, _ int) {
+				if at+2 > len(t) {
+					panic("the entry is shorter")
+				}
+				put16(t[at:], u16(t[at:])^1<<bit)
+			})
+		}
+	}
+	entry("entry of zeroes", func(_, t []byte, _ int) { clear(t) })
+	entry("key of zeroes", func(_, t []byte, _ int) { clear(t[8:]) })
+	entry("key of ones", func(_, t []byte, _ int) {
+		for i := 8; i < len(t); i++ {
+			t[i] = 0xff
+		}
+	})
+	entry("row of the neighbour", func(p, t []byte, n int) { copy(t[:6], item(p, n-1)[:6]) })
+	entry("rows of two entries swapped", func(p, t []byte, n int) {
+		other := item(p, n-1)
+		var row [6]byte
+		copy(row[:], t)
+		copy(t[:6], other)
+		copy(other[:6], row[:])
+	})
+	entry("key of the neighbour", func(p, t []byte, n int) { copy(t[8:], item(p, n-1)[8:]) })
+	entry("entry's row is beyond the table", func(_, t []byte, _ int) { put16(t[2:], 60000) })
+	entry("first entry lost", func(p, _ []byte, _ int) { pgtest.DropItem(0)(p) })
+}
+
+// treeKinds damage a B-tree where its pages belong together.
+func treeKinds() []kind {
+	var kinds []kind
 	tree := func(name, relation string, change func(r pgtest.Relation, content []byte) error) {
 		kinds = append(kinds, kind{area: "index", name: name, unit: unitOf(relation), want: []string{relation}, do: func(c *victim) error {
 			r := c.relation("lab." + relation)
@@ -270,47 +287,28 @@ func indexKinds() []kind {
 			copy(b[:4], row[:])
 		})
 	})
-	tree("rows of a list out of order", "plain_same", func(r pgtest.Relation, content []byte) error {
-		return r.EditValid(1, func(p []byte) {
-			for n := 1; n <= len(pgtest.Items(p)); n++ {
-				t := item(p, n)
-				if u16(t[6:])&0x2000 != 0 && u16(t[4:])&0x2000 != 0 {
-					at := int(t[1])<<24 | int(t[0])<<16 | int(binary.LittleEndian.Uint16(t[2:]))
-					var row [6]byte
-					copy(row[:], t[at:])
-					copy(t[at:at+6], t[at+6:])
-					copy(t[at+6:at+12], row[:])
-					return
+	// change gets the rows of the first list of a leaf.
+	list := func(name string, change func(rows []byte)) {
+		tree(name, "plain_same", func(r pgtest.Relation, _ []byte) error {
+			return r.EditValid(1, func(p []byte) {
+				for n := 1; n <= len(pgtest.Items(p)); n++ {
+					t := item(p, n)
+					if u16(t[6:])&0x2000 != 0 && u16(t[4:])&0x2000 != 0 {
+						change(t[u16(t[2:]):])
+						return
+					}
 				}
-			}
-			panic("no list")
+				panic("no list")
+			})
 		})
+	}
+	list("rows of a list out of order", func(rows []byte) {
+		var row [6]byte
+		copy(row[:], rows)
+		copy(rows[:6], rows[6:])
+		copy(rows[6:12], row[:])
 	})
-	tree("a row of a list twice", "plain_same", func(r pgtest.Relation, content []byte) error {
-		return r.EditValid(1, func(p []byte) {
-			for n := 1; n <= len(pgtest.Items(p)); n++ {
-				t := item(p, n)
-				if u16(t[6:])&0x2000 != 0 && u16(t[4:])&0x2000 != 0 {
-					at := int(binary.LittleEndian.Uint16(t[2:]))
-					copy(t[at:at+6], t[at+6:])
-					return
-				}
-			}
-			panic("no list")
-		})
-	})
-	tree("a row of a list is another", "plain_same", func(r pgtest.Relation, content []byte) error {
-		return r.EditValid(1, func(p []byte) {
-			for n := 1; n <= len(pgtest.Items(p)); n++ {
-				t := item(p, n)
-				if u16(t[6:])&0x2000 != 0 && u16(t[4:])&0x2000 != 0 {
-					at := int(binary.LittleEndian.Uint16(t[2:]))
-					t[at+4]++
-					return
-				}
-			}
-			panic("no list")
-		})
-	})
+	list("a row of a list twice", func(rows []byte) { copy(rows[:6], rows[6:]) })
+	list("a row of a list is another", func(rows []byte) { rows[4]++ })
 	return kinds
 }

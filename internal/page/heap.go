@@ -139,6 +139,33 @@ func (r *Relation) tupleProblem(p []byte, t tuple, h Header, block uint32, numbe
 		return fmt.Sprintf("the data of the tuple begins at byte %d of %d", t.hoff, len(p))
 	case t.hoff != want:
 		return fmt.Sprintf("the data of the tuple begins at byte %d, but with %d columns it should at %d", t.hoff, natts, want)
+	}
+	if problem := cmp.Or(r.markProblem(t), ctidProblem(t, block, number)); problem != "" {
+		return problem
+	}
+	if problem := r.XIDs.problem(t); problem != "" {
+		return problem
+	}
+	if h.Flags&AllVisible != 0 {
+		if problem := r.unseen(t); problem != "" {
+			return problem
+		}
+	}
+	if r.Columns == nil || t.mask&hasOIDOld != 0 {
+		return ""
+	}
+	problem := r.rowProblem(p, t)
+	// What an aborted ALTER TABLE left may have other columns than the catalogue.
+	if problem != "" && !r.XIDs.inserted(t) {
+		r.Unsure = true
+		return ""
+	}
+	return problem
+}
+
+// markProblem says which marks of a tuple contradict each other.
+func (r *Relation) markProblem(t tuple) string {
+	switch {
 	case t.mask&xmaxCommitted != 0 && t.mask&xmaxIsMulti != 0:
 		return "xmax is a multixact that is marked as committed"
 	case t.mask&xmaxCommitted != 0 && t.mask&xmaxInvalid != 0:
@@ -156,32 +183,20 @@ func (r *Relation) tupleProblem(p []byte, t tuple, h Header, block uint32, numbe
 	case t.mask2&hotUpdated != 0 && t.mask&xmaxInvalid == 0 && !t.aborted() && t.xmax == 0:
 		return "the tuple was updated, but its xmax is 0"
 	}
-	if problem := ctidProblem(t, block, number); problem != "" {
-		return problem
+	return ""
+}
+
+// unseen says why not everybody sees a tuple.
+func (r *Relation) unseen(t tuple) string {
+	switch {
+	case t.aborted():
+		return "the page says that all its rows are visible to everybody, but the tuple's xmin is marked as aborted"
+	case t.ends() && t.mask&xmaxCommitted != 0:
+		return "the page says that all its rows are visible to everybody, but the tuple is marked as deleted"
+	case t.ends() && r.XIDs.ended(t):
+		return fmt.Sprintf("the page says that all its rows are visible to everybody, but transaction %d, which deleted the tuple, has committed", t.xmax)
 	}
-	if problem := r.XIDs.problem(t); problem != "" {
-		return problem
-	}
-	if h.Flags&AllVisible != 0 {
-		switch {
-		case t.aborted():
-			return "the page says that all its rows are visible to everybody, but the tuple's xmin is marked as aborted"
-		case t.ends() && t.mask&xmaxCommitted != 0:
-			return "the page says that all its rows are visible to everybody, but the tuple is marked as deleted"
-		case t.ends() && r.XIDs.ended(t):
-			return fmt.Sprintf("the page says that all its rows are visible to everybody, but transaction %d, which deleted the tuple, has committed", t.xmax)
-		}
-	}
-	if r.Columns == nil || t.mask&hasOIDOld != 0 {
-		return ""
-	}
-	problem := r.rowProblem(p, t)
-	// What an aborted ALTER TABLE left may have other columns than the catalogue.
-	if problem != "" && !r.XIDs.inserted(t) {
-		r.Unsure = true
-		return ""
-	}
-	return problem
+	return ""
 }
 
 // ctidProblem looks at t_ctid. A tuple that nobody has updated, deleted or locked

@@ -154,21 +154,22 @@ func TestPoolerGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	pooler := resolve(t, pgtest.StartPooler(t, server, "transaction", role)("postgres")).Name()
-	var leadsTo atomic.Value
-	leadsTo.Store(pooler)
+	var leadsTo atomic.Pointer[string]
+	leadsTo.Store(&pooler)
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	go forward(t.Context(), listener, func() string { return leadsTo.Load().(string) })
+	go forward(t.Context(), listener, func() string { return *leadsTo.Load() })
 
 	target := resolve(t, "postgresql://"+role+"@"+listener.Addr().String()+"/postgres?sslmode=disable")
 	check := pg.Purpose{Name: "check", LockTimeout: time.Second}
 	if _, err := target.Connect(t.Context(), "", check); err == nil {
 		t.Error("a check got a session of the pooler")
 	}
-	leadsTo.Store(resolve(t, server.DSN("postgres")).Name())
+	direct := resolve(t, server.DSN("postgres")).Name()
+	leadsTo.Store(&direct)
 	conn, err := target.Connect(t.Context(), "", check)
 	if err != nil {
 		t.Fatal(err)

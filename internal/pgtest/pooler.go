@@ -34,7 +34,7 @@ func StartPooler(t testing.TB, server *Server, mode, role string, lines ...strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	directory, err := os.MkdirTemp("", "pgbouncer-")
+	directory, err := os.MkdirTemp("", "pgbouncer-") //nolint:usetesting // those who run PgBouncer must get through the directories above it
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 // limits, for machines that do much else.
 func Await(t testing.TB, what string, limit time.Duration, condition func() bool) time.Duration {
 	t.Helper()
-	limit *= patience()
+	limit *= time.Duration(patience())
 	began := time.Now()
 	for !condition() {
 		if time.Since(began) > limit {
@@ -25,9 +25,9 @@ func Await(t testing.TB, what string, limit time.Duration, condition func() bool
 	return time.Since(began)
 }
 
-func patience() time.Duration {
+func patience() int {
 	if factor, err := strconv.Atoi(os.Getenv("PGTEST_PATIENCE")); err == nil && factor > 1 {
-		return time.Duration(factor)
+		return factor
 	}
 	return 1
 }

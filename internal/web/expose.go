@@ -27,13 +27,13 @@ var (
 // expose writes families in the format that the client prefers. They were
 // checked when they were made, so nothing is gathered again.
 func expose(w http.ResponseWriter, r *http.Request, logger *slog.Logger, families ...[]*dto.MetricFamily) {
-	format := expfmt.Negotiate(r.Header)
+	format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultAcceptedFormats()...)
 	w.Header().Set("Content-Type", string(format))
 	w.Header().Set("Vary", "Accept-Encoding")
 	var out io.Writer = w
 	if acceptsGzip(r) {
 		w.Header().Set("Content-Encoding", "gzip")
-		compressor := compressors.Get().(*gzip.Writer) //nolint:forcetypeassert,revive // the pool holds nothing else
+		compressor := compressors.Get().(*gzip.Writer) //nolint:forcetypeassert // the pool holds nothing else
 		compressor.Reset(w)
 		defer func() {
 			_ = compressor.Close() // a client that went away needs no end
@@ -41,7 +41,7 @@ func expose(w http.ResponseWriter, r *http.Request, logger *slog.Logger, familie
 		}()
 		out = compressor
 	}
-	buffer := buffers.Get().(*bufio.Writer) //nolint:forcetypeassert,revive // the pool holds nothing else
+	buffer := buffers.Get().(*bufio.Writer) //nolint:forcetypeassert // the pool holds nothing else
 	buffer.Reset(out)
 	defer func() {
 		_ = buffer.Flush()
