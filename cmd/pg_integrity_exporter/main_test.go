@@ -331,8 +331,6 @@ func TestKill(t *testing.T) {
 	}
 	const made = 400
 	fails := make(chan struct{})
-	// What is in older files when an exporter first starts is not counted: each must
-	// have begun before the first error is made.
 	arguments := make(map[string][]string)
 	for _, extension := range []string{"json", "csv", "log"} {
 		config := filepath.Join(t.TempDir(), "config.yml")
@@ -341,9 +339,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		arguments[extension] = []string{"--state.path=" + t.TempDir(), "--dsn=" + server.DSN("postgres", role), "--config.file=" + config}
-		first := serve(t, arguments[extension]...)
-		await(t, "reading", func() bool { return sum(t, first.metrics(t), "pgintegrity_log_reader_up") == 1 })
-		first.kill()
+		begin(t, arguments[extension]...)
 	}
 	go func() {
 		defer close(fails)
@@ -401,16 +397,31 @@ func TestKillWhileTruncated(t *testing.T) {
 		}
 		return nil
 	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	arguments := []string{"--state.path=" + t.TempDir(), "--dsn=postgresql://u@127.0.0.1:1/x", "--config.file=" + config}
+	begin(t, arguments...)
 	written := make(chan struct{})
 	var failed error
 	go func() {
 		defer close(written)
 		failed = write()
 	}()
-	countedThoughKilled(t, made, written, "--state.path="+t.TempDir(), "--dsn=postgresql://u@127.0.0.1:1/x", "--config.file="+config)
+	countedThoughKilled(t, made, written, arguments...)
 	if failed != nil {
 		t.Fatal(failed)
 	}
+}
+
+// begin lets an exporter begin to read a log, and kills it. What is in older files
+// when an exporter first starts is not counted, so each must have begun before the
+// first error is made.
+func begin(t *testing.T, arguments ...string) {
+	t.Helper()
+	first := serve(t, arguments...)
+	await(t, "reading", func() bool { return sum(t, first.metrics(t), "pgintegrity_log_reader_up") == 1 })
+	first.kill()
 }
 
 // countedThoughKilled ends exporters with SIGKILL at any moment until all errors

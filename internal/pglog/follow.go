@@ -190,6 +190,14 @@ func (f *Follower) resume(ctx context.Context, files []logFile) (bool, error) {
 		if err != nil {
 			return false, err
 		}
+		if f.position.HeadLength == 0 {
+			// It was empty, so nothing tells what was written to it since from a copy
+			// of that: the oldest file that was written since is read first.
+			files = slices.DeleteFunc(files, func(c logFile) bool {
+				return c.id != candidate.id && !c.modTime.After(f.position.ModTime)
+			})
+			return true, errors.Join(file.Close(), f.start(ctx, files[0].path))
+		}
 		if f.position.matches(file, candidate) {
 			f.position.Path = candidate.path
 			f.adopt(file)
@@ -229,26 +237,49 @@ func (f *Follower) recover(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// start opens a file at its beginning, or behind what was read of it or of the
-// one that it is a copy of.
+// start opens a file at its beginning.
 func (f *Follower) start(ctx context.Context, path string) error {
 	file, err := f.library.open(ctx, path)
 	if err != nil {
 		return err
 	}
-	info, err := file.stat()
-	if err != nil {
-		return errors.Join(err, file.Close())
-	}
 	f.position = Position{Path: path}
-	for _, ending := range slices.Backward(f.endings) {
-		if ending.matches(file, info) || ending.copied(file, info) {
-			f.position.Offset = ending.Offset
-			break
-		}
-	}
 	f.adopt(file)
 	return nil
+}
+
+// untouched says that nothing of the file has been read, and others were before.
+func (f *Follower) untouched() bool {
+	return len(f.endings) > 0 && f.position.Offset == 0 && f.decoder.pending() == 0
+}
+
+// skip moves a position at the start of a file behind what was read of this file
+// before, or of the one that it is a copy of. It gives false while that cannot be
+// told, because the file is empty or the copy not yet as long as what was read.
+func (f *Follower) skip(info logFile) (bool, error) {
+	if !f.untouched() {
+		return true, nil
+	}
+	if info.size == 0 {
+		return false, nil
+	}
+	for _, ending := range slices.Backward(f.endings) {
+		if info.id != ending.identity() && ending.HeadLength < enoughHead {
+			continue
+		}
+		begins, err := ending.begins(f.file)
+		if err != nil {
+			return false, err
+		}
+		if begins && info.size >= ending.Offset {
+			f.position.Offset = ending.Offset
+			return true, nil
+		}
+		if begins && info.id != ending.identity() {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func (f *Follower) adopt(file handle) {
@@ -279,7 +310,11 @@ func (f *Follower) readAll(ctx context.Context) error {
 			return err
 		}
 	}
-	for ctx.Err() == nil {
+	known, err := f.skip(info)
+	if err != nil {
+		return err
+	}
+	for known && ctx.Err() == nil {
 		n, err := f.file.ReadAt(f.decoder.space(), f.position.Offset+f.decoder.pending())
 		if err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("reading the log: %w", err)
@@ -300,7 +335,8 @@ func (f *Follower) readAll(ctx context.Context) error {
 	if f.settled(info) {
 		f.advance(f.decoder.flush(false))
 	}
-	if f.position.Inode != 0 && f.unkept == 0 && f.counts.empty() {
+	// The position stays in the file before as long as there is none in this one.
+	if (f.position.Inode != 0 || f.untouched()) && f.unkept == 0 && f.counts.empty() {
 		f.status.BacklogBytes = 0
 		return nil
 	}

@@ -405,6 +405,61 @@ func TestRotations(t *testing.T) {
 	}
 }
 
+// TestCopies copies a log slowly within the pattern, and while nobody looks: nothing
+// counts twice and nothing is missed.
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]func(t *testing.T, path string, r *reader, errors []byte){
+		"a copy that takes a while": func(t *testing.T, path string, r *reader, errors []byte) {
+			defer r.follow(path + "*")()
+			write(t, path, errors)
+			await(t, "counted", func() bool { return r.errors(division) == 30 })
+			for _, part := range [][]byte{nil, errors[:1000], errors[1000:2010], errors[2010:]} {
+				write(t, path+".1", part)
+				<-time.After(2 * pollInterval)
+			}
+			if err := os.Truncate(path, 0); err != nil {
+				t.Fatal(err)
+			}
+			write(t, path, divisionError())
+			await(t, "all counted", func() bool { return r.errors(division) >= 31 })
+		},
+		"an empty file is written, copied and truncated while away": func(t *testing.T, path string, r *reader, errors []byte) {
+			write(t, path, nil)
+			write(t, path+".0", divisionError()) // from before
+			hourAgo := time.Now().Add(-time.Hour)
+			if err := os.Chtimes(path+".0", hourAgo, hourAgo); err != nil {
+				t.Fatal(err)
+			}
+			stop := r.follow(path + "*")
+			await(t, "reading", r.is(func(s Status) bool { return s.Up }))
+			stop()
+			<-time.After(20 * time.Millisecond) // the time of a change has no more precision
+			write(t, path+".1", errors[:len(errors)/2])
+			<-time.After(20 * time.Millisecond)
+			write(t, path+".2", errors[len(errors)/2:])
+			<-time.After(20 * time.Millisecond)
+			write(t, path, divisionError())
+			defer r.follow(path + "*")()
+			await(t, "all counted", func() bool { return r.errors(division) >= 31 })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var errors []byte
+			for range 30 {
+				errors = append(errors, divisionError()...)
+			}
+			r := newReader()
+			test(t, filepath.Join(t.TempDir(), "server.json"), r, errors)
+			<-time.After(3 * pollInterval)
+			if got := r.errors(division); got != 31 || r.lost() != 0 {
+				t.Errorf("%d errors counted, 31 written; %d bytes lost", got, r.lost())
+			}
+		})
+	}
+}
+
 // TestClockJumps holds that a file is followed that the clock makes older than
 // the one before.
 func TestClockJumps(t *testing.T) {

@@ -55,25 +55,28 @@ func hashHead(file io.ReaderAt, length int) (hash uint64, read int, err error) {
 	return h.Sum64(), read, nil
 }
 
-// begins says whether the file begins as the one of the position did, and is
-// long enough to hold it.
-func (p *Position) begins(file handle, info logFile) bool {
-	if info.size < p.Offset {
-		return false
-	}
+// begins says whether the file begins as the one of the position did.
+func (p *Position) begins(file handle) (bool, error) {
 	hash, read, err := hashHead(file, p.HeadLength)
-	return err == nil && read == p.HeadLength && hash == p.Head
+	return read == p.HeadLength && hash == p.Head, err
+}
+
+// holds says whether the file begins as the one of the position did, and is long
+// enough to hold it.
+func (p *Position) holds(file handle, info logFile) bool {
+	begins, err := p.begins(file)
+	return err == nil && begins && info.size >= p.Offset
 }
 
 // matches says whether the file is the one of the position, grown at the end
 // but not written anew.
 func (p *Position) matches(file handle, info logFile) bool {
-	return info.id == p.identity() && p.begins(file, info)
+	return info.id == p.identity() && p.holds(file, info)
 }
 
 // copied says whether the file is a copy of the one of the position.
 func (p *Position) copied(file handle, info logFile) bool {
-	return p.HeadLength >= enoughHead && p.begins(file, info)
+	return p.HeadLength >= enoughHead && p.holds(file, info)
 }
 
 // update notes the state of the file.
