@@ -189,7 +189,7 @@ func (s *session) problem(object string, err error) {
 			text += " " + at.place
 		}
 		if notAllowed = pgError.Code == "42501" && judge(err) != damaged; notAllowed {
-			text += "; give the role USAGE on the schema and SELECT on the table (pgintegrity.data=on of docs/grants/grants.sql), or let a superuser run the check"
+			text += ": " + s.grant(oneLine(pgError.Message), object)
 		}
 	}
 	if object != "" {
@@ -213,7 +213,7 @@ func (s *session) skipf(format string, args ...any) {
 // notReadable notes the tables whose rows the role may not read.
 func (s *session) notReadable(tables []string) {
 	if len(tables) > 0 {
-		s.skipf("the role may not read %s; give it SELECT on the tables (pgintegrity.data=on of docs/grants/grants.sql), or let a superuser run the check", few(tables))
+		s.skipf("the role may not read %s: %s", few(tables), s.grantData())
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_integrity_exporter/internal/pg"
@@ -77,7 +78,8 @@ type NoAccessError struct {
 // Error says what to grant.
 func (e *NoAccessError) Error() string {
 	return "the files of the server cannot be read: run the exporter on the server's machine as a user that may read the data directory, or GRANT EXECUTE ON FUNCTION " +
-		"pg_read_binary_file(text,bigint,bigint,boolean), pg_stat_file(text, boolean) TO " + e.Role + " (see docs/grants/grants.sql)"
+		"pg_read_binary_file(text, bigint, bigint, boolean), pg_stat_file(text, boolean), pg_ls_dir(text, boolean, boolean) TO " +
+		pgx.Identifier{e.Role}.Sanitize() + " (see docs/grants/grants.sql)"
 }
 
 // accessSQL asks where the data directory is and whether the file functions may

@@ -57,7 +57,7 @@ func (w *Watcher) ask(ctx context.Context) (s settings, err error) {
 	err = conn.QueryRow(ctx, settingsSQL).Scan(&s.dataDirectory, &s.directory, &s.Name, &s.Destination, &s.Collected, &s.Prefix,
 		&s.Verbosity, &s.MinMessages, &s.MinErrorStatement, &s.RotationAge, &s.RotationSize, &s.Truncated, &s.backend, &s.overrides)
 	if pg.SQLState(err) == "42501" {
-		return s, errDenied
+		return s, fmt.Errorf("the role may not see where the log is: GRANT pg_monitor TO %s, or set log.path in the configuration", pgx.Identifier{conn.Facts.User}.Sanitize())
 	}
 	if err != nil {
 		return s, fmt.Errorf("asking the server where its log is: %w", err)

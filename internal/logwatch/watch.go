@@ -2,7 +2,6 @@ package logwatch
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -299,6 +298,3 @@ func (w *Watcher) record(event pglog.Event, now time.Time) {
 	}
 	w.state.Record(recorded)
 }
-
-// errDenied says that the role may not see where the log is.
-var errDenied = errors.New("the role may not see where the log is: GRANT pg_monitor to it, or set log.path in the configuration")

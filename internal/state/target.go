@@ -18,6 +18,7 @@ type Target struct {
 
 	mu      sync.Mutex // one change at a time
 	unsaved bool       // an earlier write failed: the next one writes everything
+	seeing  sync.Mutex // one result at a time notes its relations
 	current atomic.Pointer[Snapshot]
 }
 
@@ -123,6 +124,13 @@ type Planned struct {
 // Plan says which checks are to run where, and which databases there are.
 // Results, findings and counters of databases that are gone are dropped.
 func (t *Target) Plan(databases []string, planned []Planned) {
+	for _, gone := range t.Snapshot().Databases {
+		if !slices.Contains(databases, gone) {
+			if err := t.files.Delete(relationsKind, gone); err != nil {
+				t.store.complain(err)
+			}
+		}
+	}
 	t.change(func(next *Snapshot) {
 		checks := make([]CheckState, 0, len(planned))
 		for _, p := range planned {
@@ -161,6 +169,16 @@ func (t *Target) RecordResult(result check.Result, whole bool) {
 		}
 		next.reportAll(found)
 	}, record{kind: recordChecks}, record{kind: recordFindings}, record{kind: recordRuns})
+	t.see(result)
+}
+
+// see remembers which relations were looked at.
+func (t *Target) see(result check.Result) {
+	t.seeing.Lock()
+	defer t.seeing.Unlock()
+	if err := seeRelations(t.files, result); err != nil {
+		t.store.complain(err)
+	}
 }
 
 // RecordPart keeps what a run has found that goes on: the findings, and what

@@ -2,7 +2,6 @@ package web
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"os"
 	"os/exec"
@@ -11,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
@@ -92,40 +90,11 @@ func TestIntegrityInBrowser(t *testing.T) {
 		w, asked := watched(t, results...)
 		server := serve(t, Options{Watched: func() Watched { return w }, User: func(*http.Request) string { return "anna" }})
 		for scheme, width := range map[string]int64{"light": 1200, "dark": 360} {
-			var found []violation
-			var shown string
-			var overflow bool
-			var picture []byte
-			err := chromedp.Run(ctx,
-				emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}),
-				emulation.SetDeviceMetricsOverride(width, 900, 1, width < 500),
-				chromedp.Navigate(server.URL+"/integrity"),
-				chromedp.Text(".verdict", &shown),
-				chromedp.Evaluate("document.documentElement.scrollWidth > window.innerWidth", &overflow),
-				chromedp.Evaluate(script+"\n;axe.run().then(r => r.violations)", &found, awaitPromise),
-				chromedp.FullScreenshot(&picture, 100),
-			)
-			if err != nil {
-				t.Fatalf("%s, %s: %v", verdict, scheme, err)
-			}
-			view, err := look(w, time.Now())
-			if err != nil || !strings.HasPrefix(shown, view.Sentence[:20]) || string(view.Verdict) != verdict {
-				t.Errorf("%s: the page says %q, %v", verdict, shown, err)
-			}
-			if overflow {
-				t.Errorf("%s, %s: the page is wider than %d", verdict, scheme, width)
-			}
-			for _, v := range found {
-				content, err := json.Marshal(v.Nodes)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Errorf("%s, %s: %s: %s: %s", verdict, scheme, v.ID, v.Help, content)
-			}
-			if directory := os.Getenv("INTEGRITY_PICTURES"); directory != "" {
-				if err := os.WriteFile(filepath.Join(directory, verdict+"-"+scheme+".png"), picture, 0o600); err != nil {
-					t.Fatal(err)
-				}
+			seen := sight{name: verdict}
+			seen.at(ctx, t, server.URL+"/integrity", script, scheme, width)
+			view, err := look(w, "", time.Now())
+			if err != nil || !strings.HasPrefix(seen.verdict, view.Sentence[:20]) || string(view.Verdict) != verdict {
+				t.Errorf("%s: the page says %q, %v", verdict, seen.verdict, err)
 			}
 		}
 		if verdict == "damaged" {

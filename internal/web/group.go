@@ -26,8 +26,10 @@ type groupView struct {
 	Pages int
 	// Checks are the names of those that found it, SQLStates what the server said.
 	Checks, SQLStates []string
-	// Evidence are the messages; More are those that the page folds away.
+	// Evidence are the messages; More are those that the page folds away, and
+	// Hidden counts those that only the same as data has.
 	Evidence, More []string
+	Hidden         int
 	// Acknowledged is by whom the last of the findings was taken on; nil when one
 	// of them is new.
 	Acknowledged *Acknowledgement
@@ -35,13 +37,50 @@ type groupView struct {
 	Fingerprints []string
 }
 
-// shownEvidence is how much of the evidence the page shows at once.
-const shownEvidence = 3
+const (
+	// shownEvidence is how much of the evidence the page shows at once, and
+	// foldedEvidence how much it folds away.
+	shownEvidence, foldedEvidence = 3, 20
+	// shownGroups is how many objects the page tells everything of, and
+	// listedGroups how many more it lists.
+	shownGroups, listedGroups = 50, 500
+)
+
+// Runbook is the runbook for what is wrong with the object.
+func (g *groupView) Runbook() string {
+	switch g.Class {
+	case check.ClassCorruption:
+		if g.Severity == check.SeverityCritical {
+			return "PostgresCorruptionDetected"
+		}
+		return "PostgresCorruptionSuspected"
+	case check.ClassDataRule:
+		return "PostgresDataRuleBroken"
+	case check.ClassDrift:
+		return "PostgresDrift"
+	case check.ClassUnsafeSetting:
+		return "PostgresUnsafeConfiguration"
+	case check.ClassRecoverability:
+		return "PostgresRecoverabilityAtRisk"
+	case check.ClassLeftover:
+		return "PostgresLeftover"
+	}
+	return ""
+}
+
+// Dated says that a backup from before the finding is worth something: the
+// finding is about data, not about how the server is run.
+func (g *groupView) Dated() bool {
+	return g.Class == check.ClassCorruption || g.Class == check.ClassDataRule
+}
 
 // objectOf is the finding's object without its block.
 func objectOf(f check.Finding) string {
 	f.Block = nil
-	return f.Object()
+	if f.Database == "" && f.Relation == "" {
+		return orServer("")
+	}
+	return visible(f.Object())
 }
 
 // groups puts the findings of one class in one object together, the gravest
@@ -90,12 +129,15 @@ func groups(findings []FindingView) []*groupView {
 		if f.SQLState != "" {
 			g.SQLStates = once(g.SQLStates, f.SQLState)
 		}
-		g.Evidence = once(g.Evidence, message)
+		g.Evidence = once(g.Evidence, visible(message))
 		g.Fingerprints = append(g.Fingerprints, f.Fingerprint)
 	}
 	for _, g := range all {
 		shown := min(len(g.Evidence), shownEvidence)
 		g.Evidence, g.More = g.Evidence[:shown], g.Evidence[shown:]
+		if g.Hidden = max(len(g.More)-foldedEvidence, 0); g.Hidden > 0 {
+			g.More = g.More[:foldedEvidence]
+		}
 	}
 	slices.SortStableFunc(all, func(a, b *groupView) int {
 		return cmp.Or(cmp.Compare(rank(a.Severity), rank(b.Severity)), a.FirstSeen.Compare(b.FirstSeen), strings.Compare(a.Object, b.Object))

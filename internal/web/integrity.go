@@ -11,7 +11,6 @@ import (
 	"html/template"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -57,7 +56,9 @@ func newIntegrity(options Options) (*integrity, error) {
 		"kind":     func(k state.EventKind) string { return strings.ReplaceAll(string(k), "_", " ") },
 		"class":    func(c check.Class) string { return strings.ReplaceAll(string(c), "_", " ") },
 		"join":     func(list []string) string { return strings.Join(list, ", ") },
-		"database": orServer,
+		"database": func(name string) string { return visible(orServer(name)) },
+		"visible":  visible,
+		"word":     func(c *CheckView) string { return coverageWord(c) },
 	}).ParseFS(pages, "pages/integrity.html")
 	if err != nil {
 		return nil, fmt.Errorf("reading the embedded page: %w", err)
@@ -83,51 +84,29 @@ func (i *integrity) register(mux *http.ServeMux) {
 	mux.Handle("POST /integrity/acknowledge", sameSite.Handler(i.action(i.acknowledge)))
 }
 
-// matrix is the coverage map: one row for each database, one column for each
-// check.
-type matrix struct {
-	Checks []string
-	Rows   []matrixRow
-}
-
-type matrixRow struct {
-	Database string
-	Cells    []*CheckView
-}
-
-func coverageMap(checks []CheckView) matrix {
-	var m matrix
-	of := make(map[string]map[string]*CheckView)
-	for n := range checks {
-		c := &checks[n]
-		if c.Database == "" {
-			continue
-		}
-		if !slices.Contains(m.Checks, c.Check) {
-			m.Checks = append(m.Checks, c.Check)
-		}
-		if of[c.Database] == nil {
-			of[c.Database] = make(map[string]*CheckView)
-			m.Rows = append(m.Rows, matrixRow{Database: c.Database})
-		}
-		of[c.Database][c.Check] = c
-	}
-	for n, row := range m.Rows {
-		for _, name := range m.Checks {
-			m.Rows[n].Cells = append(m.Rows[n].Cells, of[row.Database][name])
-		}
-	}
-	return m
-}
-
 // shown is what the template gets.
 type shown struct {
 	View
 
 	Now     time.Time
 	Version string
-	Map     matrix
-	Groups  []*groupView
+	// Database is the one that was chosen; empty is all.
+	Database string
+	Map      matrix
+	// Chosen are the checks that the page tells the history of, and MoreChecks
+	// counts the others.
+	Chosen     []CheckView
+	MoreChecks int
+	// Groups are the objects with findings, Listed those of which only the name is
+	// shown, and MoreGroups counts the others.
+	Groups, Listed []*groupView
+	MoreGroups     int
+	// Missed are the reasons for which checks could not look, and MoreMissed
+	// counts the others.
+	Missed     []problemGroup
+	MoreMissed int
+	// MoreRelations counts the relations that are left out.
+	MoreRelations int
 	// User is who may act; empty is nobody.
 	User string
 	// Targets are all targets when there are several.
@@ -143,7 +122,8 @@ func (i *integrity) show(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "There is no target of this name; /targets lists them.", http.StatusNotFound)
 		return
 	}
-	view, err := look(watched, now)
+	database := r.FormValue("database")
+	view, err := look(watched, database, now)
 	if err != nil {
 		http.Error(w, "The state cannot be read: "+err.Error(), http.StatusInternalServerError)
 		return
@@ -158,17 +138,28 @@ func (i *integrity) show(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var out bytes.Buffer
-	err = i.template.Execute(&out, shown{
-		View: view, Now: now, Version: i.version, Map: coverageMap(view.Checks), Groups: view.groups, User: i.user(r), Targets: i.targets(),
-		Done: done(r.URL.Query().Get("done")),
-	})
-	if err != nil {
+	page := shown{View: view, Now: now, Version: i.version, Database: database, User: i.user(r), Targets: i.targets(), Done: done(r.URL.Query().Get("done"))}
+	page.bound()
+	if err := i.template.Execute(&out, page); err != nil {
 		http.Error(w, "The page cannot be shown: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	_, _ = out.WriteTo(w)
+}
+
+// bound chooses what the page shows of much.
+func (s *shown) bound() {
+	s.Map = coverageMap(s.Checks, s.Database)
+	s.Chosen, s.MoreChecks = chosenChecks(s.Checks, s.Database)
+	s.Missed, s.MoreMissed = problemGroups(s.Problems)
+	shown := min(len(s.groups), shownGroups)
+	listed := min(len(s.groups), shownGroups+listedGroups)
+	s.Groups, s.Listed, s.MoreGroups = s.groups[:shown], s.groups[shown:listed], len(s.groups)-listed
+	if s.MoreRelations = max(len(s.Relations)-shownRelations, 0); s.MoreRelations > 0 {
+		s.Relations = s.Relations[:shownRelations]
+	}
 }
 
 // targets lists the targets when there are several to choose from.

@@ -22,7 +22,7 @@ import (
 )
 
 // watched is a target with the results of a few checks.
-func watched(t *testing.T, results ...check.Result) (Watched, *[]string) {
+func watched(t testing.TB, results ...check.Result) (Watched, *[]string) {
 	t.Helper()
 	target, err := state.InMemory(slog.New(slog.DiscardHandler)).Target("db.example:5432")
 	if err != nil {
@@ -115,9 +115,9 @@ func TestVerdict(t *testing.T) {
 		say     string
 	}{
 		"nothing planned": {nil, VerdictUnknown, "Not known"},
-		"never ran":       {[]check.Result{{Check: "heap", Database: "erp"}}, VerdictUnknown, "1 did not run yet"},
+		"never ran":       {[]check.Result{{Check: "heap", Database: "erp"}}, VerdictUnknown, "none of 1 check has run yet"},
 		"well":            {[]check.Result{ran("heap", "erp", check.OutcomeOK, "", time.Hour)}, VerdictGood, "every check has passed, the oldest proof is from 60 minutes ago"},
-		"overdue":         {[]check.Result{ran("heap", "erp", check.OutcomeOK, "", 72*time.Hour)}, VerdictUnknown, "1 are overdue"},
+		"overdue":         {[]check.Result{ran("heap", "erp", check.OutcomeOK, "", 72*time.Hour)}, VerdictUnknown, "1 is overdue"},
 		"failed":          {[]check.Result{ran("heap", "erp", check.OutcomeFailed, "a lock", time.Hour)}, VerdictUnknown, "1 could not look"},
 		"skipped":         {[]check.Result{ran("heap", "erp", check.OutcomeSkipped, "no extension", time.Hour)}, VerdictUnknown, "1 check cannot run here"},
 		"leftover":        {[]check.Result{ran("heap", "erp", check.OutcomeFindings, "", time.Hour, warning)}, VerdictWarning, "No damage is known; 1 finding"},
@@ -125,7 +125,7 @@ func TestVerdict(t *testing.T) {
 		"damaged":         {[]check.Result{ran("heap", "erp", check.OutcomeFindings, "", time.Hour, damage())}, VerdictDamaged, `Data is damaged: erp: ledger.<b>"postings, 1 page, first seen 60 minutes ago.`},
 	} {
 		w, _ := watched(t, c.results...)
-		view, err := look(w, time.Now())
+		view, err := look(w, "", time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +145,7 @@ func TestIntegrityPage(t *testing.T) {
 		t.Fatalf("%d %s", status, header.Get("Content-Type"))
 	}
 	for _, want := range []string{
-		"Data is damaged", "&lt;b&gt;&#34;postings <span class=\"age\">1 page</span>", "invalid page in block 5", "Do not vacuum the table.", "GRANT EXECUTE ON FUNCTION bt_index_check(regclass) TO monitor", "finding opened", "never checked before",
+		"Data is damaged", "&lt;b&gt;&#34;postings</bdi> <span class=\"age\">1 page</span>", "invalid page in block 5", "Do not vacuum the table.", "GRANT EXECUTE ON FUNCTION bt_index_check(regclass) TO monitor", "finding opened", "no check had looked at everything before",
 		"/log/server.json", "log_min_error_statement is panic (role &lt;b&gt;x)", "duplicate key value violates unique constraint ?", "4711",
 	} {
 		if !strings.Contains(body, want) {
@@ -177,7 +177,7 @@ func TestOpenFindingInTable(t *testing.T) {
 	t.Parallel()
 	w, _ := watched(t, ran("heap", "erp", check.OutcomeOK, "", time.Hour), ran("heap", "postgres", check.OutcomeOK, "", time.Hour))
 	w.Snapshot.Findings = []state.Finding{{Finding: damage(), FirstSeen: time.Now(), LastSeen: time.Now()}}
-	view, err := look(w, time.Now())
+	view, err := look(w, "", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package web
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
@@ -38,9 +37,10 @@ type Verdict string
 
 // The verdicts, the gravest first.
 const (
-	VerdictDamaged Verdict = "damaged" // an open finding of critical severity
+	VerdictDamaged Verdict = "damaged" // data is damaged, or breaks a rule that must hold
+	VerdictAtRisk  Verdict = "at_risk" // an open finding of critical severity that has damaged nothing yet
 	VerdictWarning Verdict = "warning" // open findings of lower severity
-	VerdictUnknown Verdict = "unknown" // something was not looked at, or not lately
+	VerdictUnknown Verdict = "unknown" // something was not looked at, or not lately, or the server does not answer
 	VerdictGood    Verdict = "good"    // everything was looked at lately and is well
 )
 
@@ -64,6 +64,9 @@ type View struct {
 	Log LogView `json:"log"`
 	// Events are what happened in the last seven days, the newest first.
 	Events []state.Event `json:"events"`
+	// Relations are those of the database that the request names: damaged ones
+	// first, then those that were longest not looked at.
+	Relations []RelationView `json:"relations,omitempty"`
 
 	// groups are the findings by object, for people.
 	groups []*groupView
@@ -121,8 +124,8 @@ type LogView struct {
 	LastMessage  time.Time `json:"last_message,omitzero"`
 	// Blind lists what keeps the log from telling everything.
 	Blind []BlindView `json:"blind"`
-	// Messages are the most frequent kinds of messages, their literals removed,
-	// the most frequent first.
+	// Messages are the newest kinds of messages, their literals removed, the
+	// newest first.
 	Messages []pglog.Sample `json:"messages"`
 }
 
@@ -143,10 +146,12 @@ func logView(s *state.Snapshot, now time.Time) LogView {
 		view.Blind = append(view.Blind, BlindView{b.Reason, b.Detail, b.Advice})
 	}
 	for _, m := range s.Samples {
-		if len(view.Messages) < messagesLength && now.Sub(m.Last) < timeline {
+		if now.Sub(m.Last) < timeline {
 			view.Messages = append(view.Messages, m)
 		}
 	}
+	slices.SortStableFunc(view.Messages, func(a, b pglog.Sample) int { return b.Last.Compare(a.Last) })
+	view.Messages = view.Messages[:min(len(view.Messages), messagesLength)]
 	return view
 }
 
@@ -167,8 +172,9 @@ const (
 	viewVersion = 1
 )
 
-// look makes the page's data.
-func look(w Watched, now time.Time) (View, error) {
+// look makes the page's data, with the relations of one database when it is
+// named.
+func look(w Watched, database string, now time.Time) (View, error) {
 	view := View{
 		Version: viewVersion, Target: w.Target, Generated: now.UTC(), Unreachable: w.Unreachable, StateKept: w.Snapshot.Up,
 		Findings: []FindingView{}, Checks: []CheckView{}, Problems: []ProblemView{}, Events: []state.Event{},
@@ -214,6 +220,11 @@ func look(w Watched, now time.Time) (View, error) {
 		return view, err
 	}
 	view.Log = logView(w.Snapshot, now)
+	if database != "" {
+		if view.Relations, err = lookAtRelations(w.Files, database, view.Findings); err != nil {
+			return view, err
+		}
+	}
 	events, err := w.Files.Events(now.Add(-timeline), now.Add(time.Minute))
 	if err != nil {
 		return view, err
@@ -222,119 +233,4 @@ func look(w Watched, now time.Time) (View, error) {
 	view.Events = append(view.Events, events[:min(len(events), timelineLength)]...)
 	view.judge(now)
 	return view, nil
-}
-
-// judge says in one sentence whether the data is safe.
-func (v *View) judge(now time.Time) {
-	var critical, damaged []*groupView
-	lesser := 0
-	v.groups = groups(v.Findings)
-	for _, g := range v.groups {
-		switch {
-		case g.Severity == check.SeverityCritical && g.Class == check.ClassCorruption:
-			damaged = append(damaged, g)
-		case g.Severity == check.SeverityCritical:
-			critical = append(critical, g)
-		case g.Severity == check.SeverityWarning:
-			lesser++
-		}
-	}
-	var never, failed, skipped, overdue int
-	oldest := now
-	for _, c := range v.Checks {
-		switch {
-		case c.Outcome == outcomeNever:
-			never++
-		case c.Outcome == string(check.OutcomeFailed):
-			failed++
-		case c.Outcome == string(check.OutcomeSkipped):
-			skipped++
-		case c.Overdue:
-			overdue++
-		}
-		if !c.LastSuccess.IsZero() && c.LastSuccess.Before(oldest) {
-			oldest = c.LastSuccess
-		}
-	}
-	switch {
-	case len(damaged) > 0:
-		v.Verdict = VerdictDamaged
-		v.Sentence = "Data is damaged: " + named(damaged, now)
-	case len(critical) > 0:
-		v.Verdict = VerdictDamaged
-		v.Sentence = "The data cannot be trusted: " + named(critical, now)
-	case never+failed+overdue > 0 || len(v.Checks) == 0:
-		v.Verdict = VerdictUnknown
-		v.Sentence = fmt.Sprintf("Not known: of %s %d did not run yet, %d could not look at everything and %d are overdue. What was looked at is well.",
-			count(len(v.Checks), "check"), never, failed, overdue)
-		if lesser > 0 {
-			v.Sentence = fmt.Sprintf("Not known: of %s %d did not run yet, %d could not look at everything and %d are overdue; %s of lower severity.",
-				count(len(v.Checks), "check"), never, failed, overdue, count(lesser, "finding"))
-		}
-	case lesser > 0:
-		v.Verdict = VerdictWarning
-		v.Sentence = fmt.Sprintf("No damage is known; %s should be looked at. The oldest proof is from %s.", count(lesser, "finding"), ago(oldest, now))
-	case skipped > 0:
-		v.Verdict = VerdictUnknown
-		v.Sentence = fmt.Sprintf("What was looked at is well, but %s cannot run here; see below what they need.", count(skipped, "check"))
-	default:
-		v.Verdict = VerdictGood
-		v.Sentence = fmt.Sprintf("The data is safe: every check has passed, the oldest proof is from %s.", ago(oldest, now))
-	}
-	if v.Unreachable != "" {
-		v.Sentence += " The server does not answer now: " + v.Unreachable + "."
-	}
-}
-
-// named says what is wrong and since when.
-func named(found []*groupView, now time.Time) string {
-	first := found[0]
-	for _, g := range found {
-		if g.FirstSeen.Before(first.FirstSeen) {
-			first = g
-		}
-	}
-	if len(found) > 1 {
-		return fmt.Sprintf("%s, the first seen %s: %s.", count(len(found), "object"), ago(first.FirstSeen, now), first.Object)
-	}
-	if first.Pages > 0 {
-		return fmt.Sprintf("%s, %s, first seen %s.", first.Object, count(first.Pages, "page"), ago(first.FirstSeen, now))
-	}
-	return fmt.Sprintf("%s, first seen %s.", first.Object, ago(first.FirstSeen, now))
-}
-
-// count is a number with its noun.
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-// ago is how long before now a moment was, for people.
-func ago(moment, now time.Time) string {
-	if moment.IsZero() {
-		return "never"
-	}
-	passed := now.Sub(moment)
-	if passed < 0 {
-		return "in " + span(-passed)
-	}
-	if passed < time.Second {
-		return "just now"
-	}
-	return span(passed) + " ago"
-}
-
-// span is a duration for people, in its largest unit that counts at least two.
-func span(d time.Duration) string {
-	for _, unit := range []struct {
-		name string
-		size time.Duration
-	}{{"day", 24 * time.Hour}, {"hour", time.Hour}, {"minute", time.Minute}} {
-		if d >= 2*unit.size {
-			return fmt.Sprintf("%d %ss", d/unit.size, unit.name)
-		}
-	}
-	return count(int(d/time.Second), "second")
 }

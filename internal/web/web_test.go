@@ -20,6 +20,17 @@ import (
 // serve starts the pages; what the test does not set has a harmless value.
 func serve(t *testing.T, options Options) *httptest.Server {
 	t.Helper()
+	handler, err := Handler(quiet(options))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server
+}
+
+// quiet fills in what the test does not set.
+func quiet(options Options) Options {
 	options.TelemetryPath = "/metrics"
 	options.Self = prometheus.NewRegistry()
 	options.Logger = slog.New(slog.DiscardHandler)
@@ -31,13 +42,7 @@ func serve(t *testing.T, options Options) *httptest.Server {
 	if options.Runbooks == nil {
 		options.Runbooks = fstest.MapFS{"PostgresDown.md": {Data: []byte("# PostgresDown\n\n| a | b |\n| - | - |\n| 1 | 2 |\n")}}
 	}
-	handler, err := Handler(options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	return server
+	return options
 }
 
 // fetch requests a page and gives its status, headers and text.
