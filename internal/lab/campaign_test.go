@@ -321,7 +321,7 @@ func runUnits(t *testing.T, binary string, major int, checksums bool, kinds []ki
 			tell(o)
 			continue
 		}
-		mine := document{Checks: found.Checks, trouble: found.trouble, seconds: found.seconds, exit: found.exit}
+		mine := document{Checks: found.Checks, trouble: found.trouble, died: found.died, seconds: found.seconds, exit: found.exit}
 		schema := fmt.Sprintf("d%d", i)
 		for _, finding := range found.Findings {
 			if finding.Schema == "pg_toast" && f.toast[finding.Relation] == schema {
@@ -428,24 +428,28 @@ type document struct {
 		Block                                                       *uint32
 	}
 	trouble string
+	died    []string
 	seconds float64
 	exit    int
 }
 
-// crashes counts the processes of the server that died.
-func crashes(server *pgtest.Server) int {
+// crashes are the processes of the server that died, with what they ran.
+func crashes(server *pgtest.Server) []string {
 	file, err := os.Open(filepath.Join(server.Directory, "output.log"))
 	if err != nil {
-		return 0
+		return nil
 	}
 	defer file.Close()
-	n := 0
+	var died []string
 	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if strings.Contains(lines.Text(), "was terminated by signal") {
-			n++
+		switch line := lines.Text(); {
+		case strings.Contains(line, "was terminated by signal"):
+			died = append(died, line)
+		case strings.Contains(line, "Failed process was running: ") && len(died) > 0:
+			died[len(died)-1] += line
 		}
 	}
-	return n
+	return died
 }
 
 const timeLimit = 15 * time.Minute
@@ -468,8 +472,8 @@ func program(t *testing.T, binary string, server *pgtest.Server, arguments ...st
 	if e := json.Unmarshal(out.Bytes(), &d); e != nil {
 		d.trouble = fmt.Sprintf("failed: %v %s", err, messages.String())
 	}
-	if crashes(server) > before {
-		d.trouble = "crash"
+	if after := crashes(server); len(after) > len(before) {
+		d.trouble, d.died = "crash", after[len(before):]
 		for range 100 {
 			if server.Exec(t.Context(), "postgres", "SELECT 1") == nil {
 				break
@@ -484,7 +488,7 @@ func program(t *testing.T, binary string, server *pgtest.Server, arguments ...st
 func (o *outcome) judge(d document, k kind) {
 	o.Exit, o.Seconds = d.exit, d.seconds
 	if d.trouble != "" {
-		o.Result = d.trouble
+		o.Result, o.Failed = d.trouble, d.died
 		return
 	}
 	class := k.class
