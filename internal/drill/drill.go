@@ -90,6 +90,9 @@ func Run(ctx context.Context, options Options) *recovery.Report {
 	limited, cancel := context.WithTimeoutCause(ctx, options.Timeout, fmt.Errorf("the drill took longer than %s (recovery.drill.timeout)", options.Timeout))
 	defer cancel()
 	err := d.run(limited, report)
+	if err != nil && limited.Err() != nil {
+		err = context.Cause(limited) // whatever else the end of the time broke
+	}
 	if removeErr := d.remove(ctx, report); removeErr != nil {
 		err = errors.Join(err, removeErr)
 	}
