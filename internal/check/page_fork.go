@@ -40,7 +40,7 @@ type fork struct {
 const forksSQL = `SELECT c.oid, n.nspname::text, c.relname::text, pg_relation_filepath(c.oid), greatest(c.relpages, 0), c.relkind = 'i',
 	CASE c.relkind WHEN 'S' THEN 'sequence' ELSE coalesce(am.amname::text, '') END,
 	CASE WHEN i.indisvalid AND i.indisready AND i.indislive THEN i.indrelid ELSE 0 END,
-	c.relpersistence = 'u', c.relisshared, c.xmin::text::bigint, c.reltoastrelid, c.relkind = 't', c.relnatts
+	c.relpersistence = 'u', c.relisshared, c.xmin::text::bigint, c.reltoastrelid, c.relkind = 't', c.relnatts, coalesce(i.indnkeyatts, 0)
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am am ON am.oid = c.relam
 	LEFT JOIN pg_index i ON i.indexrelid = c.oid
 	JOIN pg_class b ON b.oid = coalesce(i.indrelid, c.oid) JOIN pg_namespace bn ON bn.oid = b.relnamespace
@@ -68,10 +68,11 @@ func (r *reader) forks(ctx context.Context) ([]fork, error) {
 	forks, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f fork, err error) {
 		var method string
 		var xmin int64
-		var natts int16
+		var natts, keys int16
 		err = row.Scan(&f.OID, &f.Name.Schema, &f.Name.Name, &f.Path, &f.Pages, &f.Index, &method, &f.Table,
-			&f.Unlogged, &f.Shared, &xmin, &f.relation.Toast, &f.relation.Chunks, &natts)
+			&f.Unlogged, &f.Shared, &xmin, &f.relation.Toast, &f.relation.Chunks, &natts, &keys)
 		f.relation.Kind, f.Row, f.natts = pageKinds[method], uint32(xmin), int(natts)
+		f.relation.Keys = int(keys)
 		f.relation.HasToast = f.relation.Kind == page.Heap
 		return f, err
 	})
@@ -100,12 +101,25 @@ func (r *reader) columns(ctx context.Context, forks []fork, i int) error {
 	byOID := make(map[uint32]*fork)
 	var oids []uint32
 	for j := r.loaded[0]; j < r.loaded[1]; j++ {
-		if f := &forks[j]; f.relation.Kind == page.Heap || f.relation.Kind == page.Btree {
+		if f := &forks[j]; hasColumns(f) {
 			byOID[f.OID] = f
 			oids = append(oids, f.OID)
 		}
 	}
 	return r.columnsOf(ctx, oids, byOID)
+}
+
+// hasColumns says that the columns of a relation are those of its tuples. A tuple
+// of a GIN index has the key of one column only.
+func hasColumns(f *fork) bool {
+	switch f.relation.Kind {
+	case page.Heap, page.Btree, page.Gist:
+		return true
+	case page.Gin:
+		return f.natts == 1
+	default:
+		return false
+	}
 }
 
 func (r *reader) columnsOf(ctx context.Context, oids []uint32, byOID map[uint32]*fork) error {

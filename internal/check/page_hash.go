@@ -1,85 +1,128 @@
 package check
 
 import (
-	"context"
+	"bytes"
 	"fmt"
 
 	"pg_integrity_exporter/internal/page"
 )
 
-// bucketPage is a page of a bucket of a hash index.
-type bucketPage struct {
+// hashStructure is a hash index: buckets, each a chain of pages, at places that
+// follow from their numbers, and bitmaps of the overflow pages in use. A server
+// that looks a row up in an index whose pages do not agree can go round for ever,
+// deaf to a cancel and to statement_timeout.
+type hashStructure struct {
+	pages []hashNode
+	// meta is a copy of the metapage; nil is unknown.
+	meta []byte
+	// bits are those of the bitmaps, by page.
+	bits map[uint32][]byte
+}
+
+// hashNode is a page of a hash index.
+type hashNode struct {
 	page.HashPage
 
-	settled bool
+	noted bool
 }
 
-// noPage is InvalidBlockNumber.
-const noPage = 0xffffffff
-
-// noteHash keeps in mind what a page of a hash index says.
-func (r *reader) noteHash(p []byte, block uint32) {
-	if int(block) >= len(r.buckets) {
-		return
-	}
+func (s *hashStructure) note(p []byte, block uint32) {
 	if block == 0 {
-		r.highestBucket, r.bucketsKnown = page.HashBuckets(p), true
+		s.meta = bytes.Clone(p)
 		return
 	}
-	if h, ok := page.DecodeHash(p); ok {
-		r.buckets[block] = bucketPage{h, true}
+	n := &s.pages[block]
+	n.HashPage, n.noted = page.DecodeHash(p), true
+	if n.Role == page.HashBitmap {
+		if s.bits == nil {
+			s.bits = make(map[uint32][]byte)
+		}
+		s.bits[block] = bytes.Clone(page.HashBits(p))
 	}
 }
 
-// concludeHash compares the pages of a hash index with each other: pages are put
-// into a bucket and taken out of it together with the links of their neighbours,
-// so pages that are as old as the last checkpoint agree. A server that looks a row
-// up in an index where they do not can go round for ever, deaf to a cancel and to
-// statement_timeout.
-func (r *reader) concludeHash(ctx context.Context, f *fork) error {
-	for i := range r.buckets {
-		block, b := uint32(i), r.buckets[i]
-		if !b.settled {
-			continue
-		}
-		text := r.bucketProblem(block, b)
-		if text == "" {
-			continue
-		}
-		err := r.confirmed(ctx, f, block, corrupt("bucket", "%s", text), func(p []byte) bool {
-			h, ok := page.DecodeHash(p)
-			return ok && h == b.HashPage && r.settled(f, page.DecodeHeader(p).LSN)
-		})
-		if err != nil {
-			return err
-		}
+func (s *hashStructure) same(p []byte, block uint32) bool {
+	if block == 0 {
+		return bytes.Equal(p, s.meta)
 	}
-	return nil
+	return page.DecodeHash(p) == s.pages[block].HashPage && (s.bits[block] == nil || bytes.Equal(page.HashBits(p), s.bits[block]))
 }
 
-// bucketProblem compares a page of a hash index with the metapage and the next
-// page of its bucket.
-func (r *reader) bucketProblem(block uint32, b bucketPage) string {
-	at := func(i uint32) *bucketPage {
-		if int64(i) >= int64(len(r.buckets)) || !r.buckets[i].settled {
-			return nil
-		}
-		return &r.buckets[i]
+// at is a page of which something is known.
+func (s *hashStructure) at(block uint32) *hashNode {
+	if int64(block) >= int64(len(s.pages)) || !s.pages[block].noted {
+		return nil
 	}
+	return &s.pages[block]
+}
+
+func (s *hashStructure) problems(_ bool, tell func(text string, block uint32, others ...uint32)) {
+	for i := range s.pages {
+		block := uint32(i)
+		n := s.at(block)
+		if n == nil || n.Role != page.HashBucket && n.Role != page.HashOverflow {
+			continue
+		}
+		s.place(block, n, tell)
+		s.beside(block, n, tell)
+	}
+	s.bitmaps(tell)
+}
+
+// place compares a page of a bucket with the metapage.
+func (s *hashStructure) place(block uint32, n *hashNode, tell func(text string, block uint32, others ...uint32)) {
+	if s.meta == nil {
+		return
+	}
+	m := page.DecodeHashMeta(s.meta)
 	switch {
-	case r.bucketsKnown && b.Bucket > r.highestBucket:
-		return fmt.Sprintf("the page belongs to bucket %d, but the metapage says that the highest is %d", b.Bucket, r.highestBucket)
-	case r.bucketsKnown && !b.Overflow && b.Previous > r.highestBucket:
-		return fmt.Sprintf("the highest bucket was %d when this one was split last, but the metapage says that it is %d", b.Previous, r.highestBucket)
+	case n.Bucket > m.Highest:
+		tell(fmt.Sprintf("the page belongs to bucket %d, but the metapage says that the highest is %d", n.Bucket, m.Highest), block, 0)
+	case n.Role == page.HashOverflow:
+	case n.Previous > m.Highest:
+		tell(fmt.Sprintf("the highest bucket was %d when this one was split last, but the metapage says that it is %d", n.Previous, m.Highest), block, 0)
+	case m.BucketBlock(n.Bucket) != block:
+		tell(fmt.Sprintf("the page says that it is the first of bucket %d, which by the metapage is page %d", n.Bucket, m.BucketBlock(n.Bucket)), block, 0)
 	}
-	if next := at(b.Next); b.Next != noPage && next != nil && (!next.Overflow || next.Previous != block || next.Bucket != b.Bucket) {
-		return fmt.Sprintf("the next page of its bucket %d, page %d, belongs to bucket %d and follows page %d", b.Bucket, b.Next, next.Bucket, next.Previous)
+}
+
+// beside compares a page with its neighbours in the bucket.
+func (s *hashStructure) beside(block uint32, n *hashNode, tell func(text string, block uint32, others ...uint32)) {
+	if next := s.at(n.Next); next != nil && (next.Role != page.HashOverflow || next.Previous != block || next.Bucket != n.Bucket) {
+		tell(fmt.Sprintf("the next page of its bucket %d, page %d, belongs to bucket %d and follows page %d", n.Bucket, n.Next, next.Bucket, next.Previous), block, n.Next)
 	}
-	if !b.Overflow {
-		return ""
+	if n.Role != page.HashOverflow {
+		return
 	}
-	if before := at(b.Previous); before != nil && before.Next != block {
-		return fmt.Sprintf("the page before it in its bucket, page %d, does not lead to it", b.Previous)
+	if before := s.at(n.Previous); before != nil && before.Next != block {
+		tell(fmt.Sprintf("the page before it in its bucket, page %d, does not lead to it", n.Previous), block, n.Previous)
 	}
-	return ""
+}
+
+// bitmaps compares the bitmaps with the overflow pages.
+func (s *hashStructure) bitmaps(tell func(text string, block uint32, others ...uint32)) {
+	if s.meta == nil {
+		return
+	}
+	m := page.DecodeHashMeta(s.meta)
+	m.Spares(func(number, block uint32) {
+		n := s.at(block)
+		bitmap, bit := m.Bitmap(number)
+		bits := s.bits[bitmap]
+		if b := s.at(bitmap); b != nil && bits == nil {
+			tell("the metapage says that the page is a bitmap, which it is not", bitmap, 0)
+			return
+		}
+		if n == nil || bits == nil {
+			return
+		}
+		switch used := bits[bit/8]>>(bit%8)&1 == 1; {
+		case n.Role == page.HashBucket:
+			tell(fmt.Sprintf("the first page of bucket %d stands where the metapage says that overflow pages are", n.Bucket), block, 0)
+		case used && n.Role == page.HashFree:
+			tell("the bitmap says that the page is in use, but it is free", block, bitmap, 0)
+		case !used && n.Role != page.HashFree:
+			tell("the bitmap says that the page is free, but it is in use: its rows will be overwritten", block, bitmap, 0)
+		}
+	})
 }

@@ -20,8 +20,6 @@ const (
 	// row (32 MB) and by the number of line pointers (32 MB).
 	maxRows   = 1 << 20 * 32 / 40
 	maxCounts = 1 << 24
-	// maxTree is how many pages of a B-tree or a hash index are kept in mind (32 MB).
-	maxTree = 1 << 21
 	// maxDangling bounds the rows that are missing.
 	maxDangling = 10000
 	// mapPages is how many pages of a table a page of the visibility map tells of.
@@ -48,28 +46,9 @@ type sight struct {
 	visibleNumber uint32
 	// linked are the pages of an index that others lead to.
 	linked []uint64
-	// tree is a B-tree.
-	tree []node
-	// root is the root of the B-tree by its metapage; 0 is unknown.
-	root, rootLevel uint32
-	// buckets are the pages of a hash index, and highestBucket is what its metapage
-	// says, if bucketsKnown.
-	buckets       []bucketPage
-	highestBucket uint32
-	bucketsKnown  bool
-	dangling      *dangling
-}
-
-// node is a page of a B-tree.
-type node struct {
-	left, right uint32
-	level       uint8
-	// above is the level of the page that leads down to it, 0 is none; twice says
-	// that there are two.
-	above   uint8
-	twice   bool
-	settled bool
-	state   page.BtreeState
+	// structure is how the pages of an index belong together.
+	structure structure
+	dangling  *dangling
 }
 
 // rows says which line pointers the pages of a table have that index entries may
@@ -172,12 +151,7 @@ func (r *reader) begin(f *fork, segments []uint32) {
 	case f.Index:
 		f.relation.Blocks = blocks // indexes never shrink
 		r.linked = make([]uint64, blocks/64+1)
-		if f.relation.Kind == page.Btree && blocks <= maxTree {
-			r.tree = make([]node, blocks)
-		}
-		if f.relation.Kind == page.Hash && blocks <= maxTree {
-			r.buckets = make([]bucketPage, blocks)
-		}
+		r.structure = newStructure(f.relation.Kind, blocks)
 	}
 	if !f.Index && f.relation.Kind != page.Heap {
 		r.rows.table = 0
@@ -199,25 +173,9 @@ func (r *reader) note(f *fork, p []byte, block uint32) {
 			r.linked[to/64] |= 1 << (to % 64)
 		}
 	})
-	r.noteHash(p, block)
-	if int(block) >= len(r.tree) {
-		return
+	if r.structure != nil {
+		r.structure.note(p, block)
 	}
-	if block == 0 {
-		r.root, r.rootLevel = page.BtreeRoot(p)
-		return
-	}
-	b := page.DecodeBtree(p)
-	n := &r.tree[block]
-	n.left, n.right, n.level, n.settled, n.state = b.Left, b.Right, uint8(b.Level), true, b.State
-	page.BtreeChildren(p, func(child uint32) {
-		if int(child) >= len(r.tree) {
-			return
-		}
-		c := &r.tree[child]
-		c.twice = c.above != 0
-		c.above = uint8(b.Level)
-	})
 }
 
 // conclude compares what was seen of the pages of a relation.
@@ -229,7 +187,7 @@ func (r *reader) conclude(ctx context.Context, f *fork) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.concludeZeroes(ctx, f, still), r.concludeTree(ctx, f), r.concludeHash(ctx, f), r.concludeDangling(ctx, f), r.concludeEmpty(ctx, f, still))
+	return errors.Join(r.concludeZeroes(ctx, f, still), r.concludeStructure(ctx, f), r.concludeDangling(ctx, f), r.concludeEmpty(ctx, f, still))
 }
 
 // isStill says that the main fork was neither written nor cut since the last
@@ -346,79 +304,6 @@ func (r *reader) concludeEmpty(ctx context.Context, f *fork, still bool) error {
 		pauseToConfirm(ctx)
 	}
 	return r.report(ctx, f, nil, corrupt("empty", "the file %s is empty: the relation has lost all its pages", f.Path))
-}
-
-// concludeTree compares the pages of a B-tree with each other. Splits and
-// deletions change the neighbours in one record of the WAL, so pages that are as
-// old as the last checkpoint agree.
-func (r *reader) concludeTree(ctx context.Context, f *fork) error {
-	if r.tree == nil {
-		return nil
-	}
-	whole, halfDead := r.unsettled == 0 && len(r.zeroes) == 0 && r.root != 0, false
-	for i := range r.tree {
-		halfDead = halfDead || r.tree[i].state == page.BtreeHalfDead
-	}
-	for i := 1; i < len(r.tree); i++ {
-		block, n := uint32(i), &r.tree[i]
-		if !n.settled {
-			continue
-		}
-		text := r.nodeProblem(block, n)
-		if text == "" && whole && !halfDead && n.state != page.BtreeDeleted && n.above == 0 && block != r.root &&
-			(n.left == 0 || r.tree[n.left].state != page.BtreeIncomplete) {
-			text = "no page leads down to the page: what it holds is not found"
-		}
-		if text == "" {
-			continue
-		}
-		err := r.confirmed(ctx, f, block, corrupt("tree "+kindOf(text), "%s", text), func(p []byte) bool {
-			b := page.DecodeBtree(p)
-			return r.settled(f, page.DecodeHeader(p).LSN) && b.Left == n.left && b.Right == n.right
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// nodeProblem compares a page of a B-tree with its neighbours.
-func (r *reader) nodeProblem(block uint32, n *node) string {
-	at := func(i uint32) *node {
-		if i == 0 || int(i) >= len(r.tree) || !r.tree[i].settled {
-			return nil
-		}
-		return &r.tree[i]
-	}
-	if block == r.root && uint32(n.level) != r.rootLevel {
-		return fmt.Sprintf("the page is the root and on level %d, but the metapage says %d", n.level, r.rootLevel)
-	}
-	if n.above != 0 {
-		switch {
-		case n.state == page.BtreeDeleted:
-			return "the page is deleted, but a page leads down to it"
-		case n.level+1 != n.above:
-			return fmt.Sprintf("the page is on level %d, but a page on level %d leads down to it", n.level, n.above)
-		case n.twice:
-			return "two pages lead down to the page"
-		}
-	}
-	if n.state == page.BtreeDeleted {
-		return ""
-	}
-	if right := at(n.right); right != nil {
-		switch {
-		case right.left != block:
-			return fmt.Sprintf("the page to its right, %d, says that the page to its left is %d", n.right, right.left)
-		case right.level != n.level || right.state == page.BtreeDeleted:
-			return fmt.Sprintf("the page to its right, %d, is deleted or on another level (%d instead of %d)", n.right, right.level, n.level)
-		}
-	}
-	if left := at(n.left); left != nil && left.right != block {
-		return fmt.Sprintf("the page to its left, %d, says that the page to its right is %d", n.left, left.right)
-	}
-	return ""
 }
 
 // concludeDangling judges index entries whose rows are not there. Rows are added

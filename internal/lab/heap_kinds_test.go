@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -34,7 +35,14 @@ func find(relation string, fits func(p []byte, block uint32) bool, change func(p
 		}
 		for block := range r.Blocks {
 			if fits(content[block*page.Size:(block+1)*page.Size], block) {
-				return r.EditValid(block, change)
+				return r.EditValid(block, func(p []byte) {
+					before := bytes.Clone(p)
+					change(p)
+					lower, upper := u16(before[12:]), u16(before[14:])
+					if lower <= upper && int(upper) <= size && bytes.Equal(before[:lower], p[:lower]) && bytes.Equal(before[upper:], p[upper:]) {
+						panic("nothing changed but free space")
+					}
+				})
 			}
 		}
 		return errNoPage

@@ -13,6 +13,11 @@ const (
 	brinRevmap  = 0xF092
 	brinRegular = 0xF093
 
+	// brinEvacuate is the only flag of a page.
+	brinEvacuate = 1
+
+	brinMaxRange = 131072 // BRIN_MAX_PAGES_PER_RANGE
+
 	revmapSize = (Size - HeaderSize - 8) / 6
 )
 
@@ -21,15 +26,18 @@ func (r *Relation) brinProblem(p []byte, h Header, block uint32) string {
 	if (block == 0) != (kind == brinMeta) {
 		return fmt.Sprintf("page %d is not the metapage or the metapage is not page 0 (kind %04x)", block, kind)
 	}
+	if unused, flags := binary.LittleEndian.Uint32(p[Size-8:]), binary.LittleEndian.Uint16(p[Size-4:]); unused != 0 || flags&^brinEvacuate != 0 {
+		return fmt.Sprintf("the page has unknown flags (0x%08x 0x%04x)", unused, flags)
+	}
 	switch kind {
 	case brinMeta:
 		m := p[HeaderSize:]
 		magic, version := binary.LittleEndian.Uint32(m), binary.LittleEndian.Uint32(m[4:])
-		size, last := binary.LittleEndian.Uint32(m[8:]), binary.LittleEndian.Uint32(m[12:])
+		size, last := DecodeBrinMeta(p)
 		switch {
 		case magic != brinMagic || version != 1:
 			return fmt.Sprintf("the metapage has the magic number %08x and version %d instead of %08x and 1", magic, version, uint32(brinMagic))
-		case size == 0 || size > 131072:
+		case size == 0 || size > brinMaxRange:
 			return fmt.Sprintf("the metapage says that a range has %d pages", size)
 		}
 		return r.link("last page of the range map", last, invalidBlock)
@@ -64,4 +72,39 @@ func (r *Relation) brinProblem(p []byte, h Header, block uint32) string {
 		}
 	}
 	return used.gap(h)
+}
+
+// DecodeBrinMeta reads the metapage of a BRIN index: how many pages of the table a
+// range has, and the last page of the range map, which begins at page 1.
+func DecodeBrinMeta(p []byte) (pagesPerRange, lastMap uint32) {
+	return binary.LittleEndian.Uint32(p[HeaderSize+8:]), binary.LittleEndian.Uint32(p[HeaderSize+12:])
+}
+
+// IsBrinMap says that a page is one of the range map.
+func IsBrinMap(p []byte) bool { return binary.LittleEndian.Uint16(p[Size-2:]) == brinRevmap }
+
+// BrinRanges calls visit with the summaries of a page of the range map, by the
+// number of the range on it.
+func BrinRanges(p []byte, visit func(number int, summary TID)) {
+	for i := range revmapSize {
+		if tid := decodeTID(p[HeaderSize+6*i:]); tid.Offset != 0 {
+			visit(i, tid)
+		}
+	}
+}
+
+// BrinMapRanges is how many ranges a page of the range map has.
+const BrinMapRanges = revmapSize
+
+// BrinSummaries calls visit with each summary of a page, and the first page of its
+// range in the table.
+func BrinSummaries(p []byte, visit func(offset uint16, first uint32)) {
+	if binary.LittleEndian.Uint16(p[Size-2:]) != brinRegular {
+		return
+	}
+	for i := 1; i <= int(DecodeHeader(p).Lower-HeaderSize)/4; i++ {
+		if offset, _, flags := linePointer(p, i); flags == lpNormal {
+			visit(uint16(i), binary.LittleEndian.Uint32(p[offset:]))
+		}
+	}
 }

@@ -22,6 +22,8 @@ const (
 	btreeOffset  = 0x0fff
 	// btreeMaxLevel is more than any tree can have.
 	btreeMaxLevel = 50
+	// btreeMaxCycle is the highest number of a VACUUM (MAX_BT_CYCLE_ID).
+	btreeMaxCycle = 0xff7f
 )
 
 // BtreePage is what a page of a B-tree says of itself and its neighbours.
@@ -71,7 +73,7 @@ func (r *Relation) btreeProblem(p []byte, h Header, block uint32) string {
 	case (block == 0) != (flags&btreeMeta != 0):
 		return fmt.Sprintf("page %d is not the metapage or the metapage is not page 0 (flags 0x%04x)", block, flags)
 	case block == 0:
-		return r.btreeMetaProblem(p)
+		return r.btreeMetaProblem(p, h, flags)
 	}
 	b := DecodeBtree(p)
 	if b.State == BtreeDeleted {
@@ -84,15 +86,21 @@ func (r *Relation) btreeProblem(p []byte, h Header, block uint32) string {
 		return fmt.Sprintf("the page is a root, but has pages to its left and right (%d and %d)", b.Left, b.Right)
 	case b.Right == block || b.Left == block:
 		return "the page is its own neighbour"
+	case b.State == BtreeIncomplete && b.Right == 0:
+		return "the page was split, but has no page to its right"
+	case binary.LittleEndian.Uint16(p[Size-2:]) > btreeMaxCycle:
+		return fmt.Sprintf("the page was split during the VACUUM number %d, higher than there can be", binary.LittleEndian.Uint16(p[Size-2:]))
 	}
 	if problem := cmp.Or(r.link("page to the left", b.Left, 0), r.link("page to the right", b.Right, 0)); problem != "" {
 		return problem
 	}
-	return indexTuples(p, h, indexHeader, func(i, _ int, t []byte) string {
+	return indexTuples(p, h, indexHeader, func(i, flags int, t []byte) string {
 		if problem := indexTupleProblem(t); problem != "" {
 			return problem
 		}
 		switch {
+		case flags == lpDead && !b.Leaf:
+			return "a link to a page below is marked dead"
 		case b.State == BtreeHalfDead:
 			return ""
 		case i == 1 && b.Right != 0: // the high key
@@ -111,7 +119,7 @@ func (r *Relation) btreeLeafProblem(t []byte) string {
 		if problem := decodeTID(t).problem(); problem != "" {
 			return problem
 		}
-		return r.keyProblem(t)
+		return keyProblem(t, r.Columns)
 	}
 	tid := decodeTID(t)
 	count, at := int(tid.Offset&btreeOffset), int(tid.Block)
@@ -129,7 +137,7 @@ func (r *Relation) btreeLeafProblem(t []byte) string {
 		}
 		last = row
 	}
-	return r.keyProblem(t[:at])
+	return keyProblem(t[:at], r.Columns)
 }
 
 // isPosting says that the tuple of a leaf page has a list of rows.
@@ -137,14 +145,18 @@ func isPosting(t []byte) bool {
 	return binary.LittleEndian.Uint16(t[6:])&indexOwnBit != 0 && binary.LittleEndian.Uint16(t[4:])&btreePosting != 0
 }
 
-func (r *Relation) btreeMetaProblem(p []byte) string {
-	m := p[HeaderSize:]
+func (r *Relation) btreeMetaProblem(p []byte, h Header, flags uint16) string {
+	m, s := p[HeaderSize:], p[Size-16:]
 	magic, version := binary.LittleEndian.Uint32(m), binary.LittleEndian.Uint32(m[4:])
 	root, level := binary.LittleEndian.Uint32(m[8:]), binary.LittleEndian.Uint32(m[12:])
 	fast, fastLevel := binary.LittleEndian.Uint32(m[16:]), binary.LittleEndian.Uint32(m[20:])
 	switch {
 	case magic != btreeMagic || version < 2 || version > 4:
 		return fmt.Sprintf("the metapage has the magic number %06x and version %d instead of %06x and 2 to 4", magic, version, btreeMagic)
+	case flags != btreeMeta || binary.LittleEndian.Uint64(s) != 0 || binary.LittleEndian.Uint32(s[8:]) != 0 || binary.LittleEndian.Uint16(s[14:]) != 0:
+		return fmt.Sprintf("the metapage has the flags 0x%04x, or neighbours or a level", flags)
+	case h.Lower != HeaderSize+48 && h.Lower != HeaderSize+40 && h.Lower != HeaderSize+24:
+		return fmt.Sprintf("the metapage's content ends at byte %d", h.Lower)
 	case level > btreeMaxLevel || fastLevel > level || (root == 0) != (fast == 0):
 		return fmt.Sprintf("the metapage has the root %d on level %d and the fast root %d on level %d", root, level, fast, fastLevel)
 	}

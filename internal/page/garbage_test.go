@@ -35,6 +35,10 @@ func columns(kind page.Kind, chunks bool) []page.Column {
 		}
 	case kind == page.Btree:
 		return []page.Column{text, numeric}
+	case kind == page.Gist:
+		return []page.Column{page.NewColumn(32, 'd', 603, 0, true)}
+	case kind == page.Gin:
+		return []page.Column{page.NewColumn(4, 'i', 23, 0, true)}
 	}
 	return nil
 }
@@ -43,7 +47,7 @@ func columns(kind page.Kind, chunks bool) []page.Column {
 // matter.
 func look(p []byte, block uint32, kind page.Kind, chunks bool) string {
 	relation := &page.Relation{
-		Kind: kind, Blocks: 1000, Columns: columns(kind, chunks), HasToast: true, Chunks: chunks,
+		Kind: kind, Blocks: 1000, Keys: 1, Columns: columns(kind, chunks), HasToast: true, Chunks: chunks,
 		XIDs: &page.XIDs{Next: 100000, Oldest: 700, NextMulti: 10, OldestMulti: 1, Status: func(xid uint32) page.Status { return page.Status(xid % 4) }},
 	}
 	problem := page.Problem(p, block, relation)

@@ -12,15 +12,18 @@ const (
 	ginDeleted    = 4
 	ginMeta       = 8
 	ginList       = 16
+	ginIncomplete = 64
 	ginCompressed = 128
 	ginFlags      = 255
 
 	// ginTree in t_tid's offset says that the rows of a key have a tree of their
 	// own; ginTreeCompressed in its block that a list of them is compressed.
-	ginTree       = 0xffff
-	ginPacked     = 1 << 31
-	ginRightBound = HeaderSize + 8
-	ginItem       = 10
+	ginTree   = 0xffff
+	ginPacked = 1 << 31
+	// A page of rows has its right bound first, then the rows or, of an inner page,
+	// items of a page below and the highest row there.
+	ginContent = HeaderSize + 8
+	ginItem    = 10
 	// ginOffsetBits are the bits of the offset number in a packed row.
 	ginOffsetBits = 11
 )
@@ -42,14 +45,14 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 		if version := binary.LittleEndian.Uint32(p[HeaderSize+48:]); version > 2 {
 			return fmt.Sprintf("the metapage has version %d instead of 2", version)
 		}
-		head, tail := binary.LittleEndian.Uint32(p[HeaderSize:]), binary.LittleEndian.Uint32(p[HeaderSize+4:])
-		if (head == invalidBlock) != (tail == invalidBlock) {
-			return fmt.Sprintf("the list of pending entries begins at page %d and ends at %d", head, tail)
+		m := DecodeGinMeta(p)
+		if none := m.Head == invalidBlock; none != (m.Tail == invalidBlock) || none != (m.Pages == 0) || none && (m.Rows != 0 || m.TailFree != 0) {
+			return fmt.Sprintf("the list of pending entries begins at page %d, ends at %d, and has %d pages with %d rows", m.Head, m.Tail, m.Pages, m.Rows)
 		}
-		if problem := r.link("first page of pending entries", head, invalidBlock); problem != "" {
+		if problem := r.link("first page of pending entries", m.Head, invalidBlock); problem != "" {
 			return problem
 		}
-		return r.link("last page of pending entries", tail, invalidBlock)
+		return r.link("last page of pending entries", m.Tail, invalidBlock)
 	case flags&ginDeleted != 0:
 		return ""
 	}
@@ -65,20 +68,59 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 			return r.ginTupleProblem(t, flags)
 		})
 	case flags&ginLeaf == 0:
-		if ginRightBound+count*ginItem > int(h.Upper) {
-			return fmt.Sprintf("the page has %d pages below it, more than fit", count)
-		}
-		for i := range count {
-			if problem := r.link("page below", blockID(p[ginRightBound+i*ginItem:]), invalidBlock); problem != "" {
-				return problem
-			}
-		}
-		return ""
+		return r.ginInnerProblem(p, h, right, count)
 	case flags&ginCompressed != 0:
-		if int(h.Lower) < ginRightBound {
-			return fmt.Sprintf("the rows end at byte %d, before they begin", h.Lower)
+		return ginLeafProblem(p, h, right)
+	}
+	return ""
+}
+
+// ginInnerProblem looks at an inner page of the tree of a key's rows.
+func (r *Relation) ginInnerProblem(p []byte, h Header, right uint32, count int) string {
+	if ginContent+count*ginItem > int(h.Upper) {
+		return fmt.Sprintf("the page has %d pages below it, more than fit", count)
+	}
+	var last TID
+	for i := range count {
+		item := p[ginContent+i*ginItem:]
+		if problem := r.link("page below", blockID(item), invalidBlock); problem != "" {
+			return problem
 		}
-		return ginLists(p[ginRightBound:h.Lower], nil)
+		if right == invalidBlock && i == count-1 {
+			break // it has no bound
+		}
+		bound := decodeTID(item[4:])
+		if i > 0 && !last.Before(bound) {
+			return fmt.Sprintf("the rows below go up to (%d,%d), and those of the next page to (%d,%d)", last.Block, last.Offset, bound.Block, bound.Offset)
+		}
+		last = bound
+	}
+	if bound := decodeTID(p[HeaderSize:]); right != invalidBlock && bound.Before(last) {
+		return fmt.Sprintf("the rows below go up to (%d,%d), those of the page only to (%d,%d)", last.Block, last.Offset, bound.Block, bound.Offset)
+	}
+	return ""
+}
+
+// ginLeafProblem looks at a leaf of the tree of a key's rows.
+func ginLeafProblem(p []byte, h Header, right uint32) string {
+	if int(h.Lower) < ginContent {
+		return fmt.Sprintf("the rows end at byte %d, before they begin", h.Lower)
+	}
+	var last TID
+	disorder := ""
+	problem := ginLists(p[ginContent:h.Lower], func(row TID) {
+		if disorder == "" && !last.Before(row) {
+			disorder = fmt.Sprintf("the row (%d,%d) follows (%d,%d) in the rows of a key", row.Block, row.Offset, last.Block, last.Offset)
+		}
+		last = row
+	})
+	switch bound := decodeTID(p[HeaderSize:]); {
+	case problem != "":
+		return problem
+	case disorder != "":
+		return disorder
+	case right != invalidBlock && bound.Before(last):
+		return fmt.Sprintf("the rows go up to (%d,%d), although the page has none behind (%d,%d)", last.Block, last.Offset, bound.Block, bound.Offset)
 	}
 	return ""
 }
@@ -87,23 +129,34 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 // page the page below, a pending list one row.
 func (r *Relation) ginTupleProblem(t []byte, flags uint16) string {
 	tid := decodeTID(t)
+	key := t
+	if at := int(tid.Block &^ ginPacked); flags&(ginList|ginLeaf) == ginLeaf && tid.Offset != ginTree {
+		if at < indexHeader || at > len(t) {
+			return fmt.Sprintf("the rows of a key begin at byte %d of %d", at, len(t))
+		}
+		key = t[:at]
+	}
+	if binary.LittleEndian.Uint16(t[6:])&indexNulls == 0 { // else there is no key
+		if problem := keyProblem(key, r.Columns); problem != "" {
+			return problem
+		}
+	}
 	switch {
 	case flags&ginList != 0:
 		return tid.problem()
 	case flags&ginLeaf == 0:
+		if tid.Offset != 0 {
+			return fmt.Sprintf("the link to the page below, %d, has the offset %d", tid.Block, tid.Offset)
+		}
 		return r.link("page below", tid.Block, invalidBlock)
 	case tid.Offset == ginTree:
 		return r.link("root of the rows of a key", tid.Block, invalidBlock)
-	}
-	at := int(tid.Block &^ ginPacked)
-	if at < indexHeader || at > len(t) {
-		return fmt.Sprintf("the rows of a key begin at byte %d of %d", at, len(t))
 	}
 	if tid.Block&ginPacked == 0 || tid.Offset == 0 {
 		return ""
 	}
 	count := 0
-	problem := ginRows(t[at:], func(TID) { count++ })
+	problem := ginRows(t[len(key):], func(TID) { count++ })
 	if problem == "" && count != int(tid.Offset) {
 		return fmt.Sprintf("a key has %d rows, but says %d", count, tid.Offset)
 	}
@@ -179,7 +232,7 @@ func ginEntries(p []byte, h Header, visit func(TID)) {
 	case flags&(ginData|ginList) == ginList:
 		plainEntries(p, h, 0, visit)
 	case flags&(ginData|ginLeaf|ginCompressed) == ginData|ginLeaf|ginCompressed:
-		ginLists(p[ginRightBound:h.Lower], visit)
+		ginLists(p[ginContent:h.Lower], visit)
 	case flags&(ginData|ginList|ginLeaf) == ginLeaf:
 		for i := 1; i <= int(h.Lower-HeaderSize)/4; i++ {
 			offset, length, _ := linePointer(p, i)
@@ -188,5 +241,98 @@ func ginEntries(p []byte, h Header, visit func(TID)) {
 				ginRows(p[offset+int(tid.Block&^ginPacked):offset+length], visit)
 			}
 		}
+	}
+}
+
+func isGinMeta(p []byte) bool { return binary.LittleEndian.Uint16(p[Size-2:])&ginMeta != 0 }
+
+// GinMeta is what a metapage of a GIN index says of the list of pending entries:
+// its first and last page, the free bytes of the last one, its pages and rows.
+type GinMeta struct {
+	Head, Tail, TailFree, Pages uint32
+	Rows                        int64
+}
+
+// DecodeGinMeta reads a metapage.
+func DecodeGinMeta(p []byte) GinMeta {
+	u32 := func(at int) uint32 { return binary.LittleEndian.Uint32(p[HeaderSize+at:]) }
+	return GinMeta{Head: u32(0), Tail: u32(4), TailFree: u32(8), Pages: u32(12), Rows: int64(binary.LittleEndian.Uint64(p[HeaderSize+16:]))}
+}
+
+// GinRole is what a page of a GIN index is.
+type GinRole uint8
+
+// The roles of pages: of the tree of keys, of the tree of the rows of one key, of
+// the list of pending entries, and pages that are free.
+const (
+	GinFree GinRole = iota
+	GinKeys
+	GinKeysLeaf
+	GinRows
+	GinRowsLeaf
+	GinPending
+)
+
+// GinPage is what a page of a GIN index says of itself.
+type GinPage struct {
+	Right uint32
+	Role  GinRole
+	// Incomplete says that the page above does not know yet that the page was split.
+	Incomplete bool
+	// Bound is the highest row that a page of rows may have unless it is the last
+	// one, First is the first row of a leaf.
+	Bound, First TID
+	// Rows and Free are how many rows begin on a pending page and its free bytes.
+	Rows, Free int
+}
+
+// DecodeGin reads a page that is not the metapage.
+func DecodeGin(p []byte) GinPage {
+	right, count, flags := ginOpaque(p)
+	g := GinPage{Right: right, Incomplete: flags&ginIncomplete != 0}
+	switch {
+	case flags&ginDeleted != 0:
+	case flags&ginList != 0:
+		h := DecodeHeader(p)
+		g.Role, g.Rows, g.Free = GinPending, count, int(h.Upper)-int(h.Lower)
+	case flags&(ginData|ginLeaf) == ginLeaf:
+		g.Role = GinKeysLeaf
+	case flags&ginData == 0:
+		g.Role = GinKeys
+	case flags&ginLeaf == 0:
+		g.Role, g.Bound = GinRows, decodeTID(p[HeaderSize:])
+	default:
+		g.Role, g.Bound = GinRowsLeaf, decodeTID(p[HeaderSize:])
+		if flags&ginCompressed != 0 && DecodeHeader(p).Lower >= ginContent+8 {
+			g.First = decodeTID(p[ginContent:])
+		}
+	}
+	return g
+}
+
+// GinChildren calls visit with the pages below a page, from left to right, and of
+// rows the bound of each; the last one of the last page has none. Of a leaf of
+// keys they are the roots of rows.
+func GinChildren(p []byte, visit func(block uint32, bound TID)) {
+	right, count, _ := ginOpaque(p)
+	switch DecodeGin(p).Role {
+	case GinKeys, GinKeysLeaf:
+		leaf := DecodeGin(p).Role == GinKeysLeaf
+		for i := 1; i <= int(DecodeHeader(p).Lower-HeaderSize)/4; i++ {
+			offset, _, _ := linePointer(p, i)
+			if tid := decodeTID(p[offset:]); !leaf || tid.Offset == ginTree {
+				visit(tid.Block, TID{})
+			}
+		}
+	case GinRows:
+		for i := range count {
+			item := p[ginContent+i*ginItem:]
+			if right == invalidBlock && i == count-1 {
+				visit(blockID(item), TID{})
+				continue
+			}
+			visit(blockID(item), decodeTID(item[4:]))
+		}
+	default: // there is none
 	}
 }

@@ -35,6 +35,11 @@ func (t TID) problem() string {
 	return ""
 }
 
+// Before says that a row comes before another one.
+func (t TID) Before(other TID) bool {
+	return t.Block < other.Block || t.Block == other.Block && t.Offset < other.Offset
+}
+
 // link says what is wrong with a link to another page of the relation.
 func (r *Relation) link(name string, to, none uint32) string {
 	if to == none || r.Blocks == 0 || to < r.Blocks {
@@ -75,9 +80,9 @@ func indexTupleProblem(t []byte) string {
 	return ""
 }
 
-// keyProblem walks over the columns of an index tuple.
-func (r *Relation) keyProblem(t []byte) string {
-	if r.Columns == nil {
+// keyProblem walks over some columns of an index tuple; none are unknown ones.
+func keyProblem(t []byte, columns []Column) string {
+	if len(columns) == 0 {
 		return ""
 	}
 	info := binary.LittleEndian.Uint16(t[6:])
@@ -89,7 +94,7 @@ func (r *Relation) keyProblem(t []byte) string {
 		data, nulls = t[indexHeader+nullBytes:], t[indexHeader:]
 	}
 	w := walk{data: data, index: true}
-	if problem := w.columns(r.Columns, nulls); problem != "" {
+	if problem := w.columns(columns, nulls); problem != "" {
 		return problem
 	}
 	if (w.at+7)&^7 != len(data) {
@@ -128,7 +133,7 @@ func Entries(p []byte, kind Kind, visit func(TID)) {
 func plainEntries(p []byte, h Header, at int, visit func(TID)) {
 	for i := 1; i <= int(h.Lower-HeaderSize)/4; i++ {
 		offset, _, flags := linePointer(p, i)
-		if flags != lpNormal || at > 0 && p[offset]&3 != spgistLive {
+		if flags != lpNormal || at > 0 && SpgistState(p[offset]&3) != SpgistLive {
 			continue
 		}
 		visit(decodeTID(p[offset+at:]))

@@ -1,12 +1,9 @@
 package page
 
-import "encoding/binary"
-
 // Links calls visit with every other page of an index that a page of it leads
-// to. It expects a page without a problem. Of SP-GiST and BRIN nothing is
-// visited, nor of the table of buckets of a hash index.
+// to. It expects a page without a problem. Of BRIN nothing is visited, nor of the
+// table of buckets of a hash index.
 func Links(p []byte, kind Kind, visit func(block uint32)) {
-	h := DecodeHeader(p)
 	link := func(to, none uint32) {
 		if to != none {
 			visit(to)
@@ -16,22 +13,24 @@ func Links(p []byte, kind Kind, visit func(block uint32)) {
 	case Btree:
 		btreeLinks(p, link)
 	case Gist:
-		special := p[Size-16:]
-		flags := binary.LittleEndian.Uint16(special[12:])
-		if flags&gistDeleted != 0 {
+		if g := DecodeGist(p); !g.Deleted {
+			link(g.Right, invalidBlock)
+		}
+		GistChildren(p, visit)
+	case Gin:
+		if isGinMeta(p) {
 			return
 		}
-		link(binary.LittleEndian.Uint32(special[8:]), invalidBlock)
-		if flags&gistLeaf == 0 {
-			plainEntries(p, h, 0, func(t TID) { visit(t.Block) })
+		if g := DecodeGin(p); g.Role != GinFree {
+			link(g.Right, invalidBlock)
 		}
-	case Gin:
-		ginLinks(p, h, link)
+		GinChildren(p, func(block uint32, _ TID) { visit(block) })
 	case Hash:
-		special := p[Size-16:]
 		if hasHashTuples(p) {
-			link(binary.LittleEndian.Uint32(special[4:]), invalidBlock)
+			link(DecodeHash(p).Next, invalidBlock)
 		}
+	case Spgist:
+		SpgistLinks(p, func(to TID) { visit(to.Block) })
 	default: // its pages have no links that are looked at
 	}
 }
@@ -49,25 +48,4 @@ func btreeLinks(p []byte, link func(to, none uint32)) {
 	link(b.Left, 0)
 	link(b.Right, 0)
 	BtreeChildren(p, func(block uint32) { link(block, 0) })
-}
-
-func ginLinks(p []byte, h Header, link func(to, none uint32)) {
-	right, count, flags := ginOpaque(p)
-	if flags&(ginMeta|ginDeleted) != 0 {
-		return
-	}
-	link(right, invalidBlock)
-	switch {
-	case flags&(ginData|ginLeaf) == ginData:
-		for i := range count {
-			link(blockID(p[ginRightBound+i*ginItem:]), invalidBlock)
-		}
-	case flags&(ginData|ginList) == 0:
-		for i := 1; i <= int(h.Lower-HeaderSize)/4; i++ {
-			offset, _, _ := linePointer(p, i)
-			if tid := decodeTID(p[offset:]); flags&ginLeaf == 0 || tid.Offset == ginTree {
-				link(tid.Block, invalidBlock)
-			}
-		}
-	}
 }

@@ -68,6 +68,8 @@ type Relation struct {
 	Blocks uint32
 	// Columns are the columns in the order of pg_attribute, dropped ones included.
 	Columns []Column
+	// Keys is how many columns of an index are no INCLUDE columns.
+	Keys int
 	// Toast is the OID of the table's TOAST table, and HasToast that Toast is known.
 	Toast    uint32
 	HasToast bool
