@@ -306,8 +306,9 @@ func (s *session) compareTable(ctx context.Context, indexes []compared, verify, 
 }
 
 // present are those of the indexes that still exist, that no check of this sweep
-// has found damaged, and that can be gone through without danger. They may be dropped or rebuilt later, too; a
-// statement that meets that is refused by the server or planned without them.
+// has found damaged, and that can be gone through without danger. They may be
+// dropped or rebuilt later, too; a statement that meets that is refused by the
+// server or planned without them.
 func (s *session) present(ctx context.Context, indexes []compared, gin function) ([]compared, error) {
 	var left []compared
 	for _, i := range indexes {
@@ -315,7 +316,7 @@ func (s *session) present(ctx context.Context, indexes []compared, gin function)
 			s.problem(i.Name.String(), errors.New("not compared with its table: the index is damaged, as another check has reported"))
 			continue
 		}
-		if s.mayLoop(i, gin) {
+		if s.dangerous(i, gin) {
 			continue
 		}
 		left = append(left, i)
@@ -407,6 +408,7 @@ func (s *session) lostRows(indexes []compared, differences map[uint32][]differen
 			found, more = true, d.entries-d.rows
 			agree++
 			text = fmt.Sprintf("the index %s has entries for %d rows, a sequential scan gives %d", i.Name, d.entries, d.rows)
+			break
 		}
 		if !found {
 			return "", 0

@@ -5,23 +5,32 @@ import (
 	"fmt"
 )
 
-// mayLoop says that nobody knows whether the pages of a GIN index are sane, and
-// gin_index_check does not look at them first. A server that goes through a
-// damaged one can loop for ever, deaf to a cancel and to statement_timeout (seen
-// on 13 with a page of zeroes).
-func (s *session) mayLoop(i compared, gin function) bool {
+// dangerous says that nobody knows whether the pages of an index are sane, and
+// that going through a damaged one of its access method can harm the server: a
+// process loops for ever in a hash index or a GIN index, deaf to a cancel and to
+// statement_timeout (seen on 13 with a page of zeroes), or dies in an SP-GiST
+// index, and all others with it (seen on 18 with a chain that leads nowhere).
+// gin_index_check looks at the pages itself.
+func (s *session) dangerous(i compared, gin function) bool {
 	_, known := s.scope.Heaps.lookup(i.OID)
-	return i.Method == "gin" && gin.Name == "" && !known
+	switch i.Method {
+	case "gin":
+		return gin.Name == "" && !known
+	case "hash", "spgist":
+		return !known
+	default:
+		return false
+	}
 }
 
-// lookAtPages looks at the pages of indexes that may make the server loop as the
-// check page does, which may not have run. Where the files cannot be read they
+// lookAtPages looks at the pages of indexes that can harm the server as the check
+// page does, which may not have run. Where the files cannot be read they
 // stay unknown.
 func (s *session) lookAtPages(ctx context.Context, tables [][]compared, gin function) error {
 	unknown := make(map[uint32]bool)
 	for _, indexes := range tables {
 		for _, i := range indexes {
-			if s.mayLoop(i, gin) {
+			if s.dangerous(i, gin) {
 				unknown[i.OID] = true
 			}
 		}
@@ -35,7 +44,7 @@ func (s *session) lookAtPages(ctx context.Context, tables [][]compared, gin func
 		return err
 	}
 	if r == nil {
-		s.partlyf("%d GIN indexes are not compared with their tables, because a damaged one can make the server loop and their pages cannot be looked at before: %s", len(unknown), s.skipped)
+		s.partlyf("%d hash, GIN and SP-GiST indexes are not compared with their tables, because a damaged one can make the server loop or crash, and their pages cannot be looked at before: %s", len(unknown), s.skipped)
 		s.skipped = skipped
 		return nil
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/page"
 	"pg_integrity_exporter/internal/pgtest"
 )
 
@@ -21,6 +22,75 @@ const pageTable = `CREATE TABLE t (id int, paid bool, amount numeric, at timesta
 // hotTable has rows that were updated in place.
 const hotTable = `CREATE TABLE h (i int, v text) WITH (fillfactor = 50, autovacuum_enabled = off);
 	INSERT INTO h SELECT g, 'v' || g FROM generate_series(1, 500) g; UPDATE h SET v = v || 'x' WHERE i % 10 = 5`
+
+// treeTable is large enough for indexes of several levels.
+const treeTable = `CREATE TABLE m (i int, a int[], s text) WITH (autovacuum_enabled = off);
+	INSERT INTO m SELECT g, ARRAY[g, g % 2], md5(g::text) FROM generate_series(1, 20000) g; CREATE INDEX i ON m USING `
+
+// tree damages the first page of an index that fits.
+func tree(name, method, says string, fits func(p []byte, block uint32) bool, change func(p []byte)) pageDamage {
+	return pageDamage{name: name, more: treeTable + method, relation: "i", at: anywhere, found: "i", says: says, file: func(t *testing.T, r pgtest.Relation) {
+		content, err := r.Copy()
+		if err != nil {
+			t.Error(err)
+		}
+		for block := range r.Blocks {
+			if fits(content[block*page.Size:(block+1)*page.Size], block) {
+				if err := r.EditValid(block, change); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+		}
+		t.Errorf("%s: no such page", name)
+	}}
+}
+
+// treeDamages break what several pages of an index say of each other.
+func treeDamages() []pageDamage {
+	const size = page.Size
+	u16 := func(b []byte) uint16 { return binary.LittleEndian.Uint16(b) }
+	is := func(block uint32) func([]byte, uint32) bool {
+		return func(_ []byte, b uint32) bool { return b == block }
+	}
+	gin := func(flags uint16) func([]byte, uint32) bool {
+		return func(p []byte, _ uint32) bool { return u16(p[size-2:]) == flags && u16(p[size-8:]) != 0xffff }
+	}
+	spgist := func(leaf bool) func([]byte, uint32) bool {
+		return func(p []byte, block uint32) bool { return block > 2 && (u16(p[size-8:])&4 != 0) == leaf }
+	}
+	swapLinks := func(p []byte) {
+		a, b := item(p, 3), item(p, 4)
+		var link [4]byte
+		copy(link[:], a)
+		copy(a[:4], b[:4])
+		copy(b[:4], link[:])
+	}
+	return []pageDamage{
+		tree("B-tree, links swapped", "btree (s)", "leads to", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 0 }, swapLinks),
+		tree("B-tree, not the root", "btree (s)", "the root is page", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 2 }, func(p []byte) { p[size-4] = 0 }),
+		tree("B-tree, split that is known", "btree (s)", "says that none does yet", is(1), func(p []byte) { p[size-4] |= 0x80 }),
+		tree("hash, number of a bucket", "hash (s)", "by the metapage is page", is(2), func(p []byte) { put32(p[size-8:], 0) }),
+		tree("hash, bitmap", "hash ((i % 50))", "the bitmap says", func(p []byte, _ uint32) bool { return u16(p[size-4:]) == 4 }, func(p []byte) { p[24] ^= 2 }),
+		tree("hash, growth", "hash (s)", "grew in phase", is(0), func(p []byte) { p[24+36]-- }),
+		tree("GIN, links swapped", "gin (a)", "leads to", func(p []byte, block uint32) bool { return block == 1 && u16(p[size-2:]) == 0 }, swapLinks),
+		tree("GIN, bound of rows", "gin (a)", "the page above says", gin(131), func(p []byte) { p[24+2]++ }),
+		tree("GIN, order of rows", "gin (a)", "rows", gin(131), func(p []byte) { p[32+2]++ }),
+		tree("GIN, list of pending entries", "gin (a); INSERT INTO m SELECT g, ARRAY[g], '' FROM generate_series(1, 100) g", "list of pending entries", is(0), func(p []byte) { p[24+16]++ }),
+		tree("GiST, link doubled", "gist (point(i, i))", "lead", is(0), func(p []byte) { copy(item(p, 2)[:4], item(p, 1)[:4]) }),
+		tree("GiST, split to come", "gist (point(i, i))", "was split at", is(0), func(p []byte) { p[size-16+2] = 1 }),
+		tree("SP-GiST, chain", "spgist (s)", "chain", spgist(true), func(p []byte) { put16(item(p, 1)[4:], u16(item(p, 1)[4:])&0xc000|0x0aaa) }),
+		tree("SP-GiST, link doubled", "spgist (point(i, i))", "lead", func(p []byte, block uint32) bool { return block == 1 }, func(p []byte) {
+			t := item(p, 1)
+			first := t[8+u16(t[2:]):]
+			copy(first[u16(first[6:])&0x1fff:][:6], first[:6])
+		}),
+		tree("SP-GiST, placeholders", "spgist (s)", "placeholders", spgist(true), func(p []byte) { p[size-4]++ }),
+		tree("BRIN, range map", "brin (i) WITH (pages_per_range = 1)", "where there is none", is(1), func(p []byte) { p[24+4]++ }),
+		tree("BRIN, page of the range map", "brin (i) WITH (pages_per_range = 1)", "lead to it", is(1), pgtest.Zero),
+		tree("BRIN, range of a summary", "brin (i) WITH (pages_per_range = 4)", "pages from 5", is(2), func(p []byte) { item(p, 2)[0] = 5 }),
+	}
+}
 
 // updatedInPlace is the first row of a page that was.
 func updatedInPlace(p []byte) []byte {
@@ -45,9 +115,12 @@ type pageDamage struct {
 	file     func(t *testing.T, r pgtest.Relation)
 	// found is the relation of the finding, and says is in its message.
 	found, says string
-	// block of the finding; -1 is none.
+	// at is the block of the finding; -1 is none.
 	at int
 }
+
+// anywhere is any block.
+const anywhere = -2
 
 // item is the place of a line pointer's tuple.
 func item(p []byte, number int) []byte {
@@ -191,7 +264,7 @@ func testPageDamages(t *testing.T, major int, checksums bool) {
 	}
 	server := pgtest.Start(t, options...)
 	server.MustExec(t, "postgres", "CREATE DATABASE erp")
-	damages := pageDamages()
+	damages := append(pageDamages(), treeDamages()...)
 	relations := make([]pgtest.Relation, len(damages))
 	var script strings.Builder
 	for i, d := range damages {
@@ -246,7 +319,7 @@ func testPageDamages(t *testing.T, major int, checksums bool) {
 				if f.Block != nil {
 					block = int(*f.Block)
 				}
-				if strings.HasPrefix(f.Relation, d.found) && block == d.at && strings.Contains(f.Message, d.says) {
+				if strings.HasPrefix(f.Relation, d.found) && (block == d.at || d.at == anywhere) && strings.Contains(f.Message, d.says) {
 					hit = true
 				}
 			}

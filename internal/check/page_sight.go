@@ -137,6 +137,17 @@ func (d *dangling) add(t page.TID, index uint32) {
 	}
 }
 
+// beyond counts the entries for rows from a page on.
+func (d *dangling) beyond(from uint32) int {
+	n := 0
+	for block, m := range d.blocks {
+		if block >= from {
+			n += m.count
+		}
+	}
+	return n
+}
+
 // begin forgets the relation before.
 func (r *reader) begin(f *fork, segments []uint32) {
 	blocks := uint32(0)
@@ -342,15 +353,12 @@ func (r *reader) concludeDangling(ctx context.Context, f *fork) error {
 	return nil
 }
 
-// farPages is how far behind the end of a small table an entry may point that
-// tells of a cut table.
-const farPages = 1024
-
 // confirmBeyond reports entries for rows behind the end of the table, given the
-// nearest such page. A table that was cut misses the pages right behind its end;
-// entries that all point far away tell of the index.
+// nearest such page. A table that was cut misses the pages right behind its end,
+// and several rows with them; a single entry, or entries that all point farther
+// away, tell of the index.
 func (r *reader) confirmBeyond(ctx context.Context, table, f *fork, nearest uint32) error {
-	if uint64(nearest) <= 2*uint64(r.rows.blocks)+farPages {
+	if nearest == r.rows.blocks && r.dangling.beyond(nearest) > 1 {
 		return r.cut(ctx, table, fmt.Sprintf("the index %s points to rows on page %d", f.Name, nearest))
 	}
 	m := r.dangling.blocks[nearest]
@@ -362,7 +370,7 @@ func (r *reader) confirmBeyond(ctx context.Context, table, f *fork, nearest uint
 	if err != nil || !still {
 		return err
 	}
-	return r.report(ctx, f, &m.index, corrupt("beyond", "an entry points to the row (%d,%d) of %s, which has only %d pages: the index is damaged", nearest, m.first.Offset, table.Name, r.rows.blocks))
+	return r.report(ctx, f, &m.index, corrupt("beyond", "an entry points to the row (%d,%d) of %s, which has only %d pages: the index is damaged, or the table was cut", nearest, m.first.Offset, table.Name, r.rows.blocks))
 }
 
 // confirmDangling reports rows of one page that are not there, when both pages

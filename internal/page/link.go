@@ -1,8 +1,10 @@
 package page
 
+import "encoding/binary"
+
 // Links calls visit with every other page of an index that a page of it leads
-// to. It expects a page without a problem. Of BRIN nothing is visited, nor of the
-// table of buckets of a hash index.
+// to. It expects a page without a problem. Of the metapage of a hash index nothing
+// is visited.
 func Links(p []byte, kind Kind, visit func(block uint32)) {
 	link := func(to, none uint32) {
 		if to != none {
@@ -31,6 +33,8 @@ func Links(p []byte, kind Kind, visit func(block uint32)) {
 		}
 	case Spgist:
 		SpgistLinks(p, func(to TID) { visit(to.Block) })
+	case Brin:
+		brinLinks(p, visit)
 	default: // its pages have no links that are looked at
 	}
 }
@@ -48,4 +52,16 @@ func btreeLinks(p []byte, link func(to, none uint32)) {
 	link(b.Left, 0)
 	link(b.Right, 0)
 	BtreeChildren(p, func(block uint32) { link(block, 0) })
+}
+
+func brinLinks(p []byte, visit func(block uint32)) {
+	switch binary.LittleEndian.Uint16(p[Size-2:]) {
+	case brinMeta:
+		_, last := DecodeBrinMeta(p)
+		for block := uint32(1); block <= last; block++ {
+			visit(block)
+		}
+	case brinRevmap:
+		BrinRanges(p, func(_ int, summary TID) { visit(summary.Block) })
+	}
 }
