@@ -56,7 +56,7 @@ type relationFiles struct {
 	segments  []uint32 // of the main fork
 	init      bool
 	// foreign is a file that has another owner than the directory, or that its
-	// owner may not read and write.
+	// owner may not read and write, or a directory instead of a file.
 	foreign *datadir.Entry
 }
 
@@ -197,7 +197,7 @@ func (r *reader) list(ctx context.Context, d directory) ([]*relationFiles, error
 	byNumber := make(map[uint32]*relationFiles)
 	for _, e := range entries {
 		match := relationFile.FindStringSubmatch(e.Name)
-		if match == nil || e.Directory {
+		if match == nil {
 			if !otherFile.MatchString(e.Name) && len(r.scope.Relations) == 0 {
 				if err := r.stray(ctx, d, e); err != nil {
 					return nil, err
@@ -214,7 +214,7 @@ func (r *reader) list(ctx context.Context, d directory) ([]*relationFiles, error
 			f = &relationFiles{directory: d, node: filenode{d.Tablespace, uint32(number)}}
 			byNumber[uint32(number)] = f
 		}
-		if r.files.Local() && (e.Owner != server.Owner || e.Mode.Perm()&0o600 != 0o600) {
+		if e.Directory || r.files.Local() && (e.Owner != server.Owner || e.Mode.Perm()&0o600 != 0o600) {
 			f.foreign = &e
 		}
 		f.files = append(f.files, e)
@@ -261,7 +261,10 @@ func (r *reader) owners(ctx context.Context) (map[filenode]owner, error) {
 func (r *reader) owned(ctx context.Context, f *relationFiles, o owner) error {
 	if f.foreign != nil {
 		err := r.tell(ctx, f, o, "foreign", func(now *relationFiles) string {
-			if e := now.foreign; e != nil {
+			switch e := now.foreign; {
+			case e != nil && e.Directory:
+				return fmt.Sprintf("%s/%s is a directory instead of a file", f.directory.Path, e.Name)
+			case e != nil:
 				return fmt.Sprintf("the server may not open the file %s/%s (mode %04o, owner %d)", f.directory.Path, e.Name, e.Mode.Perm(), e.Owner)
 			}
 			return ""

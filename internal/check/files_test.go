@@ -2,6 +2,7 @@ package check_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -77,11 +78,11 @@ func TestFiles(t *testing.T) {
 					return err
 				}
 			}
-			return os.Chmod(foreign, 0)
+			return errors.Join(os.Chmod(foreign, 0), os.Mkdir(gap+"_vm", 0o700), pgtest.GiveAway(gap+"_vm"))
 		})
 		found := []string{
 			"/99901 belongs to no relation (2 files", "gap: the file base", ".bak is in a directory",
-			"emptied: the file", "foreign_owner: the server may not open",
+			"emptied: the file", "foreign_owner: the server may not open", "_vm is a directory instead of a file",
 		}
 		expect(files(), found...)
 

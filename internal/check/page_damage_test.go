@@ -72,6 +72,7 @@ func treeDamages() []pageDamage {
 		tree("B-tree, split that is known", "btree (s)", "says that none does yet", is(1), func(p []byte) { p[size-4] |= 0x80 }),
 		tree("hash, number of a bucket", "hash (s)", "by the metapage is page", is(2), func(p []byte) { put32(p[size-8:], 0) }),
 		tree("hash, bitmap", "hash ((i % 50))", "the bitmap says", func(p []byte, _ uint32) bool { return u16(p[size-4:]) == 4 }, func(p []byte) { p[24] ^= 2 }),
+		tree("hash, end of the bitmap", "hash ((i % 50))", "does not exist yet", func(p []byte, _ uint32) bool { return u16(p[size-4:]) == 4 }, func(p []byte) { p[24+4000] ^= 4 }),
 		tree("hash, growth", "hash (s)", "grew in phase", is(0), func(p []byte) { p[24+36]-- }),
 		tree("GIN, links swapped", "gin (a)", "leads to", func(p []byte, block uint32) bool { return block == 1 && u16(p[size-2:]) == 0 }, swapLinks),
 		tree("GIN, bound of rows", "gin (a)", "the page above says", gin(131), func(p []byte) { p[24+2]++ }),
@@ -231,6 +232,12 @@ func pageDamages() []pageDamage {
 		{name: "sequence, empty", more: "CREATE SEQUENCE s", relation: "s", file: truncate(0), at: -1, found: "s", says: "is empty"},
 		{name: "map, frozen but not visible", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "all-frozen", file: file("_vm", bytesAt(24, 0xaa))},
 		{name: "map, header", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "page 0 of the visibility map", file: file("_vm", bytesAt(19, 0x10))},
+		{name: "map, cut", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "ends in the middle of page 0", file: file("_vm", func(t *testing.T, path string) {
+			if err := os.Truncate(path, 5000); err != nil {
+				t.Fatal(err)
+			}
+		})},
+		{name: "free space map, line pointers", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "has line pointers", file: file("_fsm", bytesAt(12, 100))},
 		{name: "free space map, header", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "page 0 of the free space map", file: file("_fsm", bytesAt(10, 0xff))},
 		{name: "unlogged, no way back", more: "CREATE UNLOGGED TABLE u (i int PRIMARY KEY)", relation: "u_pkey", at: -1, found: "u_pkey", says: "cannot be made anew", file: file("_init", func(t *testing.T, path string) {
 			if err := os.Remove(path); err != nil {

@@ -105,6 +105,17 @@ func (s *hashStructure) bitmaps(tell func(text string, block uint32, others ...u
 		return
 	}
 	m := page.DecodeHashMeta(s.meta)
+	for number := m.Overflow(); ; number++ {
+		bitmap, bit := m.Bitmap(number)
+		bits := s.bits[bitmap]
+		if bits == nil || bit == 0 && number > m.Overflow() {
+			break
+		}
+		if bits[bit/8]>>(bit%8)&1 == 0 {
+			tell(fmt.Sprintf("the bitmap says that overflow page %d, which does not exist yet, is free: once it does, it will be overwritten", number), bitmap, 0)
+			break
+		}
+	}
 	m.Spares(func(number, block uint32) {
 		n := s.at(block)
 		bitmap, bit := m.Bitmap(number)

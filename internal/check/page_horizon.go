@@ -36,7 +36,7 @@ type horizon struct {
 }
 
 // oldestLSN is less than any position in the WAL: a page below it was written
-// without WAL, and it is not known when.
+// without WAL (a GiST index is built with 1).
 const oldestLSN = 1 << 16
 
 // horizonSQL reads the control file. A checkpoint that is its own beginning was
@@ -134,9 +134,11 @@ func (r *reader) beyondWAL(ctx context.Context, lsn uint64) (bool, error) {
 	return lsn > r.end, nil
 }
 
-// settled says that a page is on disk as it was when the last checkpoint began.
+// settled says that a page is on disk as it was when the last checkpoint began. One
+// that was written without WAL, as by the build of an index, was not changed
+// since its file was made.
 func (h *horizon) settled(f *fork, lsn uint64) bool {
-	return lsn >= oldestLSN && lsn < h.redo && !f.Unlogged
+	return lsn < h.redo && !f.Unlogged && (lsn >= oldestLSN || h.old(f))
 }
 
 // old says that a relation's file was there before the last checkpoint.

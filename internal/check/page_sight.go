@@ -481,6 +481,9 @@ func (r *reader) maps(ctx context.Context, f *fork) error {
 				return err
 			}
 			if p == nil {
+				if err := r.raggedMap(ctx, f, fork, number, m.name, m.kind); err != nil {
+					return err
+				}
 				break
 			}
 			if err := r.mapPage(ctx, f, fork, p, number, m.name, m.kind); err != nil {
@@ -489,6 +492,19 @@ func (r *reader) maps(ctx context.Context, f *fork) error {
 		}
 	}
 	return nil
+}
+
+// raggedMap reports a map that ends in the middle of a page.
+func (r *reader) raggedMap(ctx context.Context, f, fork *fork, pages uint32, name, kind string) error {
+	path := segmentName(fork.Path, pages/segmentBlocks)
+	for range 2 {
+		size, err := r.files.Size(ctx, path)
+		if err != nil || size%page.Size == 0 {
+			return ignoreGone(err)
+		}
+		pauseToConfirm(ctx)
+	}
+	return r.report(ctx, f, nil, problem{fmt.Sprintf("%s ends in the middle of page %d", name, pages), "XX001", kind})
 }
 
 // mapPage looks at a page of a map. What the visibility map says of pages behind

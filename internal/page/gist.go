@@ -23,7 +23,7 @@ func (r *Relation) gistProblem(p []byte, h Header) string {
 		return fmt.Sprintf("the page has unknown flags (0x%04x)", flags)
 	}
 	// The number of the last split is a position in the WAL.
-	if split := gistSplit(p); h.LSN >= oldestLSN && split > h.LSN {
+	if split := gistSplit(p); split > h.LSN {
 		return fmt.Sprintf("the page was split at %X/%X, after it was changed last at %X/%X", split>>32, uint32(split), h.LSN>>32, uint32(h.LSN))
 	}
 	if problem := r.link("page to the right", g.Right, invalidBlock); problem != "" {
@@ -52,10 +52,6 @@ func (r *Relation) gistProblem(p []byte, h Header) string {
 		return keyProblem(t, r.Columns[:min(r.Keys, len(r.Columns))])
 	})
 }
-
-// oldestLSN is less than any position in the WAL. A page below it was written
-// without WAL.
-const oldestLSN = 1 << 16
 
 func gistSplit(p []byte) uint64 {
 	s := p[Size-16:]

@@ -164,6 +164,9 @@ func (m *HashMeta) BucketBlock(bucket uint32) uint32 {
 	return bucket + m.spare(hashPhase(bucket+1)-1) + 1
 }
 
+// Overflow is how many overflow pages and bitmaps there are, free ones included.
+func (m *HashMeta) Overflow() uint32 { return m.spare(m.phase) }
+
 // Spares calls visit with every page that is an overflow page, a bitmap or free:
 // its number among them, and its block (_hash_ovflblkno).
 func (m *HashMeta) Spares(visit func(number, block uint32)) {

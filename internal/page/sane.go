@@ -137,6 +137,11 @@ func Problem(p []byte, block uint32, r *Relation) string {
 		return r.brinProblem(p, h, block)
 	case VisibilityMap:
 		return mapProblem(p, h)
+	case FreeSpaceMap:
+		if h.Lower != HeaderSize {
+			return fmt.Sprintf("a page of the free space map has line pointers (pd_lower %d)", h.Lower)
+		}
+		return ""
 	default:
 		return ""
 	}
