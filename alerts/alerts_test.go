@@ -70,8 +70,19 @@ func TestRuleFilesAreCurrent(t *testing.T) {
 	}
 }
 
-func TestPromtool(t *testing.T) {
-	promtool := tool(t, "PROMTOOL")
+func TestPromtool(t *testing.T) { testPromtool(t, tool(t, "PROMTOOL")) }
+
+// TestPromtool245 holds that Prometheus 2.45, which distributions with long
+// support ship, understands the rules and evaluates them alike.
+func TestPromtool245(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the newest promtool has seen the rules")
+	}
+	testPromtool(t, tool(t, "PROMTOOL245"))
+}
+
+func testPromtool(t *testing.T, promtool string) {
+	t.Helper()
 	rules, err := filepath.Glob("rules/*.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -60,7 +60,8 @@ type Target struct {
 	Expr string
 	// Legend is the name of its lines, with labels as {{label}}.
 	Legend string
-	// Objective draws the lines dashed and red: where it becomes too much.
+	// Objective is where it becomes too much: Series draw it dashed and red, and a
+	// Stat turns red from there on instead of from Worse.
 	Objective bool
 }
 
@@ -77,6 +78,14 @@ func in(matchers ...string) string {
 
 // q is one query without further settings.
 func q(expr, legend string) []Target { return []Target{{Expr: expr, Legend: legend}} }
+
+// against is a query and the objective of which it must stay below.
+func against(expr, objective string) []Target {
+	return []Target{{Expr: expr}, {Expr: objective, Legend: objectiveLegend, Objective: true}}
+}
+
+// objectiveLegend names an objective in a picture and in Grafana's frames.
+const objectiveLegend = "objective"
 
 // All lists the dashboards, the first to open first.
 func All() []Dashboard {

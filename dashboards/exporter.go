@@ -31,12 +31,12 @@ func exporter() Dashboard {
 				{
 					Kind: Series, Title: "Memory", Width: 8, Height: 8, Unit: "bytes",
 					Description: "Resident memory of the exporters.",
-					Queries:     q("process_resident_memory_bytes"+of()+" and on (job, instance) pgintegrity_up", "{{instance}}"),
+					Queries:     q("process_resident_memory_bytes"+of()+" and on (job, instance) pgintegrity_up"+of(), "{{instance}}"),
 				},
 				{
 					Kind: Series, Title: "CPU", Width: 8, Height: 8, Unit: "percentunit",
 					Description: "Processor time of the exporters, 1 is one core.",
-					Queries:     q("rate(process_cpu_seconds_total"+of()+"[$__rate_interval]) and on (job, instance) pgintegrity_up", "{{instance}}"),
+					Queries:     q("rate(process_cpu_seconds_total"+of()+"[$__rate_interval]) and on (job, instance) pgintegrity_up"+of(), "{{instance}}"),
 				},
 				{
 					Kind: Series, Title: "Log not read yet", Width: 8, Height: 8, Unit: "bytes",

@@ -73,14 +73,23 @@ func variables() []object {
 
 // annotations mark what explains a change in a picture.
 func annotations() []object {
-	list := []object{{
-		"name": "Annotations & Alerts", "builtIn": 1, "enable": true, "hide": true, "iconColor": "rgba(0, 211, 255, 1)", "type": "dashboard",
-		"datasource": object{"type": "grafana", "uid": "-- Grafana --"},
-	}}
+	grafana := object{"type": "grafana", "uid": "-- Grafana --"}
+	list := []object{
+		{
+			"name": "Annotations & Alerts", "builtIn": 1, "enable": true, "hide": true, "iconColor": "rgba(0, 211, 255, 1)", "type": "dashboard",
+			"datasource": grafana,
+		},
+		{ // what a pipeline posts to Grafana's API with this tag
+			"name": "Deploys", "enable": true, "hide": false, "iconColor": "green", "datasource": grafana,
+			"target": object{"limit": 100, "matchAny": true, "tags": []string{"deploy"}, "type": "tags"},
+		},
+	}
 	for _, a := range []struct{ name, colour, expr, title, text string }{
 		{"Integrity alerts", "red", `ALERTS{alertstate="firing",layer="integrity",severity="critical",job=~"$job",cluster=~"$cluster",instance=~"$instance"}`, "{{alertname}}", "{{instance}} {{datname}} {{schemaname}}.{{relname}}"},
+		{"Findings", "light-red", "sum by (instance, check, severity) (pgintegrity_check_findings" + of() + " - pgintegrity_check_findings" + of() + " offset 1m) > 0", "{{severity}} finding", "{{check}} on {{instance}}"},
 		{"Server restarts", "orange", "changes(pgintegrity_postmaster_start_timestamp_seconds" + of() + "[2m]) > 0", "restart", "{{instance}} started"},
 		{"Settings reloaded", "blue", "changes(pgintegrity_conf_load_timestamp_seconds" + of() + "[2m]) > 0", "settings", "{{instance}} read its settings again"},
+		{"Schema changes", "green", "sum by (instance, kind) (increase(pgintegrity_maintenance_operations_total" + of(`kind=~"alter_table|create_index|drop|extension|truncate|upgrade"`) + "[2m])) > 0", "schema change", "{{kind}} on {{instance}}"},
 		{"Maintenance windows", "purple", "pgintegrity_maintenance_window_active" + of() + " > 0", "window", "{{instance}} is in a maintenance window"},
 	} {
 		list = append(list, object{
@@ -183,10 +192,29 @@ func (p Panel) model() object {
 		"type": p.Kind, "title": p.Title, "description": p.description(), "datasource": datasource, "transparent": false,
 		"fieldConfig": object{"defaults": defaults, "overrides": overrides}, "options": options, "targets": p.targets(),
 	}
-	if p.Kind == Table {
+	switch {
+	case p.Kind == Table:
 		model["transformations"] = p.transformations()
+	case p.Kind == Stat:
+		if n := slices.IndexFunc(p.Queries, func(t Target) bool { return t.Objective }); n >= 0 {
+			model["transformations"] = []object{thresholdFrom(refID(n))}
+		}
 	}
 	return model
+}
+
+// thresholdFrom makes the result of a query the value from which on a Stat is
+// red. Grafana calls the field by its legend or, without one, Value. When the
+// query gives nothing, the thresholds of the panel hold.
+func thresholdFrom(ref string) object {
+	red := object{"threshold": object{"color": "red"}}
+	return object{"id": "configFromData", "options": object{
+		"configRefId": ref,
+		"mappings": []object{
+			{"fieldName": objectiveLegend, "handlerKey": "threshold1", "handlerArguments": red},
+			{"fieldName": "Value", "handlerKey": "threshold1", "handlerArguments": red},
+		},
+	}}
 }
 
 func refID(i int) string { return string(rune('A' + i)) }

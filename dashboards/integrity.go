@@ -25,7 +25,7 @@ func integrity() Dashboard {
 				{
 					Kind: Stat, Title: "Lowest coverage", Width: 4, Height: 4, Unit: "percentunit", Bad: 1, Worse: 0.9, Low: true,
 					Description: "Smallest share of a database's bytes that the last run of a check looked at.",
-					Queries:     q("min(pgintegrity_check_coverage_ratio"+in()+" and on (job, instance, datname, check) pgintegrity_check_last_run_timestamp_seconds > 0)", ""),
+					Queries:     q("min(pgintegrity_check_coverage_ratio"+in()+" and on (job, instance, datname, check) pgintegrity_check_last_run_timestamp_seconds"+of()+" > 0)", ""),
 				},
 				{
 					Kind: Stat, Title: "Findings", Width: 4, Height: 4, Unit: "short", Bad: 1, Worse: 1000,

@@ -21,7 +21,7 @@ func maintenance() Dashboard {
 				{
 					Kind: Stat, Title: "Windows overrun", Width: 4, Height: 4, Unit: "short", Worse: 1,
 					Description: "Windows that nobody closed at their announced end.",
-					Queries:     q("sum(pgintegrity_maintenance_window_open"+of()+" unless on (job, instance) pgintegrity_maintenance_window_active > 0) or vector(0)", ""),
+					Queries:     q("sum(pgintegrity_maintenance_window_open"+of()+" unless on (job, instance) pgintegrity_maintenance_window_active"+of()+" > 0) or vector(0)", ""),
 				},
 				{
 					Kind: Stat, Title: "Blocked sessions", Width: 4, Height: 4, Unit: "short", Bad: 1, Worse: 10,
@@ -50,7 +50,7 @@ func maintenance() Dashboard {
 					Kind: Series, Title: "Progress", Width: 12, Height: 8, Unit: "percentunit",
 					Sparse:      "nothing that reports its progress was running",
 					Description: "How far the oldest running operation of each kind is in its present phase.",
-					Queries:     q("pgintegrity_maintenance_progress_ratio"+of()+" and on (job, instance, kind) pgintegrity_maintenance_running > 0", "{{instance}} {{kind}}"),
+					Queries:     q("pgintegrity_maintenance_progress_ratio"+of()+" and on (job, instance, kind) pgintegrity_maintenance_running"+of()+" > 0", "{{instance}} {{kind}}"),
 				},
 				{
 					Kind: Series, Title: "Whom it blocks", Width: 12, Height: 8, Unit: "s",

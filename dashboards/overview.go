@@ -35,13 +35,15 @@ func overview() Dashboard {
 				},
 				{
 					Kind: Stat, Title: "Oldest proof", Width: 3, Height: 4, Unit: "s", Bad: 2 * 86400, Worse: 8 * 86400,
-					Description: "Time since the check that is furthest behind last looked at everything. Alert PostgresCheckOverdue.",
-					Queries:     q("time() - min(pgintegrity_check_last_success_timestamp_seconds"+of()+" > 0)", ""),
+					Description: "Time since the check that is furthest behind last looked at everything; red from twice the longest interval. Alert PostgresCheckOverdue.",
+					Queries: against("time() - min(pgintegrity_check_last_success_timestamp_seconds"+of()+" > 0)",
+						"2 * max(pgintegrity_check_interval_seconds"+of()+")"),
 				},
 				{
 					Kind: Stat, Title: "Recovery point", Width: 3, Height: 4, Unit: "s", Bad: 3600, Worse: 86400,
-					Description: "How much would be lost if every server were gone now: age of the oldest of the latest recoverable points.",
-					Queries:     q("time() - min(pgintegrity_recovery_point_timestamp_seconds"+of()+")", ""),
+					Description: "How much would be lost if every server were gone now: age of the oldest of the latest recoverable points; red from the objective on.",
+					Queries: against("time() - min(pgintegrity_recovery_point_timestamp_seconds"+of()+")",
+						"min(pgintegrity_recovery_point_max_age_seconds"+of()+" > 0)"),
 				},
 				{
 					Kind: Stat, Title: "Blind spots", Width: 3, Height: 4, Unit: "short", Bad: 1, Worse: 3,

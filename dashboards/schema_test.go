@@ -16,6 +16,7 @@ import (
 // schemaHead gives the types of Grafana's model. Its enumerations are strings in
 // JSON.
 const schemaHead = `import type { Dashboard, Panel, RowPanel, GraphFieldConfig } from '@grafana/schema';
+import type { AnnotationTarget } from '@grafana/schema/ANNOTATIONS';
 import type { Options as Stat } from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
 import type { Options as Series } from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
 import type { Options as Timeline, FieldConfig as TimelineField } from '@grafana/schema/dist/esm/raw/composable/statetimeline/panelcfg/x/StateTimelinePanelCfg_types.gen';
@@ -60,7 +61,11 @@ func TestSchema(t *testing.T) {
 				}
 				return string(out)
 			}
-			source := typed(t)
+			annotations := "dist/esm/raw/dashboard/x/dashboard_types.gen"
+			if grafana == "12" {
+				annotations = "dist/types/raw/dashboard/x/types.gen"
+			}
+			source := strings.Replace(typed(t), "ANNOTATIONS", annotations, 1)
 			if said := complaints(source); said != "" {
 				t.Error(said)
 			}
@@ -141,7 +146,10 @@ func typed(t *testing.T) string {
 		}
 		model["panels"] = []any{}
 		for _, a := range as[[]any](t, as[object](t, model["annotations"])["list"]) {
-			for _, name := range []string{"expr", "titleFormat", "textFormat", "step", "useValueForTime"} {
+			if target, tagged := as[object](t, a)["target"]; tagged {
+				declare("Plain<AnnotationTarget>", target)
+			}
+			for _, name := range []string{"expr", "target", "titleFormat", "textFormat", "step", "useValueForTime"} {
 				delete(as[object](t, a), name)
 			}
 		}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a pinned tool once and prints where it is.
 #
-#   tools/build.sh prometheus|promtool|alertmanager|amtool|golangci-lint
+#   tools/build.sh prometheus|promtool|promtool-2.45|alertmanager|amtool|golangci-lint
 #
 # A program of that name in PATH is used instead when it is new enough, except for the linter, whose
 # findings depend on the version. Says on standard error what takes so long.
@@ -11,6 +11,7 @@ name=$1
 tags=""
 case $name in
 prometheus | promtool) module=prometheus package=github.com/prometheus/prometheus/cmd/$name oldest=2.42 tags=remove_all_sd ;;
+promtool-2.45) module=prometheus-2.45 package=github.com/prometheus/prometheus/cmd/promtool oldest="" ;; # of the oldest Prometheus that is meant
 alertmanager | amtool) module=alertmanager package=github.com/prometheus/alertmanager/cmd/$name oldest=0.27 ;;
 golangci-lint) module=golangci-lint package=github.com/golangci/golangci-lint/v2/cmd/$name oldest="" ;;
 *) echo "build.sh: there is no tool $name" >&2; exit 2 ;;

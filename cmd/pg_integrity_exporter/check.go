@@ -7,9 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/alecthomas/units"
@@ -39,8 +37,8 @@ func addCheck(app *kingpin.Application, g *globals) (string, command) {
 	f := &checkFlags{globals: g}
 	cmd := app.Command("check", "Run the checks once, now, and print findings. Exit code: 0 clean, 1 findings, 2 something could not be checked.")
 	cmd.Flag("output", "Format: text, json or junit.").Default("text").EnumVar(&f.output, "text", "json", "junit")
-	cmd.Flag("check", "Run only this check (repeat).").PlaceHolder("NAME").StringsVar(&f.only)
-	cmd.Flag("exclude", "Do not run this check (repeat).").PlaceHolder("NAME").StringsVar(&f.exclude)
+	cmd.Flag("check", "Run only this check (repeat).").PlaceHolder("NAME").HintOptions(checkNames()...).StringsVar(&f.only)
+	cmd.Flag("exclude", "Do not run this check (repeat).").PlaceHolder("NAME").HintOptions(checkNames()...).StringsVar(&f.exclude)
 	cmd.Flag("database", "Look only at this database (repeat); without it at every one.").PlaceHolder("NAME").StringsVar(&f.databases)
 	cmd.Flag("relation", "Look only at this table or index and what belongs to it (repeat).").PlaceHolder("SCHEMA.NAME").StringsVar(&f.relations)
 	cmd.Flag("deep", "Look at everything, ignoring intervals and sampling.").BoolVar(&f.deep)
@@ -105,31 +103,17 @@ func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 	return check.Sweep(ctx, target, options)
 }
 
-// progress is a line for somebody who watches; the next one takes its place
-// until the check ends.
-func progress(r check.Result) string {
-	const again = "\r\x1b[K"
-	where := r.Check
-	if r.Database != "" {
-		where += " in " + strconv.Quote(r.Database)
-	}
-	if r.Outcome != "" {
-		return fmt.Sprintf("%s%s: %s after %.1f s\n", again, where, r.Outcome, r.Seconds)
-	}
-	share := min(float64(r.Bytes)/float64(max(r.TotalBytes, 1)), 1)
-	if share < 0.02 { // too early to tell
-		return fmt.Sprintf("%s%s: %.0f s", again, where, r.Seconds)
-	}
-	left := time.Duration(r.Seconds * (1 - share) / share * float64(time.Second)).Round(time.Second)
-	return fmt.Sprintf("%s%s: %.0f %%, about %s left", again, where, 100*share, left)
-}
-
-// selectChecks gives the checks in the order in which they must run.
-func selectChecks(only, exclude []string) ([]check.Check, error) {
+func checkNames() []string {
 	var names []string
 	for _, c := range check.All() {
 		names = append(names, c.Name)
 	}
+	return names
+}
+
+// selectChecks gives the checks in the order in which they must run.
+func selectChecks(only, exclude []string) ([]check.Check, error) {
+	names := checkNames()
 	for _, name := range slices.Concat(only, exclude) {
 		if !slices.Contains(names, name) {
 			return nil, fmt.Errorf("there is no check %q; there are: %s", name, strings.Join(names, ", "))

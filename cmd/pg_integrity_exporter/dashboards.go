@@ -50,6 +50,9 @@ func (e *dashboardsExport) run(out io.Writer) error {
 	if e.format == "configmap" {
 		return writeConfigMap(out, files)
 	}
+	if err := os.MkdirAll(e.directory, 0o755); err != nil { //nolint:gosec // for others to read
+		return fmt.Errorf("making the directory of the dashboards: %w", err)
+	}
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(e.directory, name), []byte(content), 0o644); err != nil { //nolint:gosec // files for others to read
 			return fmt.Errorf("writing a dashboard: %w", err)
@@ -64,13 +67,15 @@ func writeConfigMap(out io.Writer, files map[string]string) error {
 		APIVersion string `yaml:"apiVersion"`
 		Kind       string `yaml:"kind"`
 		Metadata   struct {
-			Name   string            `yaml:"name"`
-			Labels map[string]string `yaml:"labels"`
+			Name        string            `yaml:"name"`
+			Labels      map[string]string `yaml:"labels"`
+			Annotations map[string]string `yaml:"annotations"`
 		} `yaml:"metadata"`
 		Data map[string]string `yaml:"data"`
 	}{APIVersion: "v1", Kind: "ConfigMap", Data: files}
 	manifest.Metadata.Name = "postgres-integrity-dashboards"
 	manifest.Metadata.Labels = map[string]string{"grafana_dashboard": "1"}
+	manifest.Metadata.Annotations = map[string]string{"grafana_folder": "PostgreSQL integrity"}
 	encoder := yaml.NewEncoder(out)
 	encoder.SetIndent(2)
 	if err := encoder.Encode(manifest); err != nil {

@@ -122,7 +122,12 @@ func (f *drillFlags) run(ctx context.Context) (bool, error) {
 	case f.verifyOnly:
 		return f.verify(ctx, options)
 	}
+	stop := func() {}
+	if terminal(f.stderr) {
+		stop = followDrill(f.stderr, &options, files)
+	}
 	report := drill.Run(ctx, options)
+	stop()
 	if ctx.Err() != nil {
 		return false, errors.New("stopped; what the drill made is removed, and its result is not kept")
 	}

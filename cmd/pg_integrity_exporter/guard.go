@@ -14,6 +14,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/config"
 	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/maintenance/guard"
@@ -196,9 +197,13 @@ func (f *guardFlags) target() (guard.Options, config.Config, error) {
 	}
 	c := validated.Get()
 	settings, err := c.Guard.Settings()
-	return guard.Options{
+	options := guard.Options{
 		Target: target, Files: state.OpenFiles(f.statePath, target.Name()), Settings: settings, Progress: f.stderr, Logger: f.logger,
-	}, c, err
+	}
+	if terminal(f.stderr) {
+		options.Checking = func(r check.Result) { fmt.Fprint(f.stderr, progress(r)) }
+	}
+	return options, c, err
 }
 
 // script reads and splits the script.

@@ -58,6 +58,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app.ErrorWriter(stderr)
 	app.Terminate(func(code int) { terminated = code })
 	app.Version(version.Print(programName))
+	useTemplates()
+	app.UsageFuncs(manFuncs)
 
 	g := &globals{environment: os.LookupEnv, stdout: stdout, stderr: stderr}
 	app.Flag("dsn", "The server to watch: a postgresql:// URL or key=value pairs. Without it: the configuration file, DATA_SOURCE_NAME, DATA_SOURCE_URI/USER/PASS, or the PG* variables. Passwords belong in a passfile or DATA_SOURCE_PASS_FILE.").

@@ -2,9 +2,26 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/recovery"
 )
+
+// TestDrillProgress estimates by the last drill, and promises nothing without
+// one.
+func TestDrillProgress(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	pace := drillPace{phase: "recover", since: now.Add(-4 * time.Second)}
+	if got, want := pace.line(now), "\r\x1b[Kdrill: recover, 4 s"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	pace.last = []recovery.PhaseReport{{Phase: "restore", Seconds: 60}, {Phase: "recover", Seconds: 10}, {Phase: "check", Seconds: 30}}
+	if got, want := pace.line(now), "\r\x1b[Kdrill: recover, 4 s, about 36s left by the last drill"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
 
 func TestProgress(t *testing.T) {
 	t.Parallel()

@@ -56,7 +56,9 @@ type Options struct {
 	Keep string
 	// Prove looks at the recovered server in the caller's own way; its error is
 	// why the backup is not proved.
-	Prove  func(ctx context.Context, recovered *pg.Target) error `json:"-"`
+	Prove func(ctx context.Context, recovered *pg.Target) error `json:"-"`
+	// Begin is told of each phase that begins; nil is nobody.
+	Begin  func(phase string) `json:"-"`
 	Logger *slog.Logger
 }
 
@@ -137,6 +139,9 @@ func judge(report *recovery.Report, err error) {
 // phase runs one phase and notes how long it took.
 func (d *drill) phase(report *recovery.Report, name string, do func() error) error {
 	began := time.Now()
+	if d.options.Begin != nil {
+		d.options.Begin(name)
+	}
 	err := do()
 	took := time.Since(began)
 	report.Phases = append(report.Phases, recovery.PhaseReport{Phase: name, Seconds: took.Seconds()})

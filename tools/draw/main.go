@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -77,10 +78,7 @@ type panel struct {
 		Defaults struct {
 			Unit       string
 			Thresholds struct {
-				Steps []struct {
-					Color string
-					Value *float64
-				}
+				Steps []step
 			}
 			Mappings []struct {
 				Options map[string]struct{ Text string }
@@ -96,12 +94,27 @@ type panel struct {
 		RefID, Expr, LegendFormat string
 		Instant                   bool
 	}
-	Transformations []struct {
-		Options struct {
-			IndexByName  map[string]int
-			RenameByName map[string]string
-		}
+	Transformations []transformation
+}
+
+type transformation struct {
+	Options struct {
+		IndexByName  map[string]int
+		RenameByName map[string]string
+		// ConfigRefID is the query whose result is the threshold.
+		ConfigRefID string
 	}
+}
+
+// step is a colour that holds from a value on.
+type step struct {
+	Color string
+	Value *float64
+}
+
+// limits says that the result of a query is the panel's threshold.
+func (d panel) limits(refID string) bool {
+	return slices.ContainsFunc(d.Transformations, func(t transformation) bool { return t.Options.ConfigRefID == refID })
 }
 
 type painter struct {
@@ -200,6 +213,10 @@ func (p painter) view(ctx context.Context, d panel) (view, error) {
 		found, err := p.query(ctx, target.Expr, target.Instant)
 		if err != nil {
 			return v, err
+		}
+		if len(found) > 0 && d.limits(target.RefID) {
+			d.FieldConfig.Defaults.Thresholds.Steps = []step{{Color: "green"}, {Color: "red", Value: &found[0].Values[0]}}
+			continue
 		}
 		for _, s := range found {
 			s.Legend = legend(target.LegendFormat, s.Labels)

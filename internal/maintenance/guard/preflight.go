@@ -357,7 +357,7 @@ func (r *run) physical(ctx context.Context, tables []table, known map[string]boo
 	if !r.settings().PhysicalChecks || len(tables) == 0 {
 		return nil, findings
 	}
-	options := check.Options{Checks: physicalChecks(), Databases: []string{r.report.Database}, Jobs: 1, Logger: r.options.Logger}
+	options := check.Options{Checks: physicalChecks(), Databases: []string{r.report.Database}, Jobs: 1, Logger: r.options.Logger, Progress: r.options.Checking}
 	for _, t := range tables {
 		options.Relations = append(options.Relations, check.RelationName{Schema: t.Schema, Name: t.Name})
 	}

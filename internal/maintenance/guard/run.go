@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/maintenance/script"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/state"
@@ -44,6 +45,8 @@ type Options struct {
 	DryRun bool
 	// Progress takes lines for people while it runs.
 	Progress io.Writer
+	// Checking is told how far the physical checks are; nil is nobody.
+	Checking func(check.Result)
 	Logger   *slog.Logger
 }
 

@@ -60,6 +60,8 @@ func (r *run) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	lane := pg.NewLane(r.options.Target, pg.Purpose{Name: "guard watch", StatementTimeout: 5 * time.Second, LockTimeout: time.Second})
 	defer lane.Close()
 	var first pressure
+	var speed pace
+	told := started
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
@@ -77,12 +79,20 @@ func (r *run) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 			return
 		}
 		var p pressure
+		var s stage
+		telling := time.Since(told) >= progressInterval
 		err := lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) (err error) {
-			p, err = readPressure(ctx, conn, pg.GuardApplicationName+" "+r.report.ID)
+			if p, err = readPressure(ctx, conn, pg.GuardApplicationName+" "+r.report.ID); err == nil && telling {
+				s, err = readStage(ctx, conn, pg.GuardApplicationName+" "+r.report.ID)
+			}
 			return err
 		})
 		if err != nil {
 			continue // a server that does not answer stops the maintenance itself
+		}
+		if telling {
+			told = time.Now()
+			r.sayf("%s", speed.tell(s, told, told.Sub(started)))
 		}
 		if first.at.IsZero() {
 			first = p
