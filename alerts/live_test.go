@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -64,7 +65,11 @@ func liveValues() alerts.Values {
 	zero := model.Duration(0)
 	for _, group := range alerts.Groups() {
 		for _, alert := range group.Alerts {
-			values.Alerts[alert.Name] = alerts.AlertValues{For: &zero, Thresholds: live[alert.Name]}
+			thresholds := live[alert.Name]
+			if thresholds == nil {
+				thresholds = liveDamage[alert.Name]
+			}
+			values.Alerts[alert.Name] = alerts.AlertValues{For: &zero, Thresholds: thresholds}
 		}
 	}
 	return values
@@ -163,24 +168,7 @@ func TestLive(t *testing.T) {
 	}
 	startPrometheus(t, strings.TrimSuffix(strings.TrimPrefix(alertmanager, "http://"), "/api/v2/alerts"), []string{first, second, nobody.String()})
 
-	arrived := make(map[string]bool)
-	awaitAlerts := func(names ...string) {
-		t.Helper()
-		var missing []string
-		defer func() {
-			if len(missing) > 0 {
-				t.Log("missing: ", missing)
-			}
-		}()
-		pgtest.Await(t, "the alerts arrive", time.Minute, func() bool {
-			for _, name := range firingIn(t, alertmanager) {
-				arrived[name] = true
-			}
-			missing = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return arrived[name] })
-			return len(missing) == 0
-		})
-	}
-
+	seen := newArrivals(alertmanager)
 	primary.MustExec(t, "postgres", "CREATE TABLE t (i int)")
 	primary.MustExec(t, "postgres", "SELECT pg_create_physical_replication_slot('forgotten', true)")
 	primary.MustExec(t, "postgres", "CREATE SUBSCRIPTION broken CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false)")
@@ -212,7 +200,7 @@ func TestLive(t *testing.T) {
 			}
 		}
 	}()
-	awaitAlerts("PostgresWatchdog", "PostgresExporterDown", "PostgresUnsafeSetting", "PostgresChecksumsDisabled", "PostgresStateNotKept",
+	seen.await(t, "PostgresWatchdog", "PostgresExporterDown", "PostgresUnsafeSetting", "PostgresChecksumsDisabled", "PostgresStateNotKept",
 		"PostgresConfigReloadFailed", "PostgresCheckNotApplicable", "PostgresConnectionsNearLimit", "PostgresIdleTransaction",
 		"PostgresLockWait", "PostgresLockPileUp", "PostgresLongTransaction", "PostgresPreparedTransactionOrphaned", "PostgresWraparound",
 		"PostgresXminHorizonHeld", "PostgresSlotInactive", "PostgresSlotRetainsWAL", "PostgresSubscriptionBroken", "PostgresSubscriptionDisabled",
@@ -221,28 +209,59 @@ func TestLive(t *testing.T) {
 
 	standby.MustExec(t, "postgres", "SELECT pg_wal_replay_pause()")
 	primary.MustExec(t, "postgres", "CREATE TABLE u AS SELECT generate_series(1, 100000)")
-	awaitAlerts("PostgresReplayPaused", "PostgresReplicationReceiverBehind")
+	seen.await(t, "PostgresReplayPaused", "PostgresReplicationReceiverBehind")
 	standby.MustExec(t, "postgres", "SELECT pg_wal_replay_resume()")
 	if err := standby.Promote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	awaitAlerts("PostgresRoleChanged", "PostgresSplitBrain", "PostgresStandbyGone")
+	seen.await(t, "PostgresRoleChanged", "PostgresSplitBrain", "PostgresStandbyGone")
 	for _, f := range release {
 		f()
 	}
 	if err := standby.Stop(pgtest.Immediate); err != nil {
 		t.Fatal(err)
 	}
-	awaitAlerts("PostgresDown")
+	seen.await(t, "PostgresDown")
 	if err := standby.StartAgain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	awaitAlerts("PostgresRestarted")
+	seen.await(t, "PostgresRestarted")
 	for name := range live {
-		if !arrived[name] {
+		if !seen.names[name] {
 			t.Errorf("%s was not seen", name)
 		}
 	}
+}
+
+// arrivals are the alerts that an Alertmanager has had.
+type arrivals struct {
+	api   string
+	names map[string]bool
+}
+
+func newArrivals(api string) *arrivals { return &arrivals{api: api, names: make(map[string]bool)} }
+
+// await waits until all of these have arrived.
+func (a *arrivals) await(t *testing.T, names ...string) {
+	t.Helper()
+	var missing []string
+	defer func() {
+		if len(missing) > 0 {
+			t.Log("missing: ", missing)
+		}
+	}()
+	pgtest.Await(t, "the alerts arrive", time.Minute, func() bool {
+		for _, name := range firingIn(t, a.api) {
+			a.names[name] = true
+		}
+		missing = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return a.names[name] })
+		return len(missing) == 0
+	})
+}
+
+// without are the names of a list but some.
+func without(list map[string]map[string]float64, but ...string) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(list)), func(name string) bool { return slices.Contains(but, name) })
 }
 
 // firingIn are the names of the alerts that Alertmanager has.
