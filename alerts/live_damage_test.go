@@ -86,9 +86,6 @@ var damagedSchema = []string{
 // TestLiveDamage makes the conditions of alerts about damage, recovery,
 // maintenance and errors on a real server, and sees them arrive as TestLive does.
 func TestLiveDamage(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs Prometheus, Alertmanager and a server")
-	}
 	tool(t, "PROMETHEUS")
 	alertmanager := startAlertmanager(t, &pager{pages: make(map[string][]string)})
 	server := pgtest.Start(t, pgtest.JSONLog(), pgtest.Setting("full_page_writes", "off"), pgtest.Setting("archive_mode", "on"),
