@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,8 +12,9 @@ import (
 )
 
 // catalogCheck holds the system catalogues against each other: every reference
-// from one to another (14+), every key that must be unique, and the flags and
-// numbers in pg_class that switch indexes, triggers and constraints on. It reads
+// from one to another, every key that must be unique, what holds for each
+// row of a kind, and the flags and numbers in pg_class that switch indexes,
+// triggers and constraints on. It reads
 // them by sequential scans, because a damaged index of a catalogue would lie.
 func catalogCheck() Check {
 	return Check{
@@ -52,10 +54,14 @@ func runCatalog(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	rules, err := s.rules(ctx)
+	if err != nil {
+		return err
+	}
 	return s.each(ctx, len(catalogues), func(i int) error {
 		c := catalogues[i]
 		started := time.Now()
-		for _, p := range slices.Concat(references[c.Name.Name], keys[c.Name.Name]) {
+		for _, p := range slices.Concat(references[c.Name.Name], keys[c.Name.Name], rules[c.Name.Name]) {
 			if err := s.probe(ctx, c, p); err != nil {
 				return err
 			}
@@ -131,25 +137,64 @@ const referencesSQL = `SELECT f.relname::text, r.fkcols, p.relname::text, r.pkco
 	JOIN pg_class f ON f.oid = r.fktable JOIN pg_class p ON p.oid = r.pktable
 	WHERE has_table_privilege(f.oid, 'SELECT') AND (has_table_privilege(p.oid, 'SELECT') OR p.relname = 'pg_authid')`
 
-// references makes the probes of each catalogue for its references. 13 does
-// not declare them.
+// references13 are the references of 13, which does not declare them: those that
+// 14 declares, in the columns that 13 has.
+//
+//go:embed catalog_references_13.txt
+var references13 string
+
+// references makes the probes of each catalogue for its references.
 func (s *session) references(ctx context.Context) (map[string][]probe, error) {
+	list, err := s.declared(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing the references between catalogues: %w", err)
+	}
 	probes := make(map[string][]probe)
-	if s.conn.Facts.VersionNum < 140000 {
-		return probes, nil
-	}
-	rows, err := s.conn.Query(ctx, referencesSQL)
-	if err != nil {
-		return nil, fmt.Errorf("listing the references between catalogues: %w", err)
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[reference])
-	if err != nil {
-		return nil, fmt.Errorf("listing the references between catalogues: %w", err)
-	}
 	for _, r := range list {
 		probes[r.From] = append(probes[r.From], r.probe())
 	}
 	return probes, nil
+}
+
+// declared lists the references between the catalogues that the role may read.
+func (s *session) declared(ctx context.Context) ([]reference, error) {
+	if s.conn.Facts.VersionNum >= 140000 {
+		rows, err := s.conn.Query(ctx, referencesSQL)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.CollectRows(rows, pgx.RowToStructByPos[reference])
+	}
+	rows, err := s.conn.Query(ctx, "SELECT relname::text FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND (has_table_privilege(oid, 'SELECT') OR relname = 'pg_authid')")
+	if err != nil {
+		return nil, err
+	}
+	readable, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	list := parseReferences(references13)
+	return slices.DeleteFunc(list, func(r reference) bool {
+		return r.From == "pg_authid" || !slices.Contains(readable, r.From) || !slices.Contains(readable, r.To)
+	}), nil
+}
+
+// parseReferences reads lines of catalogue(columns) catalogue(columns), with
+// "array" when the last column is one and "optional" when it may be 0.
+func parseReferences(text string) []reference {
+	side := func(s string) (catalogue string, columns []string) {
+		catalogue, rest, _ := strings.Cut(s, "(")
+		return catalogue, strings.Split(strings.TrimSuffix(rest, ")"), ",")
+	}
+	var list []reference
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		r := reference{Array: slices.Contains(words, "array"), Optional: slices.Contains(words, "optional")}
+		r.From, r.FromColumns = side(words[0])
+		r.To, r.ToColumns = side(words[1])
+		list = append(list, r)
+	}
+	return list
 }
 
 // reference is one reference from a catalogue to another.

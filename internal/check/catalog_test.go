@@ -34,10 +34,10 @@ func TestCatalog(t *testing.T) {
 		{"lost column", "DELETE FROM pg_attribute WHERE attname = 'amount' AND attrelid = 'postings'::regclass", 13, "relnatts", "postings"},
 		{"foreign key without its trigger", "DELETE FROM pg_trigger WHERE oid = (SELECT min(oid) FROM pg_trigger WHERE tgrelid = 'postings'::regclass)", 13, "foreign key postings_account_fkey", "postings"},
 		{"relfrozenxid in the future", "UPDATE pg_class SET relfrozenxid = (txid_current() + 1000000)::text::xid WHERE relname = 'postings'", 13, "in the future", "postings"},
-		{"table without its schema", "UPDATE pg_class SET relnamespace = 4242 WHERE relname = 'y2026'", 14, "pg_class (relnamespace) refers to 4242", "pg_class"},
-		{"column without its type", "UPDATE pg_attribute SET atttypid = 4242 WHERE attname = 'amount'", 14, "pg_attribute (atttypid) refers to 4242", "pg_attribute"},
-		{"lost enum", "DELETE FROM pg_type WHERE typname = 'mood'", 14, "pg_enum (enumtypid) refers to", "pg_enum"},
-		{"function of nobody", "UPDATE pg_proc SET proowner = 4242 WHERE proname = 'one'", 14, "pg_proc (proowner) refers to 4242", "pg_proc"},
+		{"table without its schema", "UPDATE pg_class SET relnamespace = 4242 WHERE relname = 'y2026'", 13, "pg_class (relnamespace) refers to 4242", "pg_class"},
+		{"column without its type", "UPDATE pg_attribute SET atttypid = 4242 WHERE attname = 'amount'", 13, "pg_attribute (atttypid) refers to 4242", "pg_attribute"},
+		{"lost enum", "DELETE FROM pg_type WHERE typname = 'mood'", 13, "pg_enum (enumtypid) refers to", "pg_enum"},
+		{"function of nobody", "UPDATE pg_proc SET proowner = 4242 WHERE proname = 'one'", 13, "pg_proc (proowner) refers to 4242", "pg_proc"},
 	}
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
 		server := pgtest.Start(t, pgtest.Version(major))
@@ -62,6 +62,69 @@ func TestCatalog(t *testing.T) {
 		document := sweep(t, server, check.Options{Checks: named(t, "catalog")})
 		if document.ExitCode() != check.ExitClean {
 			t.Errorf("healthy: findings %+v, checks %+v", document.Findings, document.Checks)
+		}
+	})
+}
+
+// TestCatalogRules breaks in one database what holds for every row of a catalogue.
+func TestCatalogRules(t *testing.T) {
+	t.Parallel()
+	const schema = `
+		CREATE TABLE a (id int PRIMARY KEY, name text DEFAULT 'x', n int, body text);
+		CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a, CHECK (id > 0));
+		CREATE TABLE c (id int, v text); CREATE TABLE d (id int, v text); CREATE TABLE e (id int UNIQUE, v text); CREATE TABLE f (id int);
+		CREATE TABLE g (id int); CREATE INDEX g_id ON g (id); CREATE TABLE h (id int); CREATE INDEX h_id ON h (id);
+		CREATE TABLE i (id int); CREATE INDEX i_id ON i (id);
+		CREATE TABLE years (id int, y int) PARTITION BY RANGE (y); CREATE TABLE y2026 PARTITION OF years FOR VALUES FROM (2026) TO (2027);
+		CREATE VIEW seen AS SELECT 1; CREATE SEQUENCE numbers; CREATE SEQUENCE lost; CREATE TYPE pair AS (x int, y int); CREATE FUNCTION one(int) RETURNS int LANGUAGE sql AS 'SELECT 1'`
+	damages := []struct{ sql, found string }{
+		{"UPDATE pg_attribute SET attlen = 8 WHERE attrelid = 'a'::regclass AND attname = 'n'", "does not store the column public.a.n as its type"},
+		{"UPDATE pg_attribute SET attalign = 'Z' WHERE attrelid = 'c'::regclass AND attname = 'id'", `attalign has the value "Z"`},
+		{"UPDATE pg_attribute SET attcollation = 0 WHERE attrelid = 'c'::regclass AND attname = 'v'", "no collation for the column public.c.v"},
+		{"UPDATE pg_attribute SET atttypmod = -7 WHERE attrelid = 'd'::regclass AND attname = 'v'", "contradicts itself about the column public.d.v"},
+		{"DELETE FROM pg_attribute WHERE attrelid = 'd'::regclass AND attnum = -1", "system columns of public.d"},
+		{"UPDATE pg_attribute SET atthasdef = false WHERE attrelid = 'a'::regclass AND attname = 'name'", "whether the column public.a.name has a default"},
+		{"UPDATE pg_class SET relfilenode = (SELECT relfilenode FROM pg_class WHERE relname = 'e') WHERE relname = 'f'", "same file to several relations"},
+		{"UPDATE pg_class SET relpersistence = 'u' WHERE relname = 'g'", "gives public.g_id another persistence"},
+		{"UPDATE pg_class SET reltype = 0 WHERE relname = 'g'", "row type of public.g"},
+		{"UPDATE pg_class SET reltoastrelid = 0 WHERE relname = 'a'", "to no table, or to several"},
+		{"UPDATE pg_class SET relpartbound = NULL WHERE relname = 'y2026'", "whether public.y2026 is a partition"},
+		{"DELETE FROM pg_rewrite WHERE ev_class = 'seen'::regclass", "the view public.seen"},
+		{"DELETE FROM pg_sequence WHERE seqrelid = 'lost'::regclass", "the sequence public.lost"},
+		{"UPDATE pg_sequence SET seqincrement = 0 WHERE seqrelid = 'numbers'::regclass", "impossible bounds for the sequence public.numbers"},
+		{"UPDATE pg_constraint SET conbin = NULL WHERE conname = 'b_id_check'", "b_id_check of public.b"},
+		{"UPDATE pg_constraint SET conffeqop = NULL WHERE conname = 'b_a_fkey'", "b_a_fkey of public.b"},
+		{"UPDATE pg_index SET indisunique = false WHERE indexrelid = 'e_id_key'::regclass", "about the key e_id_key"},
+		{"UPDATE pg_index SET indisready = false WHERE indexrelid = 'h_id'::regclass", "about the index public.h_id"},
+		{"UPDATE pg_index SET indkey = '9' WHERE indexrelid = 'i_id'::regclass", "a column that the table does not have, in the index public.i_id"},
+		{"DELETE FROM pg_depend WHERE objid = 'i_id'::regclass", "what the index public.i_id depends on"},
+		{"UPDATE pg_proc SET pronargs = 3 WHERE proname = 'one'", "pg_proc contradicts itself"},
+		{"DELETE FROM pg_amproc WHERE amprocfamily = (SELECT oid FROM pg_opfamily WHERE opfname = 'macaddr8_ops' AND opfmethod = 403) AND amprocnum = 1", "the operator class macaddr8_ops"},
+		{"UPDATE pg_conversion SET conforencoding = 99 WHERE conname = 'big5_to_utf8'", "impossible encoding for big5_to_utf8"},
+		{"UPDATE pg_language SET oid = 0 WHERE lanname = 'plpgsql'", "pg_language has a row without an OID"},
+		{"UPDATE pg_type SET typlen = 3, typbyval = true WHERE typname = 'macaddr8'", "pg_type contradicts itself about the type macaddr8"},
+	}
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major))
+		server.MustExec(t, "postgres", "CREATE DATABASE erp")
+		server.MustExec(t, "erp", schema)
+		var script strings.Builder
+		script.WriteString("SET allow_system_table_mods = on")
+		for _, d := range damages {
+			script.WriteString("; " + d.sql)
+		}
+		server.MustExec(t, "erp", script.String())
+		document := sweep(t, server, check.Options{Databases: []string{"erp"}, Checks: named(t, "catalog")})
+		for _, d := range damages {
+			if !slices.ContainsFunc(document.Findings, func(f check.Finding) bool { return strings.Contains(f.Message, d.found) }) {
+				t.Errorf("%s: not found", d.found)
+			}
+		}
+		if t.Failed() {
+			for _, f := range document.Findings {
+				t.Log(f.Message)
+			}
+			t.Log(document.Checks)
 		}
 	})
 }

@@ -1,0 +1,236 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// catalogRule is something that holds for every row of a catalogue whatever
+// objects there are. The query gives what it does not hold for, by names and OIDs
+// only: the functions that write out types and arguments trust the catalogues.
+type catalogRule struct {
+	catalogue string
+	// wrong says what that means; %s stands for it.
+	wrong string
+	sql   string
+}
+
+// catalogRules are the rules that the server keeps when it makes, changes and
+// drops objects, in the columns that 13 to 18 have in common.
+var catalogRules = []catalogRule{
+	{
+		"pg_attribute", "pg_attribute does not store the column %s as its type in pg_type is: its values are misread",
+		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+		WHERE NOT a.attisdropped AND ((a.attlen, a.attbyval, a.attalign) IS DISTINCT FROM (t.typlen, t.typbyval, t.typalign) OR t.typlen <> -1 AND a.attstorage <> 'p')`,
+	}, {
+		"pg_attribute", "pg_attribute contradicts itself about the column %s (number, type, dropped, inherited)",
+		`SELECT format('%s.%I', attrelid::regclass, attname) FROM pg_attribute
+		WHERE attnum = 0 OR attname = '' OR atttypmod < -1 OR attisdropped <> (atttypid = 0) OR attinhcount < 0 OR attnum > 0 AND NOT attislocal AND attinhcount = 0`,
+	}, {
+		"pg_attribute", "pg_attribute has no collation for the column %s, whose type has one",
+		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_class c ON c.oid = a.attrelid
+		WHERE NOT a.attisdropped AND c.relkind IN ('r', 'p', 'm', 'f') AND t.typcollation <> 0 AND a.attcollation = 0`,
+	}, {
+		"pg_attribute", "pg_attribute does not have the system columns of %s",
+		`SELECT c.oid::regclass::text FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum < 0
+		WHERE c.relkind IN ('r', 'p', 'm', 't', 'S', 'f') GROUP BY c.oid HAVING count(a.attrelid) <> 6`,
+	}, {
+		"pg_attrdef", "pg_attribute and pg_attrdef do not agree whether the column %s has a default",
+		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+		WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atthasdef <> (d.oid IS NOT NULL)`,
+	}, {
+		"pg_attrdef", "pg_attrdef has a default for column %s, which does not exist",
+		`SELECT format('%s of %s', d.adnum, d.adrelid::regclass) FROM pg_attrdef d LEFT JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND NOT a.attisdropped
+		WHERE a.attrelid IS NULL OR d.adnum < 1`,
+	}, {
+		"pg_class", "pg_class says of %s that it is stored, or that it is not, against its kind",
+		`SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('v', 'c', 'p', 'f', 'I') AND relfilenode <> 0
+		OR relkind IN ('r', 'm', 't', 'i', 'S') AND relfilenode = 0 AND pg_relation_filenode(oid) IS NULL`,
+	}, {
+		"pg_class", "pg_class gives the same file to several relations: %s",
+		`SELECT string_agg(oid::regclass::text, ', ' ORDER BY oid) FROM pg_class WHERE relfilenode <> 0 AND relpersistence <> 't' GROUP BY reltablespace, relfilenode HAVING count(*) > 1`,
+	}, {
+		"pg_class", "pg_class has no access method for %s, or one of another kind",
+		`SELECT c.oid::regclass::text FROM pg_class c LEFT JOIN pg_am a ON a.oid = c.relam
+		WHERE c.relkind IN ('r', 'm', 't') AND a.amtype IS DISTINCT FROM 't' OR c.relkind IN ('i', 'I') AND a.amtype IS DISTINCT FROM 'i'`,
+	}, {
+		"pg_class", "pg_class and pg_type do not agree about the row type of %s",
+		`SELECT c.oid::regclass::text FROM pg_class c LEFT JOIN pg_type t ON t.oid = c.reltype WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c') AND t.typrelid IS DISTINCT FROM c.oid`,
+	}, {
+		"pg_class", "pg_class has no row, or one of another kind, for %s",
+		`SELECT format('the composite type %s', t.oid::regtype) FROM pg_type t LEFT JOIN pg_class c ON c.oid = t.typrelid WHERE t.typtype = 'c' AND c.reltype IS DISTINCT FROM t.oid
+		UNION ALL SELECT format('the sequence %s', s.seqrelid) FROM pg_sequence s LEFT JOIN pg_class c ON c.oid = s.seqrelid WHERE c.relkind IS DISTINCT FROM 'S'
+		UNION ALL SELECT format('the partitioned table %s', p.partrelid) FROM pg_partitioned_table p LEFT JOIN pg_class c ON c.oid = p.partrelid WHERE c.relkind IS DISTINCT FROM 'p'
+		UNION ALL SELECT format('the index %s', i.indexrelid) FROM pg_index i LEFT JOIN pg_class c ON c.oid = i.indexrelid WHERE c.relkind IS NULL OR c.relkind NOT IN ('i', 'I')
+		UNION ALL SELECT format('the TOAST table of %s', c.oid::regclass) FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid WHERE c.reltoastrelid <> 0 AND t.relkind IS DISTINCT FROM 't'`,
+	}, {
+		"pg_class", "pg_class has %s, of which the catalogue of its kind has no row",
+		`SELECT 'the sequence ' || c.oid::regclass FROM pg_class c WHERE c.relkind = 'S' AND NOT EXISTS (SELECT FROM pg_sequence s WHERE s.seqrelid = c.oid)
+		UNION ALL SELECT 'the partitioned table ' || c.oid::regclass FROM pg_class c WHERE c.relkind = 'p' AND NOT EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = c.oid)
+		UNION ALL SELECT 'the index ' || c.oid::regclass FROM pg_class c WHERE c.relkind IN ('i', 'I') AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = c.oid)
+		UNION ALL SELECT 'the view ' || c.oid::regclass FROM pg_class c WHERE c.relkind IN ('v', 'm') AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '1')`,
+	}, {
+		"pg_class", "pg_class gives the TOAST table %s to no table, or to several",
+		`SELECT t.oid::regclass::text FROM pg_class t LEFT JOIN pg_class c ON c.reltoastrelid = t.oid WHERE t.relkind = 't' AND t.relpersistence <> 't' GROUP BY t.oid HAVING count(c.oid) <> 1`,
+	}, {
+		"pg_class", "pg_class gives %s another persistence than its table: after a crash one would be emptied without the other",
+		`SELECT c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid WHERE c.relpersistence <> t.relpersistence
+		UNION ALL SELECT c.oid::regclass::text FROM pg_class t JOIN pg_class c ON c.oid = t.reltoastrelid WHERE c.relpersistence <> t.relpersistence`,
+	}, {
+		"pg_class", "pg_class, pg_inherits and the bounds do not agree whether %s is a partition",
+		`SELECT c.oid::regclass::text FROM pg_class c LEFT JOIN (SELECT h.inhrelid, count(*) AS parents FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent AND p.relkind = 'p' GROUP BY h.inhrelid) h ON h.inhrelid = c.oid
+		WHERE c.relkind IN ('r', 'p', 'f') AND (c.relispartition <> (c.relpartbound IS NOT NULL) OR c.relispartition AND h.parents IS DISTINCT FROM 1)`,
+	}, {
+		"pg_constraint", "pg_constraint lacks a part of the constraint %s, so that it cannot be enforced",
+		`SELECT format('%I of %s', conname, CASE WHEN conrelid <> 0 THEN conrelid::regclass::text ELSE contypid::regtype::text END) FROM pg_constraint
+		WHERE conrelid = 0 AND contypid = 0 OR contype = 'c' AND conbin IS NULL OR contype IN ('p', 'u', 'x') AND conindid = 0 OR contype IN ('p', 'u', 'f') AND coalesce(cardinality(conkey), 0) = 0
+		OR contype = 'f' AND (confrelid = 0 OR (cardinality(confkey), cardinality(conpfeqop), cardinality(conppeqop), cardinality(conffeqop)) IS DISTINCT FROM (cardinality(conkey), cardinality(conkey), cardinality(conkey), cardinality(conkey)))`,
+	}, {
+		"pg_constraint", "pg_constraint and pg_index do not agree about the key %s",
+		`SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k LEFT JOIN pg_index i ON i.indexrelid = k.conindid
+		WHERE k.contype IN ('p', 'u') AND (i.indrelid IS DISTINCT FROM k.conrelid OR NOT i.indisunique OR i.indisprimary <> (k.contype = 'p')) OR k.contype = 'x' AND i.indrelid IS DISTINCT FROM k.conrelid
+		UNION ALL SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE c.relkind <> 't' AND i.indisprimary AND i.indexrelid >= 16384
+		AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype = 'p')`,
+	}, {
+		"pg_index", "pg_index contradicts itself about the index %s (numbers of columns, states, uniqueness)",
+		`SELECT i.indexrelid::regclass::text FROM pg_index i LEFT JOIN pg_class c ON c.oid = i.indexrelid
+		WHERE cardinality(i.indkey::int2[]) <> i.indnatts OR c.relnatts <> i.indnatts OR i.indnkeyatts > i.indnatts OR i.indnkeyatts < 1 OR cardinality(i.indclass::oid[]) <> i.indnkeyatts
+		OR cardinality(i.indcollation::oid[]) <> i.indnkeyatts OR cardinality(i.indoption::int2[]) <> i.indnkeyatts OR i.indisprimary AND NOT i.indisunique OR i.indisvalid AND NOT i.indisready OR i.indisready AND NOT i.indislive
+		OR (0 = ANY (i.indkey::int2[])) <> (i.indexprs IS NOT NULL)`,
+	}, {
+		"pg_index", "pg_index refers to a column that the table does not have, in the index %s",
+		`SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) k LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k AND NOT a.attisdropped WHERE k <> 0 AND a.attrelid IS NULL`,
+	}, {
+		"pg_index", "pg_index and pg_opclass do not agree about the index %s: an operator class is of another access method",
+		`SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid CROSS JOIN unnest(i.indclass::oid[]) k JOIN pg_opclass o ON o.oid = k WHERE o.opcmethod <> c.relam`,
+	}, {
+		"pg_opclass", "the operator class %s is not complete in pg_amop, pg_amproc and pg_operator: indexes that use it give wrong answers or fail",
+		`SELECT format('%I for access method %I', o.opcname, a.amname) FROM pg_opclass o JOIN pg_am a ON a.oid = o.opcmethod WHERE o.oid < 16384 AND NOT amvalidate(o.oid)`,
+	}, {
+		"pg_proc", "pg_proc contradicts itself about the function %s (numbers of arguments, aggregates)",
+		`SELECT format('%I (OID %s)', p.proname, p.oid) FROM pg_proc p WHERE p.pronargs <> cardinality(p.proargtypes::oid[]) OR p.pronargdefaults > p.pronargs OR p.procost < 0 OR p.prorows < 0
+		OR p.proallargtypes IS NOT NULL AND cardinality(p.proallargtypes) IS DISTINCT FROM cardinality(p.proargmodes) OR (p.prokind = 'a') <> EXISTS (SELECT FROM pg_aggregate a WHERE a.aggfnoid = p.oid)`,
+	}, {
+		"pg_cast", "pg_cast has no function for the cast %s, or one that it does not need",
+		`SELECT format('%s to %s', castsource::regtype, casttarget::regtype) FROM pg_cast WHERE (castmethod = 'f') <> (castfunc <> 0)`,
+	}, {
+		"pg_sequence", "pg_sequence has impossible bounds for the sequence %s",
+		`SELECT seqrelid::regclass::text FROM pg_sequence WHERE seqincrement = 0 OR seqmin >= seqmax OR seqstart NOT BETWEEN seqmin AND seqmax OR seqcache < 1 OR seqtypid NOT IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)`,
+	}, {
+		"pg_type", "pg_type contradicts itself about the type %s (size, kind, base, elements)",
+		`SELECT format('%I (OID %s)', t.typname, t.oid) FROM pg_type t LEFT JOIN pg_type a ON a.oid = t.typarray
+		WHERE t.typlen < -2 OR t.typlen = 0 OR t.typbyval AND t.typlen NOT IN (1, 2, 4, 8) OR t.typlen <> -1 AND t.typstorage <> 'p' OR (t.typtype = 'd') <> (t.typbasetype <> 0) OR (t.typtype = 'c') <> (t.typrelid <> 0)
+		OR t.typarray <> 0 AND a.typelem IS DISTINCT FROM t.oid OR t.typisdefined AND (t.typinput = 0 OR t.typoutput = 0)`,
+	}, {
+		"pg_type", "pg_type calls %s an enum, of which pg_enum has no labels, or pg_enum has labels of another type",
+		`SELECT format('%s', e.enumtypid) FROM pg_enum e LEFT JOIN pg_type t ON t.oid = e.enumtypid WHERE t.typtype IS DISTINCT FROM 'e'`,
+	}, {
+		"pg_type", "pg_type and pg_range do not agree about the range type %s",
+		`SELECT t.oid::regtype::text FROM pg_type t WHERE t.typtype = 'r' AND NOT EXISTS (SELECT FROM pg_range r WHERE r.rngtypid = t.oid)`,
+	}, {
+		"pg_trigger", "pg_trigger contradicts itself about the trigger %s",
+		`SELECT format('%I of %s', tgname, tgrelid::regclass) FROM pg_trigger WHERE tgnargs < 0 OR tgtype < 0 OR tginitdeferred AND NOT tgdeferrable OR tgisinternal AND tgconstraint = 0 AND tgparentid = 0 AND tgconstrrelid <> 0`,
+	}, {
+		"pg_inherits", "pg_inherits gives an impossible place to the child %s",
+		`SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhseqno < 1 OR inhrelid = inhparent`,
+	}, {
+		"pg_depend", "pg_depend does not say what %s depends on: it would outlive its table or type",
+		`SELECT 'the index ' || i.indexrelid::regclass FROM pg_index i WHERE i.indexrelid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid)
+		UNION ALL SELECT format('the constraint %I', k.conname) FROM pg_constraint k WHERE k.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_constraint'::regclass AND d.objid = k.oid)
+		UNION ALL SELECT 'a default of ' || a.adrelid::regclass FROM pg_attrdef a WHERE a.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid)
+		UNION ALL SELECT 'the TOAST table ' || t.oid::regclass FROM pg_class t WHERE t.relkind = 't' AND t.oid >= 16384 AND t.relpersistence <> 't' AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = t.oid)
+		UNION ALL SELECT format('the trigger %I of %s', t.tgname, t.tgrelid::regclass) FROM pg_trigger t WHERE t.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid)
+		UNION ALL SELECT format('the rule %I of %s', r.rulename, r.ev_class::regclass) FROM pg_rewrite r WHERE r.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid)`,
+	}, {
+		"pg_operator", "pg_operator contradicts itself about the operator %s",
+		`SELECT format('%s (OID %s)', oprname, oid) FROM pg_operator WHERE oid < 16384 AND (oprcode = 0 OR oprright = 0 AND oprkind <> 'r' OR (oprkind = 'b') <> (oprleft <> 0 AND oprright <> 0))`,
+	}, {
+		"pg_aggregate", "pg_aggregate contradicts itself about the aggregate %s",
+		`SELECT format('with OID %s', aggfnoid::oid) FROM pg_aggregate WHERE aggtransfn = 0 OR aggnumdirectargs < 0 OR aggtransspace < 0 OR (aggserialfn <> 0) <> (aggdeserialfn <> 0) OR (aggmtransfn <> 0) <> (aggminvtransfn <> 0)`,
+	}, {
+		"pg_conversion", "pg_conversion has an impossible encoding for %s",
+		`SELECT conname::text FROM pg_conversion WHERE pg_encoding_to_char(conforencoding) = '' OR pg_encoding_to_char(contoencoding) = ''`,
+	}, {
+		"pg_collation", "pg_collation has an impossible encoding for %s",
+		`SELECT collname::text FROM pg_collation WHERE collencoding <> -1 AND pg_encoding_to_char(collencoding) = ''`,
+	}, {
+		"pg_amop", "pg_amop has an impossible strategy for %s",
+		`SELECT format('the operator with OID %s', amopopr) FROM pg_amop WHERE amopstrategy < 1`,
+	}, {
+		"pg_amproc", "pg_amproc has an impossible number for the support function %s",
+		`SELECT format('with OID %s', amproc::oid) FROM pg_amproc WHERE amprocnum < 0`,
+	},
+}
+
+// letters are the values that columns of the type "char" can have in any version.
+var letters = map[string]string{
+	"pg_aggregate.aggkind": "noh", "pg_aggregate.aggfinalmodify": "rsw", "pg_aggregate.aggmfinalmodify": "rsw",
+	"pg_am.amtype": "it", "pg_amop.amoppurpose": "so",
+	"pg_attribute.attalign": "csid", "pg_attribute.attstorage": "pemx", "pg_attribute.attcompression": "pl", "pg_attribute.attidentity": "ad", "pg_attribute.attgenerated": "sv",
+	"pg_cast.castcontext": "eai", "pg_cast.castmethod": "fib",
+	"pg_class.relkind": "rpiIStvmcf", "pg_class.relpersistence": "put", "pg_class.relreplident": "dnfi",
+	"pg_collation.collprovider":      "dcib",
+	"pg_constraint.contype":          "cfnputx",
+	"pg_constraint.confupdtype":      "arcnd ",
+	"pg_constraint.confdeltype":      "arcnd ",
+	"pg_constraint.confmatchtype":    "fps ",
+	"pg_database.datlocprovider":     "dcib",
+	"pg_default_acl.defaclobjtype":   "rSfTnL",
+	"pg_depend.deptype":              "naiexpPS",
+	"pg_event_trigger.evtenabled":    "ODRA",
+	"pg_init_privs.privtype":         "ie",
+	"pg_operator.oprkind":            "blr",
+	"pg_partitioned_table.partstrat": "lrh",
+	"pg_policy.polcmd":               "rawd*",
+	"pg_proc.prokind":                "fpaw", "pg_proc.provolatile": "isv", "pg_proc.proparallel": "sru",
+	"pg_rewrite.ev_type": "1234", "pg_rewrite.ev_enabled": "ODRA",
+	"pg_shdepend.deptype":            "oairtp",
+	"pg_subscription_rel.srsubstate": "idfsr",
+	"pg_trigger.tgenabled":           "ODRA",
+	"pg_type.typtype":                "bcdemrp", "pg_type.typalign": "csid", "pg_type.typstorage": "pemx",
+}
+
+// ownColumnsSQL lists the columns of the catalogues that hold an object's own OID
+// or one of a few letters.
+const ownColumnsSQL = `SELECT c.relname::text, a.attname::text, a.attname = 'oid' FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+	WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT') AND a.attnum > 0
+	AND (a.attname = 'oid' OR a.atttypid = '"char"'::regtype) ORDER BY 1, 2`
+
+// rules makes the probes of each catalogue for what holds for each of its rows.
+func (s *session) rules(ctx context.Context) (map[string][]probe, error) {
+	probes := make(map[string][]probe)
+	for _, r := range catalogRules {
+		probes[r.catalogue] = append(probes[r.catalogue], probe{sql: r.sql + " LIMIT 10", wrong: r.wrong})
+	}
+	rows, err := s.conn.Query(ctx, ownColumnsSQL)
+	if err != nil {
+		return nil, fmt.Errorf("listing the columns of the catalogues: %w", err)
+	}
+	var catalogue, column string
+	var own bool
+	_, err = pgx.ForEachRow(rows, []any{&catalogue, &column, &own}, func() error {
+		name := catalogue + "." + column
+		allowed, known := letters[name]
+		switch {
+		case own:
+			probes[catalogue] = append(probes[catalogue], probe{
+				sql:   "SELECT ctid::text FROM pg_catalog." + quote(catalogue) + " WHERE oid = 0 LIMIT 10",
+				wrong: catalogue + " has a row without an OID (at %s)",
+			})
+		case known:
+			probes[catalogue] = append(probes[catalogue], probe{
+				sql: fmt.Sprintf(`SELECT DISTINCT %s::text FROM pg_catalog.%s WHERE %s NOT IN ('', '%s') LIMIT 10`,
+					quote(column), quote(catalogue), quote(column), strings.Join(strings.Split(allowed, ""), "', '")),
+				wrong: name + " has the value %q, which it cannot have",
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the columns of the catalogues: %w", err)
+	}
+	return probes, nil
+}
