@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds a pinned tool once and prints where it is.
 #
-#   tools/build.sh prometheus|promtool|promtool-2.45|alertmanager|amtool|golangci-lint
+#   tools/build.sh prometheus|promtool|promtool-2.45|alertmanager|amtool|golangci-lint|nfpm|helm|cyclonedx-gomod|gosec|govulncheck
 #
-# A program of that name in PATH is used instead when it is new enough, except for the linter, whose
-# findings depend on the version. Says on standard error what takes so long.
+# A program of that name in PATH is used instead when it is new enough, except for those whose results depend on
+# their version. Says on standard error what takes so long.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 name=$1
@@ -13,7 +13,12 @@ case $name in
 prometheus | promtool) module=prometheus package=github.com/prometheus/prometheus/cmd/$name oldest=2.42 tags=remove_all_sd ;;
 promtool-2.45) module=prometheus-2.45 package=github.com/prometheus/prometheus/cmd/promtool oldest="" ;; # of the oldest Prometheus that is meant
 alertmanager | amtool) module=alertmanager package=github.com/prometheus/alertmanager/cmd/$name oldest=0.27 ;;
-golangci-lint) module=golangci-lint package=github.com/golangci/golangci-lint/v2/cmd/$name oldest="" ;;
+golangci-lint) module=$name package=github.com/golangci/golangci-lint/v2/cmd/$name oldest="" ;;
+nfpm) module=$name package=github.com/goreleaser/nfpm/v2/cmd/$name oldest="" ;;
+helm) module=$name package=helm.sh/helm/v3/cmd/$name oldest="" ;;
+cyclonedx-gomod) module=$name package=github.com/CycloneDX/cyclonedx-gomod/cmd/$name oldest="" ;;
+gosec) module=$name package=github.com/securego/gosec/v2/cmd/$name oldest="" ;;
+govulncheck) module=$name package=golang.org/x/vuln/cmd/$name oldest="" ;;
 *) echo "build.sh: there is no tool $name" >&2; exit 2 ;;
 esac
 

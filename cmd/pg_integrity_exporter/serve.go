@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"pg_integrity_exporter/alerts"
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/exporter"
+	"pg_integrity_exporter/internal/secret"
 	"pg_integrity_exporter/internal/state"
 	"pg_integrity_exporter/internal/web"
 )
@@ -68,6 +70,9 @@ func (f *serveFlags) serve(ctx context.Context) int {
 
 // watch serves until ctx ends.
 func (f *serveFlags) watch(ctx context.Context) error {
+	if slices.ContainsFunc(os.Args, func(argument string) bool { return secret.Mask(argument) != argument }) {
+		f.logger.Warn("the command line has a password, which every user of this machine can read: use a passfile, dsn_file or DATA_SOURCE_PASS_FILE (docs/security.md)")
+	}
 	store, err := f.openStore()
 	if err != nil {
 		return err

@@ -3,9 +3,10 @@ package check
 import (
 	"context"
 	"fmt"
-	"regexp"
 
 	"github.com/jackc/pgx/v5"
+
+	"pg_integrity_exporter/internal/secret"
 )
 
 // facts are what a baseline keeps: attributes of objects, in the words of
@@ -164,13 +165,6 @@ func (s *session) readFacts(ctx context.Context) (facts, error) {
 	return all, nil
 }
 
-// secret is a secret in a connection string, an option of pg_hba.conf or the
-// body of a function.
-var secret = regexp.MustCompile(`(?i)(password|passwd|secrets?)(\s*=\s*)('[^']*'|"[^"]*"|[^\s,;'")]+)`)
-
-// withoutSecrets is a text that may be kept and shown.
-func withoutSecrets(text string) string { return secret.ReplaceAllString(text, "$1$2***") }
-
 // unreadable is the attribute of an object that the role may not read.
 const unreadable = "unreadable"
 
@@ -188,7 +182,7 @@ func (f facts) read(ctx context.Context, from querier, sql string) error {
 	var value *string
 	_, err = pgx.ForEachRow(rows, []any{&object, &attribute, &value}, func() error {
 		if value != nil && *value != "" {
-			f.add(object, withoutSecrets(attribute), withoutSecrets(*value))
+			f.add(object, secret.Mask(attribute), secret.Mask(*value))
 		}
 		return nil
 	})

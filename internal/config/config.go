@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -347,6 +348,7 @@ func clean(err error) error {
 		if field, ok := strings.CutSuffix(line, fieldOf(line)); ok {
 			line = strings.Replace(strings.TrimSpace(field), "field ", "unknown key ", 1)
 		}
+		line = mismatch.ReplaceAllStringFunc(line, expected)
 		lines[i] = line
 	}
 	return errors.New(strings.Join(lines, "; "))
@@ -358,4 +360,30 @@ func fieldOf(line string) string {
 		return line[i:]
 	}
 	return "\x00"
+}
+
+// mismatch is the library's text about a value of another kind than the key has.
+// It quotes the value, which may be a password.
+var mismatch = regexp.MustCompile("cannot unmarshal !!(\\w+)(?: `[^`]*`)? into (.*)$")
+
+// expected says the same for people, without the value.
+func expected(text string) string {
+	found := mismatch.FindStringSubmatch(text)
+	words := map[string]string{"seq": "a list", "map": "a mapping", "str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "null": "nothing"}
+	given, ok := words[found[1]]
+	if !ok {
+		given = found[1]
+	}
+	want := "a mapping of keys"
+	switch kind := found[2]; {
+	case strings.HasPrefix(kind, "[]"):
+		want = "a list"
+	case kind == "string":
+		want = "a text"
+	case kind == "bool":
+		want = "true or false"
+	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"), strings.HasPrefix(kind, "float"):
+		want = "a number"
+	}
+	return "expected " + want + ", found " + given
 }

@@ -272,7 +272,7 @@ func (f *Fleet) validate() (keys []string, err error) {
 	for name, a := range f.AuthModules {
 		switch {
 		case a.Type != "userpass":
-			return []string{"auth_modules", name, "type"}, fmt.Errorf("must be userpass, not %q", a.Type)
+			return []string{"auth_modules", name, "type"}, errors.New("must be userpass")
 		case a.UserPass.Username == "":
 			return []string{"auth_modules", name, "userpass"}, errors.New("username is needed")
 		case a.UserPass.Password != "" && a.UserPass.PasswordFile != "":

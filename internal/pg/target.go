@@ -3,6 +3,7 @@ package pg
 import (
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // ApplicationName is what every session of the exporter starts its
@@ -31,6 +33,9 @@ const (
 	// even when its client goes away, so giving up and trying again piles up
 	// backends. One attempt waits instead.
 	startupTimeout = 10 * time.Minute
+	// maxMessage bounds one message of the server, whose length the server says: no
+	// question of the exporter has an answer with rows that are nearly as long.
+	maxMessage = 64 << 20
 )
 
 // Target is one PostgreSQL server and the way to log in to it.
@@ -229,6 +234,11 @@ func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig
 	}}
 	config.DialFunc = dialer.DialContext
 	config.ConnectTimeout = startupTimeout
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		frontend := pgproto3.NewFrontend(r, w)
+		frontend.SetMaxBodyLen(maxMessage)
+		return frontend
+	}
 	if purpose.CancelOnServer {
 		config.BuildContextWatcherHandler = cancelOnServer
 	}

@@ -103,8 +103,10 @@ func Handler(options Options) (http.Handler, error) {
 	return secure(mux), nil
 }
 
-// secure adds the headers that every page has.
+// secure adds the headers that every page has, and refuses what other sites make
+// a browser send, by where the browser says that it comes from.
 func secure(next http.Handler) http.Handler {
+	next = http.NewCrossOriginProtection().Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("X-Frame-Options", "DENY")

@@ -41,6 +41,16 @@ func TestWindows(t *testing.T) {
 		t.Errorf("without a name: %d %s", code, body)
 	}
 	user = "ann"
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+windowsPath+"?for=2h&reason=x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Sec-Fetch-Site", "cross-site")
+	if response, err := server.Client().Do(request); err != nil || response.StatusCode != http.StatusForbidden {
+		t.Errorf("by another site: %v %v", response, err)
+	} else {
+		response.Body.Close()
+	}
 	if code, body := ask("POST", "", url.Values{"for": {"2"}}); code != http.StatusBadRequest {
 		t.Errorf("without parameters: %d %s", code, body)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/secret"
 )
 
 // catalogue is what one look found in the target's own database: it shows what
@@ -148,7 +149,7 @@ func changes(before, now *catalogue) []Operation {
 		}
 	}
 	if before.settings != now.settings {
-		found = append(found, Operation{Kind: AlterSystem, Statement: "ALTER SYSTEM changed settings: " + now.settings})
+		found = append(found, Operation{Kind: AlterSystem, Statement: "ALTER SYSTEM changed settings: " + secret.Mask(now.settings)})
 	}
 	return found[:min(len(found), maxChanged)]
 }

@@ -25,6 +25,7 @@ import (
 	"pg_integrity_exporter/internal/maintenance/window"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/schedule"
+	"pg_integrity_exporter/internal/secret"
 	"pg_integrity_exporter/internal/state"
 )
 
@@ -272,6 +273,7 @@ func (w *Watcher) activity(ctx context.Context, conn *pg.Conn) (map[string]Opera
 			marked = application
 		}
 		found := o
+		found.Statement = secret.Mask(o.Statement)
 		found.By = strings.TrimSpace(role + " " + application)
 		found.BlockedFor = time.Duration(seconds * float64(time.Second))
 		found.Kind, found.Relation = recognise(o.Statement, application, o.oid != 0 || o.Phase != "")
