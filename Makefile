@@ -1,13 +1,18 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz prepare clean
+.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz package release security prepare clean
 
-VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
+BRANCH     ?= $(shell git rev-parse --abbrev-ref HEAD 2>/dev/null)
+# The time of the commit: twice the same source gives the same program.
+BUILD_DATE ?= $(shell TZ=UTC git log -1 --format=%cd --date=format-local:%Y%m%d-%H:%M:%S 2>/dev/null)
+BIN        ?= bin/pg_integrity_exporter
 LDFLAGS  := -s -w \
 	-X github.com/prometheus/common/version.Version=$(VERSION) \
-	-X github.com/prometheus/common/version.Revision=$(shell git rev-parse HEAD 2>/dev/null) \
-	-X github.com/prometheus/common/version.Branch=$(shell git rev-parse --abbrev-ref HEAD 2>/dev/null) \
-	-X github.com/prometheus/common/version.BuildDate=$(shell date -u +%Y%m%d-%H:%M:%S)
+	-X github.com/prometheus/common/version.Revision=$(REVISION) \
+	-X github.com/prometheus/common/version.Branch=$(BRANCH) \
+	-X github.com/prometheus/common/version.BuildDate=$(BUILD_DATE)
 FUZZTIME ?= 10s
 TEST_TOOLS = PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus)
 
@@ -15,7 +20,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
 build: ## bin/pg_integrity_exporter
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/pg_integrity_exporter ./cmd/pg_integrity_exporter
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/pg_integrity_exporter
 
 prepare: ## install what the tests need: PostgreSQL 13-18, promtool, amtool, alertmanager
 	tools/prepare.sh
@@ -63,5 +68,14 @@ verify: generate ## fail when generated files are not current
 fuzz: ## every fuzz test for FUZZTIME
 	tools/fuzz.sh $(FUZZTIME)
 
+package: ## deb and rpm packages, a tar file and checksums for this architecture, into dist
+	tools/release.sh $$(go env GOARCH)
+
+release: ## the same for amd64 and arm64
+	tools/release.sh
+
+security: ## gosec, licences and known vulnerabilities of what the program is built from
+	tools/security.sh
+
 clean: ## remove what make built here
-	rm -rf bin
+	rm -rf bin dist

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a pinned tool once and prints where it is.
 #
-#   tools/build.sh prometheus|promtool|promtool-2.45|alertmanager|amtool|golangci-lint|nfpm|helm|cyclonedx-gomod|gosec|govulncheck
+#   tools/build.sh prometheus|promtool|promtool-2.45|alertmanager|amtool|golangci-lint|nfpm|helm|cyclonedx-gomod|govulncheck
 #
 # A program of that name in PATH is used instead when it is new enough, except for those whose results depend on
 # their version. Says on standard error what takes so long.
@@ -17,7 +17,6 @@ golangci-lint) module=$name package=github.com/golangci/golangci-lint/v2/cmd/$na
 nfpm) module=$name package=github.com/goreleaser/nfpm/v2/cmd/$name oldest="" ;;
 helm) module=$name package=helm.sh/helm/v3/cmd/$name oldest="" ;;
 cyclonedx-gomod) module=$name package=github.com/CycloneDX/cyclonedx-gomod/cmd/$name oldest="" ;;
-gosec) module=$name package=github.com/securego/gosec/v2/cmd/$name oldest="" ;;
 govulncheck) module=$name package=golang.org/x/vuln/cmd/$name oldest="" ;;
 *) echo "build.sh: there is no tool $name" >&2; exit 2 ;;
 esac
