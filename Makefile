@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz package release security prepare clean
+.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz helm package release security prepare clean
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
@@ -14,6 +14,7 @@ LDFLAGS  := -s -w \
 	-X github.com/prometheus/common/version.Branch=$(BRANCH) \
 	-X github.com/prometheus/common/version.BuildDate=$(BUILD_DATE)
 FUZZTIME ?= 10s
+GOFILES  := alerts cmd collector dashboards deploy internal tools
 TEST_TOOLS = PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus)
 
 help: ## this list
@@ -36,7 +37,7 @@ test-fast: ## tests on one PostgreSQL version without the race detector; under 3
 	PGTEST_VERSIONS=15 go test -short -timeout 5m -parallel 6 ./...
 
 lint: ## gofmt, vet, golangci-lint, rules
-	@test -z "$$(gofmt -l alerts cmd collector dashboards internal)" || { gofmt -l alerts cmd collector dashboards internal; exit 1; }
+	@test -z "$$(gofmt -l $(GOFILES))" || { gofmt -l $(GOFILES); exit 1; }
 	go vet ./...
 	$$(tools/build.sh golangci-lint) run ./...
 	$$(tools/build.sh promtool) check rules alerts/rules/*.yaml
@@ -67,6 +68,9 @@ verify: generate ## fail when generated files are not current
 
 fuzz: ## every fuzz test for FUZZTIME
 	tools/fuzz.sh $(FUZZTIME)
+
+helm: ## lint and render the Helm chart, and hold it against rules and dashboards; builds helm once
+	HELM=$$(tools/build.sh helm) go test -count=1 ./deploy/...
 
 package: ## deb and rpm packages, a tar file and checksums for this architecture, into dist
 	tools/release.sh $$(go env GOARCH)

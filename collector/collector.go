@@ -36,6 +36,8 @@ type Collector struct {
 	// need be made only once.
 	Snapshot func(snapshot *state.Snapshot, sink *Sink)
 	Pure     bool
+	// Leader says that of several exporters of one server only the leader knows.
+	Leader bool
 }
 
 // Sources is what collectors need besides the server.
@@ -48,6 +50,9 @@ type Sources struct {
 	// Reloaded says whether the configuration was last reloaded, and when that
 	// last succeeded.
 	Reloaded func() (ok bool, success time.Time)
+	// Leads says whether this is the leader of several exporters of one server;
+	// nil is the only one.
+	Leads func() bool
 	// Observe is told where the WAL of the primary is; nil is nobody.
 	Observe func(recovery.Sample)
 	// Recovery is what is known of the repositories; nil is nothing.
@@ -60,6 +65,8 @@ type Sources struct {
 	// is nothing.
 	Maintenance func() activity.Status
 }
+
+func (s Sources) leads() bool { return s.Leads == nil || s.Leads() }
 
 // All lists the collectors, by name.
 func All(sources Sources) []Collector {
@@ -80,7 +87,7 @@ func All(sources Sources) []Collector {
 		serverCollector(),
 		slotsCollector(),
 		standbyCollector(),
-		stateCollector(sources.Reloaded),
+		stateCollector(sources.Reloaded, sources.leads),
 		subscriptionsCollector(),
 		timelineCollector(),
 		wraparoundCollector(),

@@ -99,7 +99,9 @@ func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 	}
 	snapshot := s.sources.Snapshot()
 	for i, c := range s.collectors {
-		if c.Snapshot != nil {
+		if c.Leader && !s.sources.leads() {
+			reports[i] = report{sink: newSink(c.Families)}
+		} else if c.Snapshot != nil {
 			started := time.Now()
 			sink := s.known(c, snapshot)
 			reports[i] = report{sink: sink, err: sink.err, applicable: true, duration: time.Since(started)}

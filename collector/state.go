@@ -17,6 +17,11 @@ var (
 		Help:   "Writes that the disk of the state directory refused.",
 		Source: "the state directory",
 	}
+	stateLeader = &Family{
+		Name: Namespace + "leader", Type: Gauge,
+		Help:   "Whether this exporter runs the checks of the server and what else costs it (1), or leaves that to another one (0; configuration: leader).",
+		Source: "an advisory lock of the server",
+	}
 	configReloadSuccessful = &Family{
 		Name: Namespace + "config_last_reload_successful", Type: Gauge,
 		Help:   "Whether the configuration file was valid when it was last read (1) or the one before is still in force (0).",
@@ -31,15 +36,16 @@ var (
 
 // stateCollector shows whether the exporter remembers and obeys. It asks the
 // server nothing.
-func stateCollector(reloaded func() (ok bool, success time.Time)) Collector {
+func stateCollector(reloaded func() (ok bool, success time.Time), leads func() bool) Collector {
 	return Collector{
 		Name:     "state",
 		Help:     "The exporter's own state and configuration.",
-		Families: []*Family{stateUp, stateWriteFailures, configReloadSuccessful, configReloadSuccess},
+		Families: []*Family{stateUp, stateWriteFailures, stateLeader, configReloadSuccessful, configReloadSuccess},
 		Snapshot: func(snapshot *state.Snapshot, sink *Sink) {
 			ok, success := reloaded()
 			sink.AddBool(stateUp, snapshot.Up)
 			sink.Add(stateWriteFailures, float64(snapshot.WriteFailures))
+			sink.AddBool(stateLeader, leads())
 			sink.AddBool(configReloadSuccessful, ok)
 			sink.Add(configReloadSuccess, timestamp(success))
 		},

@@ -13,14 +13,13 @@ architectures=("$@")
 name=pg_integrity_exporter
 version=${VERSION:-$(git describe --tags --always --dirty)}
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
-BUILD_TIME=$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ)
 # What packages call it: 1.2.3, 1.2.3~rc1 before it and 1.2.3+4.gabcdef behind it; without a tag 0.0.0+abcdef.
 case $version in
 v[0-9]*.[0-9]* | [0-9]*.[0-9]*) PACKAGE_VERSION=$(sed -E 's/^v//; s/-(alpha|beta|rc)/~\1/; s/-/+/g' <<<"$version") ;;
 *) PACKAGE_VERSION=0.0.0+${version//-/+} ;;
 esac
 PACKAGE_MAINTAINER=${PACKAGE_MAINTAINER:-"$name maintainers <root@localhost>"}
-export SOURCE_DATE_EPOCH BUILD_TIME PACKAGE_VERSION PACKAGE_MAINTAINER
+export SOURCE_DATE_EPOCH PACKAGE_VERSION PACKAGE_MAINTAINER
 
 umask 022
 rm -rf dist
@@ -52,7 +51,7 @@ for architecture in "${architectures[@]}"; do
 	for packager in deb rpm; do
 		ARCH=$architecture "$nfpm" package --config deploy/packages/nfpm.yaml --packager $packager --target dist >&2
 	done
-	GOOS=linux GOARCH=$architecture CGO_ENABLED=0 "$sbom" app -json -licenses -std -noserial -main ./cmd/$name -output "dist/$release.sbom.json" . 2>/dev/null
+	"$sbom" bin -json -licenses -std -noserial -notimestamp -version "$PACKAGE_VERSION" -output "dist/$release.sbom.json" "dist/build/linux-$architecture/$name" 2>/dev/null
 done
 cp dist/build/LICENSES dist/LICENSES
 (cd dist && find . -maxdepth 1 -type f ! -name checksums.txt -printf '%P\n' | LC_ALL=C sort | xargs sha256sum >checksums.txt)

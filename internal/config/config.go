@@ -55,6 +55,8 @@ type Config struct { //nolint:recvcheck // it is validated in place and read as 
 	Maintenance Maintenance `yaml:"maintenance"`
 	// Guard are the limits within which `guard` runs maintenance.
 	Guard Guard `yaml:"guard"`
+	// Leader is for several exporters that watch one server.
+	Leader Leader `yaml:"leader"`
 }
 
 // Target is where the server is and how to log in.

@@ -141,7 +141,7 @@ const maxTargets = 1000
 
 // inherited are the settings that an entry of targets takes from the file; the
 // others belong to one server alone.
-var inherited = []string{"databases", "checks", "constraints", "limits", "log", "maintenance", "guard"}
+var inherited = []string{"databases", "checks", "constraints", "limits", "log", "maintenance", "guard", "leader"}
 
 // ownLog are the settings of log that belong to one server alone.
 var ownLog = []string{"path", "listen", "stdin"}

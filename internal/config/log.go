@@ -69,6 +69,9 @@ func (l Log) Files() bool {
 	return true
 }
 
+// ThroughServer says whether the log may be read through the server.
+func (l Log) ThroughServer() bool { return l.Files() && l.Via != ViaFile }
+
 // LogFormat is the format of the log.
 func (l Log) LogFormat() pglog.Format {
 	if l.Format == autoFormat {

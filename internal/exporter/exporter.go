@@ -79,6 +79,8 @@ type runtime struct {
 	drills    *drill.Scheduler
 	business  *business.Watcher
 	presence  *presence
+	leader    *leadership // nil when this is the only exporter of the target
+	parts     []part      // what runs, in the order in which it was started
 }
 
 // New reads the configuration and starts to watch. The server need not be
@@ -216,7 +218,9 @@ func Resolve(dsn, configFile string, environment pg.Environment) (config.Validat
 func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Target, turns chan struct{}) *runtime {
 	logger := e.options.Logger.With("target", target.Name())
 	results.Limit(c.Limits.Findings)
-	r := &runtime{target: target, results: results, lane: pg.NewLane(target, collector.ScrapePurpose())}
+	purpose := collector.ScrapePurpose()
+	purpose.Keepalive = c.Leader.Enabled
+	r := &runtime{target: target, results: results, lane: pg.NewLane(target, purpose)}
 
 	intervals := make(map[string]time.Duration)
 	for name, settings := range c.Checks {
@@ -228,41 +232,70 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Rules: c.Rules(), Turns: turns,
 		Bounds: schedule.Bounds{Latency: time.Duration(c.Limits.Latency), ReplicationLag: time.Duration(c.Limits.ReplicationLag)},
 	}, logger)
-	r.scheduler.Start()
-
 	if c.Log.Enabled {
 		r.watcher = logwatch.New(target, results, r.scheduler, c.Log, logger)
-		r.watcher.Start()
 	}
-
 	r.recovery = recovery.NewWatcher(c.Recovery.Watched(), time.Duration(c.Recovery.Interval), int64(c.Recovery.VerifyRate), results.Files(), logger)
-	r.recovery.Start()
 	r.drills = e.drills(c, results, logger)
-	r.drills.Start()
-
 	r.activity = activity.New(target, results.Files(), r.scheduler, activity.Settings{
 		Enabled: c.Maintenance.Enabled, Interval: time.Duration(c.Maintenance.Interval), Schedules: c.Maintenance.Schedules(),
 		Marker: c.Maintenance.Marker, MarkerLimit: time.Duration(c.Maintenance.MarkerLimit),
 	}, logger)
-	r.activity.Start()
-
 	r.business = business.New(target, c.Business(), logger)
-	r.business.Start()
-
 	r.presence = newPresence(r.lane, results)
-	r.presence.Start()
+	alone := r.run(c, logger)
 
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate, Reloaded: e.reloaded,
 		Observe: r.recovery.Observe, Recovery: r.recovery.Statuses, Business: r.business.Counts, Maintenance: r.activity.Status,
 		Incidents: func() (incident.Status, error) { return incident.StatusOf(results.Files()) },
+		Leads:     r.leads,
 	}
 	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {
 		return slices.Contains(e.options.Disabled, c.Name)
 	})
+	for i := range collectors {
+		collectors[i].Leader = slices.Contains(alone, collectors[i].Name)
+	}
 	r.set = collector.NewSet(r.lane, sources, collectors, logger)
 	return r
 }
+
+// part is something that runs until it is stopped, and may be started again.
+type part interface {
+	Start()
+	Stop()
+}
+
+// run starts everything of a target. What costs the server or the repositories
+// runs in the leader alone when there are several exporters; run gives the
+// collectors that only the leader knows something for.
+func (r *runtime) run(c config.Config, logger *slog.Logger) (alone []string) {
+	costly := []part{r.scheduler, r.recovery, r.drills, r.business}
+	alone = []string{"business", "check", "recovery"}
+	r.parts = []part{r.activity, r.presence}
+	switch {
+	case r.watcher == nil:
+	case c.Log.ThroughServer():
+		costly = append(costly, r.watcher)
+		alone = append(alone, "log")
+	default:
+		r.parts = append(r.parts, r.watcher)
+	}
+	if c.Leader.Enabled {
+		r.leader = newLeadership(r.lane, costly, logger)
+		r.parts = append(r.parts, r.leader)
+	} else {
+		r.parts = append(r.parts, costly...)
+	}
+	for _, p := range r.parts {
+		p.Start()
+	}
+	return alone
+}
+
+// leads says whether the costly parts run here.
+func (r *runtime) leads() bool { return r.leader == nil || r.leader.leads.Load() }
 
 // dsnVariable is the environment variable of the flag --dsn, which keeps a
 // password off the command line of a drill.
@@ -315,7 +348,8 @@ func (e *Exporter) Watched() web.Watched {
 func (r *runtime) watched() web.Watched {
 	return web.Watched{
 		Target: r.target.Name(), Snapshot: r.results.Snapshot(), Files: r.results.Files(),
-		Unreachable: r.set.Unreachable(), NextRun: schedule.NextRun, RunNow: r.scheduler.RunNow,
+		Unreachable: r.set.Unreachable(), NextRun: schedule.NextRun,
+		RunNow:      func(check, database string) bool { return r.leads() && r.scheduler.RunNow(check, database) },
 		Maintenance: r.activity.Status(), Recovery: r.recovery.Statuses(),
 	}
 }
@@ -349,14 +383,8 @@ func (e *Exporter) stop() {
 }
 
 func (r *runtime) stop() {
-	if r.watcher != nil {
-		r.watcher.Stop()
+	for _, p := range slices.Backward(r.parts) {
+		p.Stop()
 	}
-	r.presence.Stop()
-	r.drills.Stop()
-	r.recovery.Stop()
-	r.business.Stop()
-	r.activity.Stop()
-	r.scheduler.Stop()
 	r.lane.Close()
 }

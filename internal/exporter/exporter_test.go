@@ -3,6 +3,7 @@ package exporter_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -25,7 +26,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // run starts an exporter on a server with a state directory.
 func run(t *testing.T, dsn, statePath, configFile string) *exporter.Exporter {
 	t.Helper()
-	logger := slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	return runLogging(t, dsn, statePath, configFile, testWriter{t})
+}
+
+func runLogging(t *testing.T, dsn, statePath, configFile string, log io.Writer) *exporter.Exporter {
+	t.Helper()
+	logger := slog.New(slog.NewTextHandler(log, nil))
 	store, err := state.Open(statePath, logger)
 	if err != nil {
 		t.Fatal(err)
@@ -371,4 +377,35 @@ func TestBehindPooler(t *testing.T) {
 		}
 		return len(ran) >= 3
 	})
+}
+
+// TestLeaderBehindPooler holds that nobody leads through a connection pooler,
+// and that the log says why in one line.
+func TestLeaderBehindPooler(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	role, err := server.Monitor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "config.yml")
+	writeFile(t, file, "leader: {enabled: true}\n")
+	told := make(chan struct{}, 1000)
+	e := runLogging(t, pgtest.StartPooler(t, server, "transaction", role)("postgres"), t.TempDir(), file, writerFunc(func(line []byte) {
+		if strings.Contains(string(line), "set leader.enabled to false") && strings.Count(string(line), "\n") == 1 {
+			told <- struct{}{}
+		}
+	}))
+	<-told
+	if leads, found := value(e, "pgintegrity_leader", nil); leads != 0 || !found {
+		t.Error("it leads")
+	}
+}
+
+// writerFunc takes lines of a log.
+type writerFunc func(line []byte)
+
+func (f writerFunc) Write(line []byte) (int, error) {
+	f(line)
+	return len(line), nil
 }

@@ -207,6 +207,9 @@ type Purpose struct {
 	// Pooler is for purposes that also work through a connection pooler: they
 	// send every statement with Conn.Send, or ask for nothing that could wait.
 	Pooler bool
+	// Keepalive makes the server notice within seconds that the exporter is gone
+	// without a word, with its machine or its network.
+	Keepalive bool
 	// OnNotice takes the notices and warnings of the session; nil is nobody.
 	OnNotice func(severity, message string)
 }
@@ -260,6 +263,9 @@ func (p Purpose) settings() map[string]string {
 		"idle_in_transaction_session_timeout": "0",
 		"lock_timeout":                        milliseconds(p.LockTimeout),
 		"statement_timeout":                   milliseconds(p.StatementTimeout),
+	}
+	if p.Keepalive {
+		maps.Copy(settings, map[string]string{"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "2"})
 	}
 	if !p.Maintenance {
 		maps.Copy(settings, map[string]string{
