@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz helm package release security prepare clean
+.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz chaos helm package release security prepare clean
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
@@ -13,7 +13,8 @@ LDFLAGS  := -s -w \
 	-X github.com/prometheus/common/version.Revision=$(REVISION) \
 	-X github.com/prometheus/common/version.Branch=$(BRANCH) \
 	-X github.com/prometheus/common/version.BuildDate=$(BUILD_DATE)
-FUZZTIME ?= 10s
+FUZZTIME  ?= 10s
+CHAOS_FOR ?= 5m
 GOFILES  := alerts cmd collector dashboards deploy internal tools
 TEST_TOOLS = PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus)
 
@@ -68,6 +69,9 @@ verify: generate ## fail when generated files are not current
 
 fuzz: ## every fuzz test for FUZZTIME
 	tools/fuzz.sh $(FUZZTIME)
+
+chaos: prepare ## everything around the exporter fails, again and again for CHAOS_FOR, and nothing may stay behind
+	PGTEST_REQUIRE=1 PGTEST_PATIENCE=3 PGTEST_VERSIONS=15 go test -count=1 -v -timeout 0 ./internal/chaos -chaos.for=$(CHAOS_FOR)
 
 helm: ## lint and render the Helm chart, and hold it against rules and dashboards; builds helm once
 	HELM=$$(tools/build.sh helm) go test -count=1 ./deploy/...

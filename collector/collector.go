@@ -61,6 +61,8 @@ type Sources struct {
 	Business func() []business.Count
 	// Incidents says whether people wait for news; nil is nobody.
 	Incidents func() (incident.Status, error)
+	// Spent is what the exporter's sessions have cost the server; nil is not known.
+	Spent func() []pg.Spent
 	// Maintenance is what is known of maintenance, its windows and the guard; nil
 	// is nothing.
 	Maintenance func() activity.Status
@@ -75,6 +77,7 @@ func All(sources Sources) []Collector {
 		archiverCollector(sources.Observe),
 		businessCollector(sources.Business),
 		checkCollector(),
+		costCollector(sources.Spent),
 		databaseCollector(sources.Accumulate),
 		databaseConflictsCollector(),
 		horizonCollector(),

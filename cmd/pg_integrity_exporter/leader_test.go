@@ -13,6 +13,9 @@ import (
 // TestLeader holds that of two exporters of one server one runs the checks, and
 // that the other takes over when the first is killed.
 func TestLeader(t *testing.T) {
+	if testing.Short() {
+		t.Skip("internal/exporter has the short form")
+	}
 	t.Parallel()
 	server := pgtest.Start(t)
 	role, err := server.Monitor(t.Context())

@@ -402,6 +402,41 @@ func TestLeaderBehindPooler(t *testing.T) {
 	}
 }
 
+// TestLeader holds that of two exporters one leads, never both, and that the
+// other one takes over when the first stops. The command's TestLeader kills it.
+func TestLeader(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	role, err := server.Monitor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "config.yml")
+	writeFile(t, file, "leader: {enabled: true}\n")
+	both := []*exporter.Exporter{run(t, server.DSN("postgres", role), t.TempDir(), file), run(t, server.DSN("postgres", role), t.TempDir(), file)}
+	leads := func() (leaders []int) {
+		for i, e := range both {
+			leading, _ := value(e, "pgintegrity_leader", nil)
+			_, checks := value(e, "pgintegrity_check_held_seconds_total", map[string]string{"reason": "latency"})
+			if checks != (leading == 1) {
+				t.Errorf("leads: %v, has series of checks: %v", leading, checks)
+			}
+			if leading == 1 {
+				leaders = append(leaders, i)
+			}
+		}
+		if len(leaders) > 1 {
+			t.Fatal("both lead")
+		}
+		return leaders
+	}
+	var first []int
+	pgtest.Await(t, "led by one", 15*time.Second, func() bool { first = leads(); return len(first) == 1 })
+	both[first[0]].Stop()
+	both = slices.Delete(both, first[0], first[0]+1)
+	pgtest.Await(t, "taken over", 15*time.Second, func() bool { return len(leads()) == 1 })
+}
+
 // writerFunc takes lines of a log.
 type writerFunc func(line []byte)
 

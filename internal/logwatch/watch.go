@@ -107,6 +107,9 @@ func (w *Watcher) run(ctx context.Context) {
 			continue
 		}
 		place, err := w.look(ctx, "")
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			w.report(logSource, pglog.Status{Problem: err.Error()})
 			wait(ctx, retryInterval)

@@ -45,6 +45,8 @@ type Target struct {
 	// bare says that the last connection was refused for its settings, as
 	// poolers do.
 	bare atomic.Bool
+	// spent is what its sessions cost.
+	spent budget
 }
 
 // Environment looks up an environment variable, like os.LookupEnv.
@@ -235,7 +237,7 @@ func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
 	}}
-	config.DialFunc = dialer.DialContext
+	config.DialFunc = t.spent.of(purpose.Name).counted(dialer.DialContext)
 	config.ConnectTimeout = startupTimeout
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		frontend := pgproto3.NewFrontend(r, w)
