@@ -16,7 +16,6 @@ import (
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/config"
-	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/state"
 )
@@ -91,7 +90,7 @@ type baseline struct {
 // run resolves the target for one of the commands.
 func (f *baselineFlags) run(do func(ctx context.Context, b baseline) (int, error)) command {
 	return func(ctx context.Context) int {
-		validated, target, err := exporter.Resolve(f.dsn, f.configFile, f.environment)
+		validated, target, err := f.resolve()
 		if err != nil {
 			f.fail(err)
 			return exitFailed

@@ -13,7 +13,6 @@ import (
 	"github.com/alecthomas/units"
 
 	"pg_integrity_exporter/internal/check"
-	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/pg"
 )
 
@@ -90,7 +89,7 @@ func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 	if terminal(f.stderr) {
 		options.Progress = func(r check.Result) { fmt.Fprint(f.stderr, progress(r)) }
 	}
-	validated, target, err := exporter.Resolve(f.dsn, f.configFile, f.environment)
+	validated, target, err := f.resolve()
 	if err != nil {
 		return check.Document{}, err
 	}

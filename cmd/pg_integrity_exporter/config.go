@@ -5,15 +5,13 @@ import (
 	"fmt"
 
 	"github.com/alecthomas/kingpin/v2"
-
-	"pg_integrity_exporter/internal/exporter"
 )
 
 func addConfigCheck(app *kingpin.Application, g *globals) (string, command) {
 	cmd := app.Command("config", "Configuration.").Command("check", "Check the configuration file and the DSN, without connecting.")
 	show := cmd.Flag("print", "Print the whole configuration, defaults included.").Bool()
 	return cmd.FullCommand(), func(context.Context) int {
-		validated, target, err := exporter.Resolve(g.dsn, g.configFile, g.environment)
+		validated, target, err := g.resolve()
 		if err != nil {
 			g.fail(err)
 			return 1

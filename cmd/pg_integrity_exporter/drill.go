@@ -20,7 +20,6 @@ import (
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/config"
 	"pg_integrity_exporter/internal/drill"
-	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/state"
 )
@@ -174,7 +173,7 @@ func (f *drillFlags) share(files *state.Files) error {
 
 // options puts flags and configuration together.
 func (f *drillFlags) options() (drill.Options, *state.Files, error) {
-	validated, target, err := exporter.Resolve(f.dsn, f.configFile, f.environment)
+	validated, target, err := f.resolve()
 	if err != nil {
 		return drill.Options{}, nil, err
 	}

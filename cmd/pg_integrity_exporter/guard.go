@@ -16,7 +16,6 @@ import (
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/config"
-	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/maintenance/guard"
 	"pg_integrity_exporter/internal/maintenance/script"
 	"pg_integrity_exporter/internal/maintenance/window"
@@ -191,7 +190,7 @@ func (f *guardFlags) options() (guard.Options, error) {
 
 // target finds the server, its files and the settings.
 func (f *guardFlags) target() (guard.Options, config.Config, error) {
-	validated, target, err := exporter.Resolve(f.dsn, f.configFile, f.environment)
+	validated, target, err := f.resolve()
 	if err != nil {
 		return guard.Options{}, config.Config{}, err
 	}

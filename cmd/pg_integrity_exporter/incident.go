@@ -13,7 +13,6 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/incident"
 	"pg_integrity_exporter/internal/state"
 )
@@ -175,7 +174,7 @@ func (r *incidentReport) readEvents(g *globals, evidence *incident.Evidence) err
 // targetFiles are the files that the exporter of the target writes, and the
 // name of the target.
 func (g *globals) targetFiles() (*state.Files, string, error) {
-	_, target, err := exporter.Resolve(g.dsn, g.configFile, g.environment)
+	_, target, err := g.resolve()
 	if err != nil {
 		return nil, "", err
 	}

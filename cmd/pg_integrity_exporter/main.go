@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +18,8 @@ import (
 	"github.com/prometheus/common/promslog/flag"
 	"github.com/prometheus/common/version"
 
+	"pg_integrity_exporter/internal/config"
+	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/state"
 )
@@ -33,6 +36,7 @@ func main() {
 // globals are the flags of every command, and what every command needs.
 type globals struct {
 	dsn        string
+	target     string
 	configFile string
 	statePath  string
 
@@ -64,6 +68,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	g := &globals{environment: os.LookupEnv, stdout: stdout, stderr: stderr}
 	app.Flag("dsn", "The server to watch: a postgresql:// URL or key=value pairs. Without it: the configuration file, DATA_SOURCE_NAME, DATA_SOURCE_URI/USER/PASS, or the PG* variables. Passwords belong in a passfile or DATA_SOURCE_PASS_FILE.").
 		PlaceHolder("DSN").StringVar(&g.dsn)
+	app.Flag("target", "One of targets in the configuration file, by its name, instead of the server of --dsn; for all commands but serve, which watches all.").
+		PlaceHolder("NAME").StringVar(&g.target)
 	app.Flag("config.file", "Configuration file; every setting has a default.").PlaceHolder("FILE").StringVar(&g.configFile)
 	app.Flag("state.path", "Directory that keeps results, findings and log positions across restarts.").
 		Default(defaultStatePath(g.environment)).StringVar(&g.statePath)
@@ -91,6 +97,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	g.logger = promslog.New(logConfig)
 	return commands[selected](ctx)
+}
+
+// resolve finds the configuration and the server that a command is about.
+func (g *globals) resolve() (config.Validated, *pg.Target, error) {
+	if g.target == "" {
+		return exporter.Resolve(g.dsn, g.configFile, g.environment)
+	}
+	if g.dsn != "" || g.configFile == "" {
+		return config.Validated{}, nil, errors.New("--target names a server of --config.file, and excludes --dsn")
+	}
+	return exporter.ResolveNamed(g.target, g.configFile)
 }
 
 // fail says in one line why a command cannot do its work.

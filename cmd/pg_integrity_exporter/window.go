@@ -9,7 +9,6 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
-	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/maintenance/window"
 	"pg_integrity_exporter/internal/state"
 )
@@ -63,7 +62,7 @@ func currentUser() string {
 // windowFiles are the files in which the windows are; a window is always
 // written, also when no exporter has run here yet.
 func (f *windowFlags) windowFiles() (*state.Files, error) {
-	_, target, err := exporter.Resolve(f.dsn, f.configFile, f.environment)
+	_, target, err := f.resolve()
 	if err != nil {
 		return nil, err
 	}

@@ -218,12 +218,12 @@ func churn(t *testing.T, s *scene) {
 	}
 	before := series(s, t)
 	for range 4 {
-		s.server.MustExec(t, "postgres", fmt.Sprintf("SELECT 1; DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE 'CREATE TABLE churn_' || i || ' (x int PRIMARY KEY)'; END LOOP; END $$", tables/4))
+		s.server.MustExec(t, "postgres", fmt.Sprintf("DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE 'CREATE TABLE churn_' || i || ' (x int PRIMARY KEY)'; IF i %% 100 = 0 THEN COMMIT; END IF; END LOOP; END $$", tables/4))
 		s.scrape(t)
 		if after := series(s, t); after > before+50 {
 			t.Errorf("%d series with %d tables more, %d before", after, tables/4, before)
 		}
-		s.server.MustExec(t, "postgres", fmt.Sprintf("DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE 'DROP TABLE churn_' || i; END LOOP; END $$", tables/4))
+		s.server.MustExec(t, "postgres", fmt.Sprintf("DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE 'DROP TABLE churn_' || i; IF i %% 100 = 0 THEN COMMIT; END IF; END LOOP; END $$", tables/4))
 		s.scrape(t)
 	}
 }
@@ -302,13 +302,10 @@ func TestPromotion(t *testing.T) {
 	}
 	t.Parallel()
 	primary := pgtest.Start(t)
-	if _, err := primary.Monitor(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	standby := primary.Standby(t)
-	must(t, standby.AwaitReplay(t.Context(), primary))
 	role, err := primary.Monitor(t.Context())
 	must(t, err)
+	standby := primary.Standby(t)
+	must(t, standby.AwaitReplay(t.Context(), primary))
 	e := watch(t, standby.DSN("postgres", role), t.TempDir(), config)
 	recovery := func(want float64) func() bool {
 		return func() bool {

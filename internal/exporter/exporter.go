@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -213,6 +214,23 @@ func Resolve(dsn, configFile string, environment pg.Environment) (config.Validat
 		return config.Validated{}, nil, err
 	}
 	return validated, target, nil
+}
+
+// ResolveNamed finds the settings and the target of one of targets.
+func ResolveNamed(name, configFile string) (config.Validated, *pg.Target, error) {
+	validated, err := config.Load(configFile)
+	if err != nil {
+		return config.Validated{}, nil, err
+	}
+	var names []string
+	for _, named := range validated.Get().Targets {
+		if named.Name == name {
+			target, err := pg.SourceTarget(named.Settings.Get().Target.Read, pg.NoEnvironment)
+			return named.Settings, target, err
+		}
+		names = append(names, named.Name)
+	}
+	return config.Validated{}, nil, fmt.Errorf("%s has no target %q; it has: %s", configFile, name, strings.Join(names[:min(len(names), 20)], ", "))
 }
 
 func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Target, turns chan struct{}) *runtime {
