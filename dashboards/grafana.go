@@ -192,13 +192,14 @@ func (p Panel) model() object {
 		"type": p.Kind, "title": p.Title, "description": p.description(), "datasource": datasource, "transparent": false,
 		"fieldConfig": object{"defaults": defaults, "overrides": overrides}, "options": options, "targets": p.targets(),
 	}
-	switch {
-	case p.Kind == Table:
+	switch p.Kind {
+	case Table:
 		model["transformations"] = p.transformations()
-	case p.Kind == Stat:
+	case Stat:
 		if n := slices.IndexFunc(p.Queries, func(t Target) bool { return t.Objective }); n >= 0 {
 			model["transformations"] = []object{thresholdFrom(refID(n))}
 		}
+	case Series, Timeline:
 	}
 	return model
 }

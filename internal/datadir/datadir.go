@@ -78,7 +78,7 @@ type NoAccessError struct {
 // Error says what to grant.
 func (e *NoAccessError) Error() string {
 	return "the files of the server cannot be read: run the exporter on the server's machine as a user that may read the data directory, or GRANT EXECUTE ON FUNCTION " +
-		"pg_read_binary_file(text, bigint, bigint, boolean), pg_stat_file(text, boolean), pg_ls_dir(text, boolean, boolean) TO " +
+		"pg_read_binary_file(text,bigint,bigint,boolean), pg_stat_file(text, boolean), pg_ls_dir(text, boolean, boolean) TO " +
 		pgx.Identifier{e.Role}.Sanitize() + " (see docs/grants/grants.sql)"
 }
 

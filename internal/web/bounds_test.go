@@ -69,7 +69,7 @@ func TestManyOfEverything(t *testing.T) {
 				t.Errorf("%s: the page has %q", path, unwanted)
 			}
 		}
-		want := []string{"1500 objects", "more objects are in the same as data", "&lt;script&gt;alert(1)&lt;/script&gt;1"}
+		want := []string{"1500 objects", "more objects are in the JSON of this page", "&lt;script&gt;alert(1)&lt;/script&gt;1"}
 		if path == "/integrity" {
 			want = append(want, "300 more databases", "more checks: choose a database", "and 397 more databases", `line\nbreak\ttab`, `\u202eevil`)
 		} else {

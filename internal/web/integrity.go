@@ -58,7 +58,7 @@ func newIntegrity(options Options) (*integrity, error) {
 		"join":     func(list []string) string { return strings.Join(list, ", ") },
 		"database": func(name string) string { return visible(orServer(name)) },
 		"visible":  visible,
-		"word":     func(c *CheckView) string { return coverageWord(c) },
+		"word":     coverageWord,
 	}).ParseFS(pages, "pages/integrity.html")
 	if err != nil {
 		return nil, fmt.Errorf("reading the embedded page: %w", err)

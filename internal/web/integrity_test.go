@@ -171,6 +171,60 @@ func TestIntegrityPage(t *testing.T) {
 	}
 }
 
+// TestWhatTheVerdictLeavesOpen holds that the sentence on top is never better
+// than what is known, and says what endangers data in its own words.
+func TestWhatTheVerdictLeavesOpen(t *testing.T) {
+	t.Parallel()
+	well := ran("heap", "erp", check.OutcomeOK, "", time.Hour)
+	unsafe := damage()
+	unsafe.Class, unsafe.Database, unsafe.Schema, unsafe.Relation, unsafe.Block, unsafe.Message = check.ClassUnsafeSetting, "", "", "", nil, "fsync is off on this server"
+	for name, c := range map[string]struct {
+		change func(w *Watched)
+		result check.Result
+		want   Verdict
+		say    string
+	}{
+		"server down":           {func(w *Watched) { w.Unreachable = "connection refused" }, well, VerdictUnknown, "Not known: the server does not answer: connection refused."},
+		"damaged and then down": {func(w *Watched) { w.Unreachable = "connection refused" }, ran("heap", "erp", check.OutcomeFindings, "", time.Hour, damage()), VerdictDamaged, "The server does not answer now"},
+		"at risk":               {func(*Watched) {}, ran("setting", "", check.OutcomeFindings, "", time.Hour, unsafe), VerdictAtRisk, "The data is at risk: fsync is off on this server, first seen 60 minutes ago."},
+		"log not read":          {func(w *Watched) { w.Snapshot.Log.Problem = "no file" }, well, VerdictWarning, "No damage is known: every check has passed, the oldest proof is from 60 minutes ago. The server's log is not read"},
+		"nothing to go back to": {func(w *Watched) {
+			w.Recovery = []recovery.Status{{Watched: recovery.Watched{Repository: recovery.Repository{Name: "weekly"}}, Inventory: &recovery.Inventory{}}}
+		}, well, VerdictWarning, "Nothing could be brought back from the repository weekly."},
+	} {
+		w, _ := watched(t, c.result)
+		c.change(&w)
+		view, err := look(w, "", time.Now())
+		if err != nil || view.Verdict != c.want || !strings.Contains(view.Sentence, c.say) {
+			t.Errorf("%s: %s, %q (%v); want %s, %q", name, view.Verdict, view.Sentence, err, c.want, c.say)
+		}
+	}
+}
+
+// TestSeveralTargets are linked with each other, and each is asked for by name.
+func TestSeveralTargets(t *testing.T) {
+	t.Parallel()
+	first, _ := watched(t, ran("heap", "erp", check.OutcomeOK, "", time.Hour))
+	second, _ := watched(t, ran("heap", "billing", check.OutcomeFindings, "", time.Hour, damage()))
+	second.Target = `b"<i>`
+	server := serve(t, Options{
+		Watched: func() Watched { return first }, Targets: func() []string { return []string{"orders", `b"<i>`} },
+		WatchedTarget: func(name string) (Watched, bool) { return second, name == second.Target },
+	})
+	html := map[string]string{"Accept": "text/html"}
+	_, _, body := fetch(t, http.MethodGet, server.URL+"/integrity", html)
+	if !strings.Contains(body, "The data is safe") || !strings.Contains(body, `<a href="/integrity?target=b%22%3ci%3e">b&#34;&lt;i&gt;</a>`) {
+		t.Errorf("the first target: %s", body)
+	}
+	_, _, body = fetch(t, http.MethodGet, server.URL+"/integrity?target="+url.QueryEscape(second.Target), html)
+	if !strings.Contains(body, "Data is damaged") || !strings.Contains(body, "Integrity of b&#34;&lt;i&gt;") {
+		t.Errorf("the second target: %s", body)
+	}
+	if status, _, _ := fetch(t, http.MethodGet, server.URL+"/integrity?target=x", html); status != http.StatusNotFound {
+		t.Errorf("no such target: %d", status)
+	}
+}
+
 // TestOpenFindingInTable holds that a check is not shown as well after a look at
 // one table found damage, although its last look at everything found none.
 func TestOpenFindingInTable(t *testing.T) {

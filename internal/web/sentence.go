@@ -31,7 +31,7 @@ func (v *View) judge(now time.Time) {
 	case len(risks) > 0:
 		v.Verdict, v.Sentence = VerdictAtRisk, "The data is at risk: "+threatened(risks, now)
 	case v.Unreachable != "":
-		v.Verdict, v.Sentence = VerdictUnknown, "Not known: the server does not answer: "+strings.TrimSuffix(v.Unreachable, ".")+"."
+		v.Verdict, v.Sentence = VerdictUnknown, "Not known: the server does not answer: "+ended(v.Unreachable)
 		return
 	case len(v.Checks) == 0:
 		v.Verdict, v.Sentence = VerdictUnknown, "Not known: the exporter has not reached the server since it started."
@@ -51,27 +51,42 @@ func (v *View) judge(now time.Time) {
 	case unseen.skipped > 0:
 		v.Verdict = VerdictUnknown
 		v.Sentence = fmt.Sprintf("What was looked at is well, but %s cannot run here; see below what they need.", count(unseen.skipped, "check"))
+	case len(v.doubts()) > 0:
+		v.Verdict = VerdictWarning
+		v.Sentence = fmt.Sprintf("No damage is known: every check has passed, the oldest proof is from %s.", ago(unseen.oldest, now))
 	default:
 		v.Verdict = VerdictGood
 		v.Sentence = fmt.Sprintf("The data is safe: every check has passed, the oldest proof is from %s.", ago(unseen.oldest, now))
 	}
-	v.qualify()
+	for _, doubt := range v.doubts() {
+		v.Sentence += " " + doubt
+	}
 }
 
-// qualify adds what the verdict leaves open.
-func (v *View) qualify() {
+// doubts are what the verdict leaves open.
+func (v *View) doubts() []string {
+	var doubts []string
 	if v.Unreachable != "" {
-		v.Sentence += " The server does not answer now: " + strings.TrimSuffix(v.Unreachable, ".") + "."
+		doubts = append(doubts, "The server does not answer now: "+ended(v.Unreachable))
 	}
-	if v.Log.Problem != "" {
-		v.Sentence += " The server's log is not read, so new damage is noticed by the next check only."
+	if v.Log.Problem != "" && v.Unreachable == "" {
+		doubts = append(doubts, "The server's log is not read, so new damage is noticed by the next check only.")
 	}
 	for _, r := range v.Recovery {
 		if r.RecoveryPoint.IsZero() {
-			v.Sentence += fmt.Sprintf(" Nothing could be brought back from the repository %s.", visible(r.Repository))
-			return
+			doubts = append(doubts, fmt.Sprintf("Nothing could be brought back from the repository %s.", visible(r.Repository)))
+			break
 		}
 	}
+	return doubts
+}
+
+// ended is a text that ends like a sentence.
+func ended(text string) string {
+	if strings.HasSuffix(text, ".") || strings.HasSuffix(text, "?") {
+		return text
+	}
+	return text + "."
 }
 
 // unseen is what the checks have not looked at.
