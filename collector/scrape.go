@@ -99,13 +99,14 @@ func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 	}
 	snapshot := s.sources.Snapshot()
 	for i, c := range s.collectors {
-		if c.Leader && !s.sources.leads() {
+		switch {
+		case c.Leader && !s.sources.leads():
 			reports[i] = report{sink: newSink(c.Families)}
-		} else if c.Snapshot != nil {
+		case c.Snapshot != nil:
 			started := time.Now()
 			sink := s.known(c, snapshot)
 			reports[i] = report{sink: sink, err: sink.err, applicable: true, duration: time.Since(started)}
-		} else if reports[i].sink == nil && connectError != nil {
+		case reports[i].sink == nil && connectError != nil:
 			reports[i] = report{sink: newSink(c.Families), err: connectError, applicable: true}
 		}
 	}

@@ -29,12 +29,10 @@ for architecture in "${architectures[@]}"; do
 	GOOS=linux GOARCH=$architecture make --no-print-directory build VERSION="$version" BRANCH= BIN="dist/build/linux-$architecture/$name"
 done
 go build -o dist/build/here ./cmd/$name
-# The version in the page is that of the package; the program's own has several lines.
-STATE_DIRECTORY=/var/lib/$name dist/build/here --help-man | sed -E "s/^\.TH .*/.TH $name 1 \"\" \"$PACKAGE_VERSION\"/; /^  (build |go version|platform|tags)/d" |
-	sed "s/^\.SH \"NAME\"$/&\n$name \\\\- watches the data of a PostgreSQL server for damage/; " | sed "/\\\\- watches/{n;d}" >dist/build/$name.1
+STATE_DIRECTORY=/var/lib/$name dist/build/here --help-man >dist/build/$name.1
 gzip -9 -n dist/build/$name.1
 dist/build/here --completion-script-bash >dist/build/completion.bash
-{ echo "#compdef $name"; dist/build/here --completion-script-zsh | grep -v '^#compdef'; } >dist/build/completion.zsh
+dist/build/here --completion-script-zsh >dist/build/completion.zsh
 go run ./tools/licences ./cmd/$name >dist/build/LICENSES
 
 nfpm=$(tools/build.sh nfpm)

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,7 +57,8 @@ func TestSecrets(t *testing.T) {
 
 	const encoded = "c4n4ryXq%2F7%3Ahidden"
 	dsn := func(host, password, options string) string {
-		return fmt.Sprintf("postgresql://asked:%s@%s:%d/postgres?sslmode=%s", password, host, server.Port, options)
+		address := net.JoinHostPort(host, strconv.Itoa(server.Port))
+		return "postgresql://asked:" + password + "@" + address + "/postgres?sslmode=" + options
 	}
 	password := write("password", canary)
 	passfile := write("passfile", fmt.Sprintf("127.0.0.4:%d:*:asked:%s\n", server.Port, strings.ReplaceAll(canary, ":", `\:`)))

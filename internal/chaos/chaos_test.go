@@ -4,7 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -266,7 +265,7 @@ func TestHostileNames(t *testing.T) {
 	for _, database := range []string{"postgres", hostile()[0]} {
 		scope := check.Scope{Heaps: check.NewHeaps()}
 		for _, c := range check.All() {
-			result := check.Run(t.Context(), target, database, c, scope, slog.New(slog.NewTextHandler(io.Discard, nil)))
+			result := check.Run(t.Context(), target, database, c, scope, slog.New(slog.DiscardHandler))
 			if result.Outcome == check.OutcomeFailed && c.Name != "drift" { // which needs an accepted baseline
 				t.Errorf("%s of %q failed: %s", c.Name, database, result.Reason)
 			}

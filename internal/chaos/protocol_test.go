@@ -21,8 +21,8 @@ func message(kind byte, body ...byte) []byte {
 }
 
 // claimed is a message that says that it is of a length which it is not of.
-func claimed(kind byte, length uint32, body ...byte) []byte {
-	m := message(kind, body...)
+func claimed(kind byte, length uint32) []byte {
+	m := message(kind)
 	binary.BigEndian.PutUint32(m[1:], length)
 	return m
 }

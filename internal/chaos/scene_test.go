@@ -3,7 +3,6 @@ package chaos
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -63,7 +62,7 @@ func (s *scene) settled(t *testing.T) {
 // watch starts an exporter.
 func watch(t *testing.T, dsn, directory, config string) *exporter.Exporter {
 	t.Helper()
-	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
+	logger := slog.New(slog.DiscardHandler)
 	store, err := state.Open(directory, logger)
 	if err != nil {
 		t.Fatal(err)
