@@ -87,7 +87,7 @@ var catalogRules = []catalogRule{
 		"pg_constraint", "pg_constraint lacks a part of the constraint %s, so that it cannot be enforced",
 		`SELECT format('%I of %s', conname, CASE WHEN conrelid <> 0 THEN conrelid::regclass::text ELSE contypid::regtype::text END) FROM pg_constraint
 		WHERE conrelid = 0 AND contypid = 0 OR contype = 'c' AND conbin IS NULL OR contype IN ('p', 'u', 'x') AND conindid = 0 OR contype IN ('p', 'u', 'f') AND coalesce(cardinality(conkey), 0) = 0
-		OR contype = 'f' AND (confrelid = 0 OR (cardinality(confkey), cardinality(conpfeqop), cardinality(conppeqop), cardinality(conffeqop)) IS DISTINCT FROM (cardinality(conkey), cardinality(conkey), cardinality(conkey), cardinality(conkey)))`,
+		OR contype = 'f' AND (confrelid = 0 OR ARRAY[cardinality(confkey), cardinality(conpfeqop), cardinality(conppeqop), cardinality(conffeqop)] IS DISTINCT FROM array_fill(cardinality(conkey), ARRAY[4]))`,
 	}, {
 		"pg_constraint", "pg_constraint and pg_index do not agree about the key %s",
 		`SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k LEFT JOIN pg_index i ON i.indexrelid = k.conindid

@@ -20,7 +20,7 @@ var systemGrants = map[string]string{
 	"pg_show_all_file_settings": "GRANT EXECUTE ON FUNCTION pg_show_all_file_settings() TO %[1]s",
 	"pg_hba_file_rules":         "GRANT SELECT ON pg_hba_file_rules TO %[1]s; GRANT EXECUTE ON FUNCTION pg_hba_file_rules() TO %[1]s",
 	"pg_ident_file_mappings":    "GRANT SELECT ON pg_ident_file_mappings TO %[1]s; GRANT EXECUTE ON FUNCTION pg_ident_file_mappings() TO %[1]s",
-	"pg_read_binary_file":       "GRANT EXECUTE ON FUNCTION pg_read_binary_file(text,bigint,bigint,boolean) TO %[1]s",
+	"pg_read_binary_file":       "GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO %[1]s", //nolint:dupword // its arguments
 	"pg_stat_file":              "GRANT EXECUTE ON FUNCTION pg_stat_file(text, boolean) TO %[1]s",
 	"pg_ls_dir":                 "GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean) TO %[1]s",
 	"pg_ls_waldir":              "GRANT pg_monitor TO %[1]s",

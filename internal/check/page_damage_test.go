@@ -81,7 +81,7 @@ func treeDamages() []pageDamage {
 		tree("GiST, link doubled", "gist (point(i, i))", "lead", is(0), func(p []byte) { copy(item(p, 2)[:4], item(p, 1)[:4]) }),
 		tree("GiST, split to come", "gist (point(i, i))", "was split at", is(0), func(p []byte) { p[size-16+2] = 1 }),
 		tree("SP-GiST, chain", "spgist (s)", "chain", spgist(true), func(p []byte) { put16(item(p, 1)[4:], u16(item(p, 1)[4:])&0xc000|0x0aaa) }),
-		tree("SP-GiST, link doubled", "spgist (point(i, i))", "lead", func(p []byte, block uint32) bool { return block == 1 }, func(p []byte) {
+		tree("SP-GiST, link doubled", "spgist (point(i, i))", "lead", is(1), func(p []byte) {
 			t := item(p, 1)
 			first := t[8+u16(t[2:]):]
 			copy(first[u16(first[6:])&0x1fff:][:6], first[:6])
