@@ -25,6 +25,8 @@ const (
 	// maxChains is that of SP-GiST indexes, of which the tuples are.
 	maxNodes  = 1 << 21
 	maxChains = 1 << 16
+	// maxDoubts bounds the pages of an index that are looked at again.
+	maxDoubts = 100
 	// noPage is InvalidBlockNumber.
 	noPage = 0xffffffff
 )
@@ -60,8 +62,9 @@ func (r *reader) concludeStructure(ctx context.Context, f *fork) error {
 		return nil
 	}
 	var failed error
+	doubts := 0
 	r.structure.problems(r.unsettled == 0 && len(r.zeroes) == 0, func(text string, block uint32, others ...uint32) {
-		if failed != nil || r.full(f.Name) {
+		if doubts++; failed != nil || doubts > maxDoubts || r.full(f.Name) {
 			return
 		}
 		pauseToConfirm(ctx)
