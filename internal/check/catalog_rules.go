@@ -38,6 +38,12 @@ var catalogRules = []catalogRule{
 		`SELECT c.oid::regclass::text FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum < 0
 		WHERE c.relkind IN ('r', 'p', 'm', 't', 'S', 'f') GROUP BY c.oid HAVING count(a.attrelid) <> 6`,
 	}, {
+		"pg_class", "pg_class has impossible numbers for %s, or calls it shared against its tablespace",
+		`SELECT oid::regclass::text FROM pg_class WHERE relpages < -1 OR reltuples < -1 OR relallvisible < 0 OR relnatts < 0 OR relchecks < 0 OR relisshared <> (reltablespace = 1664)`,
+	}, {
+		"pg_depend", "pg_depend has a dependency on nothing: %s",
+		`SELECT format('of OID %s in the catalogue %s', objid, classid) FROM pg_depend WHERE refobjid = 0 OR refclassid = 0 OR objsubid < 0 OR refobjsubid < 0`,
+	}, {
 		"pg_attrdef", "pg_attribute and pg_attrdef do not agree whether the column %s has a default",
 		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 		WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atthasdef <> (d.oid IS NOT NULL)`,
@@ -193,11 +199,12 @@ var letters = map[string]string{
 	"pg_type.typtype":                "bcdemrp", "pg_type.typalign": "csid", "pg_type.typstorage": "pemx",
 }
 
-// ownColumnsSQL lists the columns of the catalogues that hold an object's own OID
-// or one of a few letters.
-const ownColumnsSQL = `SELECT c.relname::text, a.attname::text, a.attname = 'oid' FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+// ownColumnsSQL lists the columns of the catalogues that hold an object's own OID,
+// its name, or one of a few letters.
+const ownColumnsSQL = `SELECT c.relname::text, a.attname::text, a.attname = 'oid', a.atttypid = 'name'::regtype FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 	WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT') AND a.attnum > 0
-	AND (a.attname = 'oid' OR a.atttypid = '"char"'::regtype) ORDER BY 1, 2`
+	AND (a.attname = 'oid' OR a.atttypid = '"char"'::regtype OR a.atttypid = 'name'::regtype AND a.attname LIKE '%name' AND a.attname <> 'attname'
+		AND EXISTS (SELECT FROM pg_attribute o WHERE o.attrelid = c.oid AND o.attname = 'oid')) ORDER BY 1, 2`
 
 // rules makes the probes of each catalogue for what holds for each of its rows.
 func (s *session) rules(ctx context.Context) (map[string][]probe, error) {
@@ -210,8 +217,8 @@ func (s *session) rules(ctx context.Context) (map[string][]probe, error) {
 		return nil, fmt.Errorf("listing the columns of the catalogues: %w", err)
 	}
 	var catalogue, column string
-	var own bool
-	_, err = pgx.ForEachRow(rows, []any{&catalogue, &column, &own}, func() error {
+	var own, isName bool
+	_, err = pgx.ForEachRow(rows, []any{&catalogue, &column, &own, &isName}, func() error {
 		name := catalogue + "." + column
 		allowed, known := letters[name]
 		switch {
@@ -219,6 +226,11 @@ func (s *session) rules(ctx context.Context) (map[string][]probe, error) {
 			probes[catalogue] = append(probes[catalogue], probe{
 				sql:   "SELECT ctid::text FROM pg_catalog." + quote(catalogue) + " WHERE oid = 0 LIMIT 10",
 				wrong: catalogue + " has a row without an OID (at %s)",
+			})
+		case isName:
+			probes[catalogue] = append(probes[catalogue], probe{
+				sql:   fmt.Sprintf("SELECT oid::text FROM pg_catalog.%s WHERE %s = '' LIMIT 10", quote(catalogue), quote(column)),
+				wrong: catalogue + " has no name for the object with OID %s",
 			})
 		case known:
 			probes[catalogue] = append(probes[catalogue], probe{

@@ -101,6 +101,9 @@ func TestCatalogRules(t *testing.T) {
 		{"UPDATE pg_proc SET pronargs = 3 WHERE proname = 'one'", "pg_proc contradicts itself"},
 		{"DELETE FROM pg_amproc WHERE amprocfamily = (SELECT oid FROM pg_opfamily WHERE opfname = 'macaddr8_ops' AND opfmethod = 403) AND amprocnum = 1", "the operator class macaddr8_ops"},
 		{"UPDATE pg_conversion SET conforencoding = 99 WHERE conname = 'big5_to_utf8'", "impossible encoding for big5_to_utf8"},
+		{"UPDATE pg_class SET relpages = -5 WHERE relname = 'h'", "impossible numbers for public.h"},
+		{"UPDATE pg_proc SET proname = '' WHERE proname = 'macaddr8_lt'", "pg_proc has no name for"},
+		{"UPDATE pg_depend SET refobjid = 0 WHERE objid = 'g_id'::regclass", "a dependency on nothing"},
 		{"UPDATE pg_language SET oid = 0 WHERE lanname = 'plpgsql'", "pg_language has a row without an OID"},
 		{"UPDATE pg_type SET typlen = 3, typbyval = true WHERE typname = 'macaddr8'", "pg_type contradicts itself about the type macaddr8"},
 	}
