@@ -83,7 +83,7 @@ func runFiles(ctx context.Context, s *session) error {
 	defer r.files.Close()
 	directories, err := r.directories(ctx)
 	if sqlstate(err) == "42501" {
-		s.skipf("the directories of the server cannot be listed: GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean) TO %s (see docs/grants/grants.sql)", quote(s.conn.Facts.User))
+		s.skipf("the directories of the server cannot be listed: "+systemGrants["pg_ls_dir"]+" (see docs/grants/grants.sql)", quote(s.conn.Facts.User))
 		return nil
 	}
 	if err != nil {

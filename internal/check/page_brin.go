@@ -63,7 +63,7 @@ func (s *brinStructure) at(block uint32) *brinNode {
 	return &s.pages[block]
 }
 
-func (s *brinStructure) problems(_ bool, tell func(text string, block uint32, others ...uint32)) {
+func (s *brinStructure) problems(_ bool, tell teller) {
 	if s.perRange == 0 {
 		return
 	}
@@ -83,7 +83,7 @@ func (s *brinStructure) problems(_ bool, tell func(text string, block uint32, ot
 }
 
 // mapped holds that the map leads to the summary of each range.
-func (s *brinStructure) mapped(block uint32, n *brinNode, tell func(text string, block uint32, others ...uint32)) {
+func (s *brinStructure) mapped(block uint32, n *brinNode, tell teller) {
 	for _, number := range slices.Sorted(maps.Keys(n.ranges)) {
 		place := n.ranges[number]
 		target := s.at(place.Block)
@@ -99,7 +99,7 @@ func (s *brinStructure) mapped(block uint32, n *brinNode, tell func(text string,
 }
 
 // summarised holds that the map leads to each summary.
-func (s *brinStructure) summarised(block uint32, n *brinNode, tell func(text string, block uint32, others ...uint32)) {
+func (s *brinStructure) summarised(block uint32, n *brinNode, tell teller) {
 	for _, offset := range slices.Sorted(maps.Keys(n.summaries)) {
 		first := n.summaries[offset]
 		number := first / s.perRange

@@ -68,7 +68,7 @@ func (s *btreeStructure) at(block uint32) *btreeNode {
 	return &s.nodes[block]
 }
 
-func (s *btreeStructure) problems(whole bool, tell func(text string, block uint32, others ...uint32)) {
+func (s *btreeStructure) problems(whole bool, tell teller) {
 	for i := range s.nodes {
 		block, n := uint32(i), s.at(uint32(i))
 		if n == nil {
@@ -88,7 +88,7 @@ func (s *btreeStructure) problems(whole bool, tell func(text string, block uint3
 }
 
 // above compares a page with the one that leads down to it.
-func (s *btreeStructure) above(whole bool, block uint32, n *btreeNode, tell func(text string, block uint32, others ...uint32)) {
+func (s *btreeStructure) above(whole bool, block uint32, n *btreeNode, tell teller) {
 	above, left := s.at(n.above), s.at(n.Left)
 	split := left != nil && left.State == page.BtreeIncomplete
 	switch {
@@ -110,7 +110,7 @@ func (s *btreeStructure) above(whole bool, block uint32, n *btreeNode, tell func
 }
 
 // beside compares a page with its neighbours.
-func (s *btreeStructure) beside(block uint32, n *btreeNode, tell func(text string, block uint32, others ...uint32)) {
+func (s *btreeStructure) beside(block uint32, n *btreeNode, tell teller) {
 	if right := s.at(n.Right); right != nil {
 		switch {
 		case right.Left != block:

@@ -72,7 +72,7 @@ func (s *ginStructure) at(block uint32) *ginNode {
 	return &s.nodes[block]
 }
 
-func (s *ginStructure) problems(whole bool, tell func(text string, block uint32, others ...uint32)) {
+func (s *ginStructure) problems(whole bool, tell teller) {
 	for i := range s.nodes {
 		block := uint32(i)
 		n := s.at(block)
@@ -91,7 +91,7 @@ func (s *ginStructure) problems(whole bool, tell func(text string, block uint32,
 }
 
 // below compares a page with the one that leads down to it.
-func (s *ginStructure) below(block uint32, n, above *ginNode, tell func(text string, block uint32, others ...uint32)) {
+func (s *ginStructure) below(block uint32, n, above *ginNode, tell teller) {
 	rows := n.Role == page.GinRows || n.Role == page.GinRowsLeaf
 	keys := n.Role == page.GinKeys || n.Role == page.GinKeysLeaf
 	switch {
@@ -110,7 +110,7 @@ func (s *ginStructure) below(block uint32, n, above *ginNode, tell func(text str
 }
 
 // beside compares a page with the one to its right.
-func (s *ginStructure) beside(block uint32, n *ginNode, tell func(text string, block uint32, others ...uint32)) {
+func (s *ginStructure) beside(block uint32, n *ginNode, tell teller) {
 	right := s.at(n.Right)
 	if right == nil || n.Role == page.GinFree {
 		return
@@ -124,7 +124,7 @@ func (s *ginStructure) beside(block uint32, n *ginNode, tell func(text string, b
 }
 
 // pending follows the list of entries that wait, as far as its pages are known.
-func (s *ginStructure) pending(tell func(text string, block uint32, others ...uint32)) {
+func (s *ginStructure) pending(tell teller) {
 	if !s.known || s.meta.Head == noPage {
 		return
 	}

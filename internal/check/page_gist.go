@@ -61,7 +61,7 @@ func (s *gistStructure) depth(block uint32) uint8 {
 	return depth
 }
 
-func (s *gistStructure) problems(whole bool, tell func(text string, block uint32, others ...uint32)) {
+func (s *gistStructure) problems(whole bool, tell teller) {
 	leaves, first := uint8(0), uint32(0)
 	for i := range s.nodes {
 		block, n := uint32(i), &s.nodes[i]

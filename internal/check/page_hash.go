@@ -56,7 +56,7 @@ func (s *hashStructure) at(block uint32) *hashNode {
 	return &s.pages[block]
 }
 
-func (s *hashStructure) problems(_ bool, tell func(text string, block uint32, others ...uint32)) {
+func (s *hashStructure) problems(_ bool, tell teller) {
 	for i := range s.pages {
 		block := uint32(i)
 		n := s.at(block)
@@ -70,7 +70,7 @@ func (s *hashStructure) problems(_ bool, tell func(text string, block uint32, ot
 }
 
 // place compares a page of a bucket with the metapage.
-func (s *hashStructure) place(block uint32, n *hashNode, tell func(text string, block uint32, others ...uint32)) {
+func (s *hashStructure) place(block uint32, n *hashNode, tell teller) {
 	if s.meta == nil {
 		return
 	}
@@ -87,7 +87,7 @@ func (s *hashStructure) place(block uint32, n *hashNode, tell func(text string, 
 }
 
 // beside compares a page with its neighbours in the bucket.
-func (s *hashStructure) beside(block uint32, n *hashNode, tell func(text string, block uint32, others ...uint32)) {
+func (s *hashStructure) beside(block uint32, n *hashNode, tell teller) {
 	if next := s.at(n.Next); next != nil && (next.Role != page.HashOverflow || next.Previous != block || next.Bucket != n.Bucket) {
 		tell(fmt.Sprintf("the next page of its bucket %d, page %d, belongs to bucket %d and follows page %d", n.Bucket, n.Next, next.Bucket, next.Previous), block, n.Next)
 	}
@@ -100,7 +100,7 @@ func (s *hashStructure) beside(block uint32, n *hashNode, tell func(text string,
 }
 
 // bitmaps compares the bitmaps with the overflow pages.
-func (s *hashStructure) bitmaps(tell func(text string, block uint32, others ...uint32)) {
+func (s *hashStructure) bitmaps(tell teller) {
 	if s.meta == nil {
 		return
 	}

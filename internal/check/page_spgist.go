@@ -56,7 +56,7 @@ func (s *spgistStructure) same(p []byte, block uint32) bool {
 	return len(links) == 0
 }
 
-func (s *spgistStructure) problems(whole bool, tell func(text string, block uint32, others ...uint32)) {
+func (s *spgistStructure) problems(whole bool, tell teller) {
 	above := make(map[page.TID]uint32, len(s.links))
 	for _, l := range s.links {
 		if int(l.to.Block) >= len(s.pages) || !s.pages[l.to.Block].noted {
@@ -81,7 +81,7 @@ func (s *spgistStructure) problems(whole bool, tell func(text string, block uint
 
 // chains compares the tuples of a page with the nodes that lead to them: to the
 // first one of each chain, and to each inner tuple.
-func (s *spgistStructure) chains(whole bool, block uint32, above map[page.TID]uint32, tell func(text string, block uint32, others ...uint32)) {
+func (s *spgistStructure) chains(whole bool, block uint32, above map[page.TID]uint32, tell teller) {
 	n := &s.pages[block]
 	inside := make([]bool, len(n.items)+1)
 	for _, item := range n.items {

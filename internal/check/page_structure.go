@@ -14,11 +14,14 @@ type structure interface {
 	note(p []byte, block uint32)
 	// same says that such a page still says what was noted.
 	same(p []byte, block uint32) bool
-	// problems tells of pages that do not agree: the one that is named, and others
-	// that it was compared with. whole says that every page was noted, so that
-	// what nothing leads to is a problem, too.
-	problems(whole bool, tell func(text string, block uint32, others ...uint32))
+	// problems tells of pages that do not agree. whole says that every page was
+	// noted, so that what nothing leads to is a problem, too.
+	problems(whole bool, tell teller)
 }
+
+// teller is told of a page that does not agree with others that it was compared
+// with.
+type teller func(text string, block uint32, others ...uint32)
 
 const (
 	// maxNodes is how many pages of an index are kept in mind (64 MB at most);

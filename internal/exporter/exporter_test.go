@@ -347,15 +347,22 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestBehindPooler holds that metrics are collected through a connection pooler
-// and that every check says why it cannot run.
-func TestBehindPooler(t *testing.T) {
-	t.Parallel()
-	server := pgtest.Start(t)
+// monitored starts a server with a role that has only pg_monitor.
+func monitored(t *testing.T) (server *pgtest.Server, role string) {
+	t.Helper()
+	server = pgtest.Start(t)
 	role, err := server.Monitor(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	return server, role
+}
+
+// TestBehindPooler holds that metrics are collected through a connection pooler
+// and that every check says why it cannot run.
+func TestBehindPooler(t *testing.T) {
+	t.Parallel()
+	server, role := monitored(t)
 	e := run(t, pgtest.StartPooler(t, server, "transaction", role)("postgres"), t.TempDir(), "")
 	pooled, _ := value(e, "pgintegrity_connection_pooled", nil)
 	failed := 0
@@ -383,11 +390,7 @@ func TestBehindPooler(t *testing.T) {
 // and that the log says why in one line.
 func TestLeaderBehindPooler(t *testing.T) {
 	t.Parallel()
-	server := pgtest.Start(t)
-	role, err := server.Monitor(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	server, role := monitored(t)
 	file := filepath.Join(t.TempDir(), "config.yml")
 	writeFile(t, file, "leader: {enabled: true}\n")
 	told := make(chan struct{}, 1000)
@@ -406,11 +409,7 @@ func TestLeaderBehindPooler(t *testing.T) {
 // other one takes over when the first stops. The command's TestLeader kills it.
 func TestLeader(t *testing.T) {
 	t.Parallel()
-	server := pgtest.Start(t)
-	role, err := server.Monitor(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	server, role := monitored(t)
 	file := filepath.Join(t.TempDir(), "config.yml")
 	writeFile(t, file, "leader: {enabled: true}\n")
 	both := []*exporter.Exporter{run(t, server.DSN("postgres", role), t.TempDir(), file), run(t, server.DSN("postgres", role), t.TempDir(), file)}

@@ -315,12 +315,11 @@ func DecodeGin(p []byte) GinPage {
 // keys they are the roots of rows.
 func GinChildren(p []byte, visit func(block uint32, bound TID)) {
 	right, count, _ := ginOpaque(p)
-	switch DecodeGin(p).Role {
+	switch role := DecodeGin(p).Role; role {
 	case GinKeys, GinKeysLeaf:
-		leaf := DecodeGin(p).Role == GinKeysLeaf
 		for i := 1; i <= int(DecodeHeader(p).Lower-HeaderSize)/4; i++ {
 			offset, _, _ := linePointer(p, i)
-			if tid := decodeTID(p[offset:]); !leaf || tid.Offset == ginTree {
+			if tid := decodeTID(p[offset:]); role == GinKeys || tid.Offset == ginTree {
 				visit(tid.Block, TID{})
 			}
 		}
