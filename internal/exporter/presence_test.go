@@ -83,22 +83,30 @@ func TestServerEvents(t *testing.T) {
 		}
 	}
 
+	// The restart above and those after the crashes may have been seen as an absence too, which ends first.
+	pgtest.Await(t, "the end of an earlier absence", 30*time.Second, func() bool { return present(t, e) })
+	downs, restarts := count(t, e, state.EventServerDown), count(t, e, state.EventServerRestarted)
+	more := func(kind state.EventKind, than int) func() bool { return func() bool { return count(t, e, kind) > than } }
 	if err := server.Stop(pgtest.Fast); err != nil {
 		t.Fatal(err)
 	}
-	pgtest.Await(t, "the absence in the log of events", 40*time.Second, func() bool { return recorded(t, e, state.EventServerDown, "does not answer") })
+	pgtest.Await(t, "the absence in the log of events", 40*time.Second, more(state.EventServerDown, downs))
 	if err := server.StartAgain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	pgtest.Await(t, "the second restart in the log of events", 30*time.Second, func() bool { return count(t, e, state.EventServerRestarted) == 2 })
+	pgtest.Await(t, "the second restart in the log of events", 30*time.Second, more(state.EventServerRestarted, restarts))
+	downs, ups := count(t, e, state.EventServerDown), count(t, e, state.EventServerUp)
 	if err := server.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	pgtest.Await(t, "the silence in the log of events", 60*time.Second, func() bool { return count(t, e, state.EventServerDown) >= 2 })
+	pgtest.Await(t, "the silence in the log of events", 60*time.Second, more(state.EventServerDown, downs))
 	if err := server.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	pgtest.Await(t, "the return in the log of events", 30*time.Second, func() bool { return recorded(t, e, state.EventServerUp, "answers again") })
+	pgtest.Await(t, "the return in the log of events", 30*time.Second, more(state.EventServerUp, ups))
+	if !recorded(t, e, state.EventServerDown, "does not answer") || !recorded(t, e, state.EventServerUp, "answers again") {
+		t.Error("the log of events does not say in words what happened")
+	}
 }
 
 func firstError(errs ...error) error {
@@ -114,6 +122,22 @@ func firstError(errs ...error) error {
 func recorded(t *testing.T, e *exporter.Exporter, kind state.EventKind, text string) bool {
 	t.Helper()
 	return slices.ContainsFunc(eventsOf(t, e, kind), func(event state.Event) bool { return strings.Contains(event.Message, text) })
+}
+
+// present says whether the newest event about the server's presence is not its
+// absence.
+func present(t *testing.T, e *exporter.Exporter) bool {
+	t.Helper()
+	last := func(kind state.EventKind) (at time.Time) {
+		for _, event := range eventsOf(t, e, kind) {
+			if event.Time.After(at) {
+				at = event.Time
+			}
+		}
+		return at
+	}
+	down := last(state.EventServerDown)
+	return down.IsZero() || last(state.EventServerUp).After(down) || last(state.EventServerRestarted).After(down)
 }
 
 func count(t *testing.T, e *exporter.Exporter, kind state.EventKind) int {
