@@ -12,6 +12,8 @@ type btreeStructure struct {
 	nodes []btreeNode
 	// root is the root by the metapage; 0 is unknown.
 	root, rootLevel uint32
+	// pivots says that the keys of pages above are comparable with upper bounds.
+	pivots bool
 	// halfDead says that a page is being deleted: then pages on the way down to it
 	// may be known to nobody.
 	halfDead bool
@@ -28,28 +30,38 @@ type btreeNode struct {
 	twice bool
 	// next is the page that the page above leads to next, 0 is none.
 	next uint32
+	// highKey is the hash of the page's upper bound, and bound that of what the page
+	// above knows as such: the key of the next page or its own upper bound. 0 is none.
+	highKey, bound uint32
 }
 
 func (s *btreeStructure) note(p []byte, block uint32) {
 	if block == 0 {
 		s.root, s.rootLevel = page.BtreeRoot(p)
+		s.pivots = page.BtreePivots(p)
 		return
 	}
 	n := &s.nodes[block]
 	n.BtreePage, n.noted = page.DecodeBtree(p), true
+	if n.State != page.BtreeDeleted {
+		n.highKey = page.BtreeHighKey(p)
+	}
 	s.halfDead = s.halfDead || n.State == page.BtreeHalfDead
 	before := uint32(0)
-	page.BtreeChildren(p, func(child uint32) {
-		if int(child) >= len(s.nodes) {
+	page.BtreeChildren(p, func(child, key uint32) {
+		if before != 0 {
+			s.nodes[before].next, s.nodes[before].bound = child, key
+		}
+		if before = child; int(child) >= len(s.nodes) {
+			before = 0
 			return
 		}
 		c := &s.nodes[child]
 		c.twice, c.above = c.above != 0, block
-		if before != 0 {
-			s.nodes[before].next = child
-		}
-		before = child
 	})
+	if before != 0 {
+		s.nodes[before].bound = n.highKey
+	}
 }
 
 func (s *btreeStructure) same(p []byte, block uint32) bool {
@@ -57,7 +69,8 @@ func (s *btreeStructure) same(p []byte, block uint32) bool {
 		root, level := page.BtreeRoot(p)
 		return root == s.root && level == s.rootLevel
 	}
-	return page.DecodeBtree(p) == s.nodes[block].BtreePage
+	n := s.nodes[block]
+	return page.DecodeBtree(p) == n.BtreePage && (n.State == page.BtreeDeleted || page.BtreeHighKey(p) == n.highKey)
 }
 
 // at is a page of which something is known.
@@ -106,6 +119,8 @@ func (s *btreeStructure) above(whole bool, block uint32, n *btreeNode, tell tell
 		tell("a page leads down to the page, but the one to its left says that none does yet", block, n.above, n.Left)
 	case !s.halfDead && n.State == page.BtreeLive && n.next != 0 && n.next != n.Right:
 		tell(fmt.Sprintf("the page to its right is %d, but the page above leads to %d next", n.Right, n.next), block, n.above)
+	case s.pivots && !s.halfDead && n.State == page.BtreeLive && n.highKey != n.bound:
+		tell("the page's upper bound is not the one that the page above knows: searches can miss what it holds", block, n.above)
 	}
 }
 

@@ -70,6 +70,8 @@ func treeDamages() []pageDamage {
 		tree("B-tree, links swapped", "btree (s)", "leads to", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 0 }, swapLinks),
 		tree("B-tree, not the root", "btree (s)", "the root is page", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 2 }, func(p []byte) { p[size-4] = 0 }),
 		tree("B-tree, split that is known", "btree (s)", "says that none does yet", is(1), func(p []byte) { p[size-4] |= 0x80 }),
+		tree("B-tree, key above", "btree (s)", "upper bound", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 2 }, func(p []byte) { item(p, 2)[9] ^= 1 }),
+		tree("B-tree, upper bound", "btree (s)", "upper bound", is(2), func(p []byte) { item(p, 1)[9] ^= 1 }),
 		tree("hash, number of a bucket", "hash (s)", "by the metapage is page", is(2), func(p []byte) { put32(p[size-8:], 0) }),
 		tree("hash, bitmap", "hash ((i % 50))", "the bitmap says", func(p []byte, _ uint32) bool { return u16(p[size-4:]) == 4 }, func(p []byte) { p[24] ^= 2 }),
 		tree("hash, end of the bitmap", "hash ((i % 50))", "does not exist yet", func(p []byte, _ uint32) bool { return u16(p[size-4:]) == 4 }, func(p []byte) { p[24+4000] ^= 4 }),

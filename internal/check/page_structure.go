@@ -24,7 +24,7 @@ type structure interface {
 type teller func(text string, block uint32, others ...uint32)
 
 const (
-	// maxNodes is how many pages of an index are kept in mind (64 MB at most);
+	// maxNodes is how many pages of an index are kept in mind (80 MB at most);
 	// maxChains is that of SP-GiST indexes, of which the tuples are.
 	maxNodes  = 1 << 21
 	maxChains = 1 << 16

@@ -86,7 +86,9 @@ func TestServerEvents(t *testing.T) {
 	// The restart above and those after the crashes may have been seen as an absence too, which ends first.
 	pgtest.Await(t, "the end of an earlier absence", 30*time.Second, func() bool { return present(t, e) })
 	downs, restarts := count(t, e, state.EventServerDown), count(t, e, state.EventServerRestarted)
-	more := func(kind state.EventKind, than int) func() bool { return func() bool { return count(t, e, kind) > than } }
+	more := func(kind state.EventKind, than int) func() bool {
+		return func() bool { return count(t, e, kind) > than }
+	}
 	if err := server.Stop(pgtest.Fast); err != nil {
 		t.Fatal(err)
 	}

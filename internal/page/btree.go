@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 )
 
 const (
@@ -173,15 +174,38 @@ func BtreeRoot(p []byte) (root, level uint32) {
 	return binary.LittleEndian.Uint32(p[HeaderSize+8:]), binary.LittleEndian.Uint32(p[HeaderSize+12:])
 }
 
-// BtreeChildren calls visit with the pages below a page, from left to right.
-func BtreeChildren(p []byte, visit func(block uint32)) {
+// BtreePivots says, by a metapage, that the upper bound of each page is, byte for
+// byte, the key of the next page in the page above: so it is since PostgreSQL 12,
+// but not in an index that pg_upgrade brought from an earlier version.
+func BtreePivots(p []byte) bool { return binary.LittleEndian.Uint32(p[HeaderSize+4:]) >= 4 }
+
+// BtreeHighKey gives a hash of a page's upper bound; 0 is none.
+func BtreeHighKey(p []byte) uint32 {
+	if DecodeBtree(p).Right == 0 {
+		return 0
+	}
+	return pivotHash(p, 1)
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// pivotHash is that of a key and of how many of its columns are left, without the
+// page that it leads to.
+func pivotHash(p []byte, i int) uint32 {
+	offset, length, _ := linePointer(p, i)
+	return max(crc32.Checksum(p[offset+4:offset+length], castagnoli), 1)
+}
+
+// BtreeChildren calls visit with the pages below a page, from left to right, and
+// with a hash of the key that each begins with.
+func BtreeChildren(p []byte, visit func(block, key uint32)) {
 	b, h := DecodeBtree(p), DecodeHeader(p)
 	if b.Leaf || b.State >= BtreeHalfDead || isBtreeMeta(p) {
 		return
 	}
 	for i := firstEntry(b); i <= int(h.Lower-HeaderSize)/4; i++ {
 		offset, _, _ := linePointer(p, i)
-		visit(blockID(p[offset:]))
+		visit(blockID(p[offset:]), pivotHash(p, i))
 	}
 }
 

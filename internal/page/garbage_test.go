@@ -58,7 +58,8 @@ func look(p []byte, block uint32, kind page.Kind, chunks bool) string {
 		case page.Heap:
 			page.Targets(p)
 		case page.Btree:
-			page.BtreeChildren(p, func(uint32) {})
+			page.BtreeChildren(p, func(_, _ uint32) {})
+			page.BtreeHighKey(p)
 		default:
 		}
 	}

@@ -51,7 +51,7 @@ func btreeLinks(p []byte, link func(to, none uint32)) {
 	}
 	link(b.Left, 0)
 	link(b.Right, 0)
-	BtreeChildren(p, func(block uint32) { link(block, 0) })
+	BtreeChildren(p, func(block, _ uint32) { link(block, 0) })
 }
 
 func brinLinks(p []byte, visit func(block uint32)) {
