@@ -50,9 +50,12 @@ func runCatalog(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	keys, err := s.keys(ctx)
-	if err != nil {
-		return err
+	damaged := s.damagedCatalogues(catalogues)
+	var keys map[string][]probe
+	if !slices.Contains(damaged, "pg_index") {
+		if keys, err = s.keys(ctx); err != nil {
+			return err
+		}
 	}
 	rules, err := s.rules(ctx)
 	if err != nil {
@@ -62,11 +65,14 @@ func runCatalog(ctx context.Context, s *session) error {
 		c := catalogues[i]
 		started := time.Now()
 		for _, p := range slices.Concat(references[c.Name.Name], keys[c.Name.Name], rules[c.Name.Name]) {
+			if p.deep && mentions(p.sql, damaged) {
+				continue
+			}
 			if err := s.probe(ctx, c, p); err != nil {
 				return err
 			}
 		}
-		if c.Name.Name == "pg_class" {
+		if c.Name.Name == "pg_class" && !mentions(flagsSQL, damaged) {
 			if err := s.flags(ctx, c); err != nil {
 				return err
 			}
@@ -77,9 +83,29 @@ func runCatalog(ctx context.Context, s *session) error {
 	}, func(i int) string { return catalogues[i].Name.String() })
 }
 
+// damagedCatalogues are those that a check before found damaged. Values in them of
+// which the length is stored are not read: a wrong length crashes the server.
+func (s *session) damagedCatalogues(catalogues []table) []string {
+	var names []string
+	for _, c := range catalogues {
+		if s.scope.Heaps.damaged(c.OID) {
+			names = append(names, c.Name.Name)
+			s.problemf("%s is damaged, as another check has reported: only its columns of a fixed length are compared", c.Name)
+		}
+	}
+	return names
+}
+
+// mentions says that a statement reads one of the catalogues.
+func mentions(sql string, catalogues []string) bool {
+	return slices.ContainsFunc(catalogues, func(name string) bool { return strings.Contains(sql, name) })
+}
+
 // probe is a question whose every answer is something wrong.
 type probe struct {
 	sql string
+	// deep says that it reads values of which the length is stored.
+	deep bool
 	// wrong is what an answer means; %s stands for it.
 	wrong string
 }
@@ -226,6 +252,7 @@ func (r reference) probe() probe {
 		joins = append(joins, "p."+quote(r.ToColumns[i])+" = f."+column)
 	}
 	return probe{
+		deep: r.Array,
 		sql: "SELECT DISTINCT concat_ws(', ', f." + strings.Join(quoteAll(r.FromColumns), ", f.") + ") FROM (SELECT " +
 			strings.Join(columns, ", ") + " FROM pg_catalog." + quote(r.From) + ") f WHERE " + strings.Join(conditions, "") +
 			"NOT EXISTS (SELECT FROM pg_catalog." + quote(to) + " p WHERE " + strings.Join(joins, " AND ") + ") LIMIT 10",
@@ -235,7 +262,7 @@ func (r reference) probe() probe {
 }
 
 // keysSQL lists the columns of the catalogues' unique indexes.
-const keysSQL = `SELECT c.relname::text, array_agg(a.attname::text ORDER BY k.position)
+const keysSQL = `SELECT c.relname::text, array_agg(a.attname::text ORDER BY k.position), bool_or(a.attlen < 0)
 	FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
 	CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS k(attnum, position)
 	JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
@@ -252,6 +279,7 @@ func (s *session) keys(ctx context.Context) (map[string][]probe, error) {
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
 		Catalogue string
 		Columns   []string
+		Deep      bool
 	}])
 	if err != nil {
 		return nil, fmt.Errorf("listing the keys of the catalogues: %w", err)
@@ -260,6 +288,7 @@ func (s *session) keys(ctx context.Context) (map[string][]probe, error) {
 	for _, k := range list {
 		columns := strings.Join(quoteAll(k.Columns), ", ")
 		probes[k.Catalogue] = append(probes[k.Catalogue], probe{
+			deep:  k.Deep,
 			sql:   "SELECT concat_ws(', ', " + columns + ") FROM pg_catalog." + quote(k.Catalogue) + " GROUP BY " + columns + " HAVING count(*) > 1 LIMIT 10",
 			wrong: fmt.Sprintf("%s has several rows for the key (%s) = (%%s)", k.Catalogue, strings.Join(k.Columns, ", ")),
 		})

@@ -210,7 +210,7 @@ const ownColumnsSQL = `SELECT c.relname::text, a.attname::text, a.attname = 'oid
 func (s *session) rules(ctx context.Context) (map[string][]probe, error) {
 	probes := make(map[string][]probe)
 	for _, r := range catalogRules {
-		probes[r.catalogue] = append(probes[r.catalogue], probe{sql: r.sql + " LIMIT 10", wrong: r.wrong})
+		probes[r.catalogue] = append(probes[r.catalogue], probe{sql: r.sql + " LIMIT 10", deep: true, wrong: r.wrong})
 	}
 	rows, err := s.conn.Query(ctx, ownColumnsSQL)
 	if err != nil {

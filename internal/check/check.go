@@ -176,6 +176,8 @@ type Result struct {
 type Heaps struct {
 	mu   sync.Mutex
 	sane map[uint32]opinion
+	// lostBy is the check whose server process died while it read the catalogues.
+	lostBy string
 }
 
 // opinion is what was found out about a table, and when.
@@ -210,6 +212,26 @@ func (h *Heaps) Forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.sane)
+	h.lostBy = ""
+}
+
+// lose notes that a check's server process died while it read the catalogues.
+func (h *Heaps) lose(check string) {
+	if h != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.lostBy = check
+	}
+}
+
+// lost is the check whose server process died so, "" is none.
+func (h *Heaps) lost() string {
+	if h == nil {
+		return ""
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lostBy
 }
 
 // damaged says that a check has found a relation damaged.

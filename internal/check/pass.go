@@ -70,6 +70,8 @@ const (
 	// lostKey is the key of Memory under which a check keeps where its server
 	// process died.
 	lostKey = "lost"
+	// wholeDatabase stands there for its catalogues, which every check reads.
+	wholeDatabase = ""
 	// lostAge is how long a relation is left alone after that.
 	lostAge = 24 * time.Hour
 )
@@ -81,15 +83,28 @@ func (s *session) recallLost(ctx context.Context) error {
 		return err
 	}
 	maps.DeleteFunc(s.lostAt, func(_ string, when time.Time) bool { return time.Since(when) > lostAge })
+	if when, lost := s.lostAt[wholeDatabase]; lost {
+		return s.leftAlone(when)
+	}
 	return nil
 }
 
-// blame remembers the relation that was being read when the server process
-// died. A server that is stopped, or whose other process crashed, says so before
-// it ends a session; a process that dies itself says nothing.
+// leftAlone is why something is not looked at now.
+func (s *session) leftAlone(when time.Time) error {
+	return fmt.Errorf("left alone: at %s the server process that was reading it died, which damaged data can cause; look at the server's log, and check it alone on a copy or a standby",
+		when.UTC().Format(time.RFC3339))
+}
+
+// blame remembers what was being read when the server process died. A server that
+// is stopped, or whose other process crashed, says so before it ends a session; a
+// process that dies itself says nothing.
 func (s *session) blame(ctx context.Context, name string, err error) {
-	if ctx.Err() != nil || sqlstate(err) != "" {
+	if ctx.Err() != nil || sqlstate(err) != "" || s.conn.Evicted() || s.blamed {
 		return
+	}
+	s.blamed = true
+	if name == wholeDatabase {
+		s.scope.Heaps.lose(s.name)
 	}
 	if s.lostAt == nil {
 		s.lostAt = make(map[string]time.Time)
@@ -121,8 +136,10 @@ func (s *session) tellDied(ctx context.Context, name string) {
 	if !restarting {
 		return
 	}
-	relation := RelationName{}
-	relation.Schema, relation.Name, _ = strings.Cut(name, ".")
+	relation := RelationName{"pg_catalog", "pg_class"}
+	if name != wholeDatabase {
+		relation.Schema, relation.Name, _ = strings.Cut(name, ".")
+	}
 	s.found(Finding{
 		Class: ClassCorruption, Severity: SeverityWarning, Schema: relation.Schema, Relation: relation.Name,
 		Message: "the server process that was reading it died without a word, and the server ended all sessions to start again: damaged data does that, and so does a lack of memory",
@@ -187,8 +204,7 @@ func (s *session) each(ctx context.Context, n int, look func(i int) error, name 
 	locked, first := s.left(n, name)
 	for i := first; i < n; i++ {
 		if when, lost := s.lostAt[name(i)]; lost {
-			s.problem(name(i), fmt.Errorf("left alone: at %s the server process that was reading it died, which damaged data can cause; look at the server's log, and check it alone on a copy or a standby",
-				when.UTC().Format(time.RFC3339)))
+			s.problem(name(i), s.leftAlone(when))
 			continue
 		}
 		err := look(i)

@@ -131,3 +131,69 @@ func TestLostSession(t *testing.T) {
 		t.Errorf("after the crash: looked at %q, reason %q", p.looked, result.Reason)
 	}
 }
+
+// TestOtherProcessDied blames nothing when the server ends the session because
+// another process died.
+func TestOtherProcessDied(t *testing.T) {
+	t.Parallel()
+	p, server := newPassTest(t)
+	release := server.Hold(t, "postgres", "SELECT 'victim'")
+	defer release()
+	result := p.run(t.Context(), func(s *session, name string) error {
+		if name != "public.b" {
+			return nil
+		}
+		var victim int
+		if err := s.conn.QueryRow(t.Context(), "SELECT pid FROM pg_stat_activity WHERE query LIKE '%''victim''%' AND pid <> pg_backend_pid()").Scan(&victim); err != nil {
+			return err
+		}
+		if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
+			return err
+		}
+		_, err := s.conn.Exec(t.Context(), "SELECT pg_sleep(5)")
+		return err
+	})
+	if !strings.Contains(result.Reason, "the session was lost at public.b") || len(result.Findings) > 0 {
+		t.Errorf("reason %q, findings %+v", result.Reason, result.Findings)
+	}
+	server.AwaitAccepting(t)
+	if result := p.run(t.Context(), func(*session, string) error { return nil }); result.Reason != "" {
+		t.Errorf("afterwards: %q", result.Reason)
+	}
+}
+
+// TestLostCatalogues tells when the server process died that was reading the
+// catalogues, and leaves the database alone for a day.
+func TestLostCatalogues(t *testing.T) {
+	t.Parallel()
+	p, server := newPassTest(t)
+	heaps := NewHeaps()
+	run := func(die bool) Result {
+		c := Check{Name: "listing", run: func(ctx context.Context, s *session) error {
+			if !die {
+				return nil
+			}
+			var pid int
+			if err := s.conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+				return err
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				return err
+			}
+			_, err := s.conn.Exec(ctx, "SELECT pg_sleep(5)")
+			return err
+		}}
+		return Run(t.Context(), p.target, "postgres", c, Scope{Memory: p.memory, Heaps: heaps}, slog.New(slog.DiscardHandler))
+	}
+	if result := run(true); len(result.Findings) != 1 || result.Findings[0].Schema != "pg_catalog" {
+		t.Errorf("findings %+v, reason %q", result.Findings, result.Reason)
+	}
+	server.AwaitAccepting(t)
+	if result := run(false); !strings.Contains(result.Reason, "of the check listing died") {
+		t.Errorf("in the same sweep: %q", result.Reason)
+	}
+	heaps.Forget()
+	if result := run(false); !strings.Contains(result.Reason, "left alone: at ") {
+		t.Errorf("in the next one: %q", result.Reason)
+	}
+}

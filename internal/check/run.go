@@ -59,6 +59,8 @@ type session struct {
 	told time.Time
 	// lostAt is at which relations the server process of the check died lately.
 	lostAt map[string]time.Time
+	// blamed says that it died in this run.
+	blamed bool
 	// ofRelation counts findings by relation.
 	ofRelation map[RelationName]int
 	seen       map[string]bool
@@ -99,6 +101,9 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 }
 
 func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check) error {
+	if by := s.scope.Heaps.lost(); by != "" {
+		return fmt.Errorf("left alone: the server process of the check %s died while it read the catalogues", by)
+	}
 	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	conn, err := target.Connect(connecting, s.database, pg.Purpose{
@@ -107,6 +112,9 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	if pooled, ok := errors.AsType[*pg.PooledError](err); ok {
 		s.skipf("%v", pooled)
 		return nil
+	}
+	if unusable, ok := errors.AsType[*pg.UnusableError](err); ok && c.Name == "catalog" {
+		return s.foundUnusable(connecting, target, unusable)
 	}
 	if err != nil {
 		return fmt.Errorf("%w (%s)", err, pg.FailureOf(err).Advice())
@@ -118,9 +126,35 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	}
 	if err := c.run(ctx, s); err != nil {
 		s.stopped(ctx)
+		if conn.IsClosed() {
+			s.blame(ctx, wholeDatabase, err)
+		}
 		return err
 	}
 	return errors.Join(s.finishPass(ctx), s.lookForDropped(ctx))
+}
+
+// foundUnusable reports a database in which no session can be opened. What did not
+// make the server restart is tried once more.
+func (s *session) foundUnusable(ctx context.Context, target *pg.Target, unusable *pg.UnusableError) error {
+	if !unusable.Restarts {
+		pauseToConfirm(ctx)
+		conn, err := target.Connect(ctx, s.database, pg.Purpose{Name: "check", StatementTimeout: connectTimeout, LockTimeout: lockTimeout})
+		if err == nil {
+			conn.Close()
+			return errors.New("a session could be opened only at the second attempt: " + unusable.Error())
+		}
+		if !errors.As(err, &unusable) {
+			return err
+		}
+	}
+	s.found(Finding{
+		Class: ClassCorruption, Severity: SeverityCritical, Schema: "pg_catalog", Relation: "pg_class", SQLState: sqlstate(unusable),
+		Message: unusable.Error(),
+		Impact:  "Nobody can use the database. When the server restarts at each attempt, no other database of the server can be used for long either.",
+		Action:  "Keep clients away from the database (pg_hba.conf: reject, or ALTER DATABASE ... ALLOW_CONNECTIONS false from another one). Copy the data directory, then fail over to a standby that still opens it, or restore.",
+	}, "unusable "+sqlstate(unusable))
+	return errors.New("nothing else in the database can be looked at")
 }
 
 // droppedSQL lists those of the given relations that do not exist. ACCESS SHARE

@@ -243,7 +243,7 @@ func (e *MissingError) Error() string {
 func plan(ctx context.Context, target *pg.Target, options Options) (databases []string, version int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := target.Connect(ctx, "", planPurpose())
+	conn, err := target.ConnectAny(ctx, planPurpose())
 	if err != nil {
 		return nil, 0, err
 	}

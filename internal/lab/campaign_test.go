@@ -74,7 +74,9 @@ type outcome struct {
 	// Result is found (the object and the class are right), near (a finding, but of
 	// something else), missed, silent (as it must be), false alarm, crash, hang or
 	// failed.
-	Result   string
+	Result string
+	// Peers says the same of other programs: found, missed, crash or hang.
+	Peers    map[string]string `json:",omitempty"`
 	Checks   []string
 	Findings []string
 	Failed   []string
@@ -309,6 +311,7 @@ func runUnits(t *testing.T, binary string, major int, checksums bool, kinds []ki
 			failed[i] = err
 		}
 	}
+	sums := checksumsOf(t, server, f, checksums)
 	if err := server.StartAgain(t.Context()); err != nil {
 		t.Error(err)
 		return
@@ -332,6 +335,7 @@ func runUnits(t *testing.T, binary string, major int, checksums bool, kinds []ki
 			mine.Findings = append(mine.Findings, finding)
 		}
 		o.judge(mine, k)
+		o.Peers = peersOf(t, server, schema, sums)
 		tell(o)
 	}
 	for _, finding := range found.Findings {

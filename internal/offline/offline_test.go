@@ -291,22 +291,7 @@ func changePage(name string, block uint32, valid bool, change func(p []byte)) fu
 // real start does.
 func TestAccidents(t *testing.T) {
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
-		server := pgtest.Start(t, pgtest.Version(major), pgtest.Checksums(), pgtest.Setting("wal_level", "logical"), pgtest.Setting("max_prepared_transactions", "5"))
-		server.MustExec(t, "postgres", "CREATE DATABASE erp")
-		server.MustExec(t, "erp", contents)
-		server.MustExec(t, "erp", "SELECT pg_create_logical_replication_slot('audit', 'pgoutput')")
-		server.MustExec(t, "erp", prepared)
-		multixacts(t, server)
-		of := make(map[string]string)
-		for _, name := range []string{"accounts", "accounts_name_idx"} {
-			of[name] = strings.TrimPrefix(server.MustRelation(t, "erp", name).Path, server.DataDirectory+"/")
-		}
-		paths.Store(server.DataDirectory, of)
-		if err := server.Stop(pgtest.Fast); err != nil {
-			t.Fatal(err)
-		}
-		whole := filepath.Join(server.Directory, "whole")
-		clone(t, server.DataDirectory, whole, false)
+		server, whole := everything(t, major)
 		for n, a := range accidents() {
 			// What is the same in every version is looked at in one.
 			same := a.since == 0 && a.until == 0 && !pgtest.Turn(n, major)
@@ -316,6 +301,29 @@ func TestAccidents(t *testing.T) {
 			t.Run(a.name, func(t *testing.T) { testAccident(t, server, whole, a) })
 		}
 	})
+}
+
+// everything starts a cluster that has something of each kind, stops it and gives
+// it with a copy of its data directory.
+func everything(t *testing.T, major int) (server *pgtest.Server, whole string) {
+	t.Helper()
+	server = pgtest.Start(t, pgtest.Version(major), pgtest.Checksums(), pgtest.Setting("wal_level", "logical"), pgtest.Setting("max_prepared_transactions", "5"))
+	server.MustExec(t, "postgres", "CREATE DATABASE erp")
+	server.MustExec(t, "erp", contents)
+	server.MustExec(t, "erp", "SELECT pg_create_logical_replication_slot('audit', 'pgoutput')")
+	server.MustExec(t, "erp", prepared)
+	multixacts(t, server)
+	of := make(map[string]string)
+	for _, name := range []string{"accounts", "accounts_name_idx"} {
+		of[name] = strings.TrimPrefix(server.MustRelation(t, "erp", name).Path, server.DataDirectory+"/")
+	}
+	paths.Store(server.DataDirectory, of)
+	if err := server.Stop(pgtest.Fast); err != nil {
+		t.Fatal(err)
+	}
+	whole = filepath.Join(server.Directory, "whole")
+	clone(t, server.DataDirectory, whole, false)
+	return server, whole
 }
 
 // multixacts makes some: a second transaction locks what the prepared one has locked.

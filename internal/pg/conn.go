@@ -1,7 +1,9 @@
 package pg
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -33,8 +35,41 @@ type Conn struct {
 //
 // A connection pooler is noticed (see Facts.Pooled). Only a purpose that can do
 // without a session of its own gets a connection through one; for the others
-// the error is a *PooledError.
+// the error is a *PooledError. A database that damage keeps from being used gives
+// an *UnusableError, and is left alone when the attempt made the server restart.
 func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) (*Conn, error) {
+	database = cmp.Or(database, t.Database())
+	if err := t.unusable.lookup(database); err != nil {
+		return nil, err
+	}
+	conn, err := t.connect(ctx, database, purpose)
+	if err != nil && t.unusable.restarting() && (FailureOf(err) == FailureNotAccepting || damageIn(err) == silent) {
+		t.awaitStart(ctx)
+		conn, err = t.connect(ctx, database, purpose)
+	}
+	if err != nil {
+		return nil, t.examine(ctx, database, err)
+	}
+	t.unusable.used(database)
+	return conn, nil
+}
+
+// ConnectAny is Connect in the target's own database or, when that cannot be used,
+// in one that every server has: for what can be asked anywhere.
+func (t *Target) ConnectAny(ctx context.Context, purpose Purpose) (*Conn, error) {
+	conn, err := t.Connect(ctx, "", purpose)
+	for _, other := range []string{"postgres", "template1"} {
+		if _, ok := errors.AsType[*UnusableError](err); !ok {
+			break
+		}
+		if conn, otherErr := t.Connect(ctx, other, purpose); otherErr == nil {
+			return conn, nil
+		}
+	}
+	return conn, err
+}
+
+func (t *Target) connect(ctx context.Context, database string, purpose Purpose) (*Conn, error) {
 	bare := t.bare.Load()
 	conn, err := t.open(ctx, database, purpose, bare)
 	switch {
@@ -88,6 +123,13 @@ func (t *Target) open(ctx context.Context, database string, purpose Purpose, bar
 	}
 	return &Conn{Conn: conn, Facts: facts, prepared: make(map[string]string), limits: purpose.limits()}, nil
 }
+
+// crashShutdown is the SQLSTATE of the warning with which a server ends all sessions
+// when one of its processes crashed.
+const crashShutdown = "57P02"
+
+// Evicted says that the server ended the session because another process crashed.
+func (c *Conn) Evicted() bool { return c.PgConn().CustomData()[crashShutdown] != nil }
 
 // Close ends the session, within a second even when the server hangs.
 func (c *Conn) Close() {

@@ -127,7 +127,7 @@ func (l *Lane) connection(ctx context.Context) (conn *Conn, kept bool, err error
 // connect carries one attempt to its end, however long its callers wait.
 func (l *Lane) connect(a *attempt) {
 	defer l.running.Done()
-	conn, err := l.target.Connect(l.stopped, "", l.purpose)
+	conn, err := l.target.ConnectAny(l.stopped, l.purpose)
 	l.mu.Lock()
 	a.conn, a.err = conn, err
 	l.conn = conn

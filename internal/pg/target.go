@@ -47,6 +47,8 @@ type Target struct {
 	bare atomic.Bool
 	// spent is what its sessions cost.
 	spent budget
+	// unusable are the databases that damage keeps from being used.
+	unusable unusable
 }
 
 // Environment looks up an environment variable, like os.LookupEnv.
@@ -227,8 +229,13 @@ func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig
 		config.Database = database
 	}
 	maps.Copy(config.RuntimeParams, purpose.settings())
-	if purpose.OnNotice != nil {
-		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { purpose.OnNotice(n.Severity, n.Message) }
+	config.OnNotice = func(conn *pgconn.PgConn, n *pgconn.Notice) {
+		if n.Code == crashShutdown {
+			conn.CustomData()[crashShutdown] = true
+		}
+		if purpose.OnNotice != nil {
+			purpose.OnNotice(n.Severity, n.Message)
+		}
 	}
 	// No server-side prepared statements: they break behind PgBouncer.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec

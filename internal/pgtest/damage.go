@@ -68,17 +68,26 @@ func (r Relation) edit(block uint32, change func(p []byte), valid bool) error {
 	p := make([]byte, page.Size)
 	_, err = file.ReadAt(p, offset)
 	if err == nil {
+		before := string(p)
 		change(p)
+		if string(p) == before {
+			err = errUnchanged
+		}
 		if valid && !page.IsNew(p) { // which has none
 			page.SetChecksum(p, page.Checksum(p, block))
 		}
-		_, err = file.WriteAt(p, offset)
+		if err == nil {
+			_, err = file.WriteAt(p, offset)
+		}
 	}
 	if err := errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("damaging block %d: %w", block, err)
 	}
 	return nil
 }
+
+// errUnchanged says that a test would damage nothing, and prove nothing.
+var errUnchanged = errors.New("it is as it was before")
 
 // Zero makes a page all zeroes.
 func Zero(p []byte) { clear(p) }
@@ -124,6 +133,9 @@ func (r Relation) Remove() error { return os.Remove(r.Path) }
 
 // Truncate cuts the relation's first file to a number of pages.
 func (r Relation) Truncate(blocks uint32) error {
+	if blocks >= r.Blocks && r.Blocks <= segmentBlocks {
+		return errUnchanged
+	}
 	return os.Truncate(r.Path, int64(blocks)*page.Size)
 }
 

@@ -282,7 +282,7 @@ func (s *Scheduler) current() Settings {
 func (s *Scheduler) plan(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := s.target.Connect(ctx, "", purpose())
+	conn, err := s.target.ConnectAny(ctx, purpose())
 	if err != nil {
 		return err
 	}

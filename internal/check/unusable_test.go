@@ -1,0 +1,82 @@
+package check_test
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+// TestUnusable breaks databases so that no session can be opened in them. The check
+// catalog tells so, the other databases are looked at, and a server that restarts
+// at each attempt restarts once.
+func TestUnusable(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major), pgtest.Setting("restart_after_crash", "on"))
+		broken := map[string]string{"no_class": "pg_class", "no_columns": "pg_attribute", "no_types": "pg_type"}
+		files := make(map[string]string)
+		for database, catalogue := range broken {
+			server.MustExec(t, "postgres", "CREATE DATABASE "+database)
+			files[database] = server.MustRelation(t, database, "pg_catalog."+catalogue).Path
+		}
+		server.MustExec(t, "postgres", "CREATE DATABASE no_files")
+		directory := filepath.Dir(server.MustRelation(t, "no_files", "pg_catalog.pg_class").Path)
+		server.WhileDown(t, func() error {
+			for _, file := range files {
+				if err := os.Truncate(file, 0); err != nil {
+					return err
+				}
+			}
+			return os.RemoveAll(directory)
+		})
+		for _, home := range []string{"erp", "no_class"} {
+			before := restarts(t, server)
+			target := target(t, server.DSN(home))
+			for range 2 {
+				document, err := check.Sweep(t.Context(), target, check.Options{Checks: named(t, "catalog", "sequence", "collation"), Jobs: 1, Logger: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				found := make(map[string]string)
+				for _, f := range document.Findings {
+					found[f.Database] += fmt.Sprintf("%s %s %s: %s\n", f.Check, f.Class, f.SQLState, f.Message)
+				}
+				for _, database := range []string{"no_class", "no_columns", "no_types", "no_files"} {
+					if !strings.Contains(found[database], "catalog corruption") {
+						t.Errorf("%s: nothing found: %+v", database, document)
+					}
+				}
+				for _, c := range document.Checks {
+					if (c.Database == "erp" || c.Database == "postgres") && c.Outcome != check.OutcomeOK {
+						t.Errorf("%+v", c)
+					}
+				}
+				if found["erp"]+found["postgres"] != "" {
+					t.Errorf("a false alarm: %v", found)
+				}
+			}
+			server.AwaitAccepting(t)
+			if n := restarts(t, server) - before; n > 1 {
+				t.Errorf("the server restarted %d times", n)
+			}
+		}
+	})
+}
+
+// restarts counts how often the server restarted because of a crash.
+func restarts(t *testing.T, server *pgtest.Server) int {
+	t.Helper()
+	time.Sleep(100 * time.Millisecond) // what is being written
+	content, err := os.ReadFile(filepath.Join(server.Directory, "output.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(content), "was terminated by signal")
+}

@@ -1,0 +1,118 @@
+package offline_test
+
+import (
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+// TestEveryFile breaks each file of a data directory in each way, one at a time,
+// and holds the verdict against a real start. It takes long and runs only when the
+// environment variable PGTEST_STARTS is set.
+func TestEveryFile(t *testing.T) {
+	if os.Getenv("PGTEST_STARTS") == "" {
+		t.Skip("set PGTEST_STARTS to start a server after each accident")
+	}
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server, whole := everything(t, major)
+		for _, name := range filesOf(t, whole) {
+			for _, w := range ways() {
+				t.Run(strings.ReplaceAll(name, "/", "|")+" "+w.name, func(t *testing.T) {
+					clone(t, whole, server.DataDirectory, false)
+					if err := w.do(filepath.Join(server.DataDirectory, name)); err != nil {
+						t.Skip(err)
+					}
+					if err := exec.Command("chown", "--no-dereference", "--reference="+filepath.Join(server.DataDirectory, "global"), filepath.Join(server.DataDirectory, name)).Run(); err != nil && w.name != "lost" {
+						t.Fatal(err)
+					}
+					document := look(t, server.DataDirectory)
+					says := strings.HasPrefix(document.Conclusion, "The server will not start")
+					err := server.StartAgain(t.Context())
+					if says != (err != nil) {
+						t.Errorf("the start says otherwise: %v\n%s", err, text(t, document))
+					}
+					if len(document.Findings) == 0 {
+						t.Log("silent")
+					}
+					if err := server.Stop(pgtest.Immediate); err != nil {
+						t.Fatal(err)
+					}
+				})
+			}
+		}
+	})
+}
+
+// way is one way to break a file.
+type way struct {
+	name string
+	do   func(path string) error
+}
+
+func ways() []way {
+	change := func(f func(b []byte) []byte) func(string) error {
+		return func(path string) error {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			if len(content) == 0 {
+				return fs.ErrInvalid
+			}
+			return os.WriteFile(path, f(content), 0o600)
+		}
+	}
+	return []way{
+		{"lost", os.Remove},
+		{"emptied", change(func([]byte) []byte { return nil })},
+		{"cut", change(func(b []byte) []byte { return b[:len(b)/2] })},
+		{"a byte more", change(func(b []byte) []byte { return append(b, 'x') })},
+		{"zeroed", change(func(b []byte) []byte { clear(b); return b })},
+		{"half zeroed", change(func(b []byte) []byte { clear(b[len(b)/2:]); return b })},
+		{"random", change(func(b []byte) []byte {
+			random := rand.New(rand.NewPCG(uint64(len(b)), 1))
+			for i := range b {
+				b[i] = byte(random.Uint32())
+			}
+			return b
+		})},
+		{"a byte flipped", change(func(b []byte) []byte { b[len(b)/3] ^= 0x55; return b })},
+		{"a directory", func(path string) error {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			return os.Mkdir(path, 0o700)
+		}},
+		{"a dead link", func(path string) error {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			return os.Symlink("nowhere", path)
+		}},
+	}
+}
+
+// filesOf lists the files of a data directory, of the databases only the maps and
+// versions.
+func filesOf(t *testing.T, directory string) []string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(directory, func(path string, entry fs.DirEntry, err error) error {
+		name := strings.TrimPrefix(path, directory+"/")
+		if err != nil || entry.IsDir() || strings.HasPrefix(name, "base/") && !strings.Contains(name, "/pg_") && !strings.Contains(name, "PG_") {
+			return err
+		}
+		names = append(names, name)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}

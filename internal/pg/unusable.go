@@ -1,0 +1,219 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// panicPause is how long a database is left alone of which an attempt to open a
+	// session made the server restart: it must not be the exporter that does so
+	// again and again.
+	panicPause = 24 * time.Hour
+	// deathPause is that after an attempt that ended without a word while the server
+	// restarted, which may have had another cause. It doubles with each in a row.
+	deathPause = time.Minute
+	// restartLimit is how long a server is waited for that an attempt made restart.
+	restartLimit = 30 * time.Second
+)
+
+// UnusableError says that no session can be opened in a database, in a way that
+// tells of damage: to its system catalogues, or to its files.
+type UnusableError struct {
+	// Database is the database.
+	Database string
+	// Restarts says that an attempt made the server restart, Until how long the
+	// database is left alone therefore.
+	Restarts bool
+	Until    time.Time
+
+	err error
+}
+
+// Error has what the server said.
+func (e *UnusableError) Error() string {
+	text := fmt.Sprintf("no session can be opened in database %q: %s", e.Database, cause(e.err))
+	if e.Restarts {
+		text += fmt.Sprintf("; the attempt made the server restart, so there is none before %s (or a restart of this program)", e.Until.UTC().Format(time.RFC3339))
+	}
+	return text
+}
+
+// Unwrap is what the server said.
+func (e *UnusableError) Unwrap() error { return e.err }
+
+// unusable are the databases that are left alone.
+type unusable struct {
+	mu   sync.Mutex
+	left map[string]left
+	// restarted is when an attempt last made the server restart.
+	restarted time.Time
+}
+
+// left is a database that is left alone.
+type left struct {
+	err   error
+	until time.Time
+	pause time.Duration
+}
+
+// lookup gives the error of a database that is left alone now.
+func (u *unusable) lookup(database string) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if l := u.left[database]; time.Now().Before(l.until) {
+		return l.err
+	}
+	return nil
+}
+
+// used notes that a session was opened.
+func (u *unusable) used(database string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.left, database)
+}
+
+// leave notes that an attempt ended and the server restarted.
+func (u *unusable) leave(database string, err error, panicked bool) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := time.Now()
+	l := left{pause: panicPause}
+	if !panicked {
+		l.pause = min(max(2*u.left[database].pause, deathPause), panicPause)
+	}
+	l.until = now.Add(l.pause)
+	if panicked {
+		l.err = &UnusableError{Database: database, Restarts: true, Until: l.until, err: err}
+	} else {
+		l.err = fmt.Errorf("%w; the server restarted at that moment, so database %q is left alone until %s", err, database, l.until.UTC().Format(time.RFC3339))
+	}
+	if u.left == nil {
+		u.left = make(map[string]left)
+	}
+	u.left[database], u.restarted = l, now
+	return l.err
+}
+
+// restarting says that an attempt made the server restart a moment ago.
+func (u *unusable) restarting() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return time.Since(u.restarted) < restartLimit
+}
+
+// damage tells what an error of opening a session says of the database.
+type damage int
+
+const (
+	noDamage damage = iota
+	// refusing: the server says why it cannot open a session.
+	refusing
+	// panicking: it says so, and restarts.
+	panicking
+	// silent: it says nothing, and may restart.
+	silent
+)
+
+// databaseFile is a file or directory of a database as messages quote it.
+var databaseFile = regexp.MustCompile(`(?:base/\d+|global|pg_tblspc/\d+/PG_[^/"\s]+/\d+)\b`)
+
+func damageIn(err error) damage {
+	pgError, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) {
+			return silent
+		}
+		return noDamage
+	}
+	switch pgError.Code {
+	case "XX000", "XX001", "XX002":
+	case "58P01", "58030", "42501", "3D000", "22023":
+		if !databaseFile.MatchString(pgError.Message + " " + pgError.Detail) {
+			return noDamage
+		}
+	default:
+		return noDamage
+	}
+	if pgError.SeverityUnlocalized == "PANIC" {
+		return panicking
+	}
+	return refusing
+}
+
+// examine says what the error of an attempt means for the database, and remembers
+// it.
+func (t *Target) examine(ctx context.Context, database string, err error) error {
+	switch damageIn(err) {
+	case refusing:
+		return &UnusableError{Database: database, err: err}
+	case panicking:
+		return t.unusable.leave(database, err, true)
+	case silent:
+		if t.restarts(ctx) {
+			return t.unusable.leave(database, err, false)
+		}
+	case noDamage:
+	}
+	return err
+}
+
+// restarts says that the server is starting again; it gives it a moment to notice.
+func (t *Target) restarts(ctx context.Context) bool {
+	for range 10 {
+		if state := t.answer(ctx); state != "" {
+			return state == cannotConnectNow
+		}
+		wait(ctx, restartPoll)
+	}
+	return false
+}
+
+// awaitStart waits until the server has started again.
+func (t *Target) awaitStart(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, restartLimit)
+	defer cancel()
+	for ctx.Err() == nil {
+		if state := t.answer(ctx); state != "" && state != cannotConnectNow {
+			return
+		}
+		wait(ctx, restartPoll)
+	}
+}
+
+const (
+	cannotConnectNow = "57P03"
+	restartPoll      = 100 * time.Millisecond
+)
+
+// answer is the SQLSTATE with which the server refuses a session in a database that
+// does not exist: a server that is there looks no further. It is "" when nobody
+// answers.
+func (t *Target) answer(ctx context.Context) string {
+	config := t.sessionConfig("", Purpose{Name: "presence"})
+	config.Database = "pg_integrity_exporter: no such database"
+	conn, err := pgconn.ConnectConfig(ctx, &config.Config)
+	if err == nil {
+		conn.Close(ctx) //nolint:errcheck,gosec // a pooler may take any name
+	}
+	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pgError.Code
+	}
+	return ""
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
