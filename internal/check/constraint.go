@@ -29,21 +29,30 @@ func constraintCheck() Check {
 // knowledge taken from constraints, no rows hidden by row security.
 const logicalSettings = `SET row_security = off; SET constraint_exclusion = off; SET enable_partition_pruning = off;
 	SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off;
-	SET jit = off; SET work_mem = '64MB'; SET statement_timeout = '30min'`
+	SET jit = off; SET work_mem = '64MB'; SET extra_float_digits = 3; SET statement_timeout = '30min'`
 
-// userTablesSQL lists the tables of users that hold rows. ACCESS SHARE on
-// catalogues; the size is an estimate.
-const userTablesSQL = `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.relpages, 0)
+// rowsOfUsersSQL lists relations of users of these kinds that hold rows. ACCESS
+// SHARE on catalogues; the size is an estimate.
+func rowsOfUsersSQL(kinds string) string {
+	return `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.relpages, 0)
 	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-	WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+	WHERE (` + kinds + `) AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
 	AND c.relpersistence <> 't' AND (c.relpersistence = 'p' OR NOT pg_is_in_recovery())
 	AND ($1::text[] IS NULL OR EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS wanted(schemaname, relname)
 		WHERE (wanted.schemaname, wanted.relname) = (n.nspname, c.relname)))
 	ORDER BY n.nspname, c.relname`
+}
+
+var (
+	userTablesSQL = rowsOfUsersSQL("c.relkind = 'r'")
+	// constrainedSQL has materialised views as well: their unique indexes are what
+	// REFRESH CONCURRENTLY tells rows apart by.
+	constrainedSQL = rowsOfUsersSQL("c.relkind = 'r' OR c.relkind = 'm' AND c.relispopulated")
+)
 
 func runConstraint(ctx context.Context, s *session) error {
 	schemas, names := s.wanted()
-	tables, err := s.list(ctx, userTablesSQL, schemas, names)
+	tables, err := s.list(ctx, constrainedSQL, schemas, names)
 	if err != nil {
 		return err
 	}

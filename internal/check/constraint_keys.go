@@ -42,6 +42,34 @@ const uniqueKeysSQL = `SELECT i.indrelid, ic.relname::text,
 // whose hash falls into the part. ACCESS SHARE on the table; temporary files of
 // about the size of the keys when they do not fit into memory.
 func (s *session) uniqueKey(ctx context.Context, t table, k uniqueKey, part part) error {
+	doubles, err := s.doubles(ctx, t, k, part)
+	if part.Of > 1 && sqlstate(err) == "42883" { // a type that cannot be hashed: all of them
+		doubles, err = s.doubles(ctx, t, k, wholeTable)
+	}
+	if err != nil || len(doubles) == 0 {
+		return err
+	}
+	var examples []string
+	for _, d := range doubles[:min(rowsShown, len(doubles))] {
+		examples = append(examples, fmt.Sprintf("(%s)=(%s) in %d rows", strings.Join(k.Keys, ", "), d.Key, d.Count))
+	}
+	number := fmt.Sprintf("%d keys occur", len(doubles))
+	if len(doubles) == 1 {
+		number = "1 key occurs"
+	}
+	s.broken(t, "unique", k.Name, "", fmt.Sprintf("%s %s is broken: %s more than once: %s", k.Kind, quote(k.Name), number, strings.Join(examples, "; ")),
+		"There are rows twice that must exist once: amounts are counted double, updates and deletes by key hit several rows or only one of them, foreign keys point at two rows, and the index cannot be rebuilt.")
+	return nil
+}
+
+// double is a key that occurs more than once.
+type double struct {
+	Key   string
+	Count int64
+}
+
+// doubles asks for the keys that occur more than once.
+func (s *session) doubles(ctx context.Context, t table, k uniqueKey, part part) ([]double, error) {
 	conditions := []string{"true"}
 	keys := strings.Join(k.Keys, ", ")
 	if k.Predicate != "" {
@@ -65,27 +93,9 @@ func (s *session) uniqueKey(ctx context.Context, t table, k uniqueKey, part part
 	rows, err := s.conn.Query(ctx, fmt.Sprintf("SELECT %s, count(*) FROM ONLY %s WHERE %s GROUP BY %s HAVING count(*) > 1 LIMIT %d",
 		shown, t.Name.sql(), strings.Join(conditions, " AND "), keys, rowLimit))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	type double struct {
-		Key   string
-		Count int64
-	}
-	doubles, err := pgx.CollectRows(rows, pgx.RowToStructByPos[double])
-	if err != nil || len(doubles) == 0 {
-		return err
-	}
-	var examples []string
-	for _, d := range doubles[:min(rowsShown, len(doubles))] {
-		examples = append(examples, fmt.Sprintf("(%s)=(%s) in %d rows", strings.Join(k.Keys, ", "), d.Key, d.Count))
-	}
-	number := fmt.Sprintf("%d keys occur", len(doubles))
-	if len(doubles) == 1 {
-		number = "1 key occurs"
-	}
-	s.broken(t, "unique", k.Name, "", fmt.Sprintf("%s %s is broken: %s more than once: %s", k.Kind, quote(k.Name), number, strings.Join(examples, "; ")),
-		"There are rows twice that must exist once: amounts are counted double, updates and deletes by key hit several rows or only one of them, foreign keys point at two rows, and the index cannot be rebuilt.")
-	return nil
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[double])
 }
 
 // exclusion is an exclusion constraint, or a key WITHOUT OVERLAPS (18).

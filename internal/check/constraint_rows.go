@@ -24,16 +24,32 @@ type rowRule struct {
 // function like any other to it, IS NULL is not. Unqualified column names and
 // whole rows under the table's name are how pg_get_expr writes expressions.
 // An enum value is compared by its hash, which is that of its OID, because its
-// text cannot be asked for when pg_enum does not have it.
+// text cannot be asked for when pg_enum does not have it. The types of columns
+// are followed into domains, arrays, composite types and ranges: value is the
+// expression for what is inside, and wrong the condition around that which is
+// to be asked of it, with chr(1) in its place. A composite value or bound that
+// is not there breaks nothing.
 const rowRulesSQL = `WITH RECURSIVE columns AS (
 	SELECT a.attrelid, a.attnum, a.attname, a.attnotnull, a.atttypid, a.attgenerated
 	FROM pg_attribute a WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
 ), types AS (
-	SELECT attrelid, attname, atttypid AS typid, false AS is_array FROM columns
+	SELECT attrelid, attname::text COLLATE "C" AS path, atttypid AS typid, quote_ident(attname) COLLATE "C" AS value, chr(1) COLLATE "C" AS wrong, 0 AS depth FROM columns
 	UNION ALL
-	SELECT t.attrelid, t.attname, CASE WHEN y.typtype = 'd' THEN y.typbasetype ELSE y.typelem END, t.is_array OR y.typtype <> 'd'
-	FROM types t JOIN pg_type y ON y.oid = t.typid
-	WHERE y.typtype = 'd' OR (y.typcategory = 'A' AND y.typelem <> 0 AND NOT t.is_array)
+	SELECT t.attrelid, i.path COLLATE "C", i.typid, i.value COLLATE "C", i.wrong COLLATE "C", t.depth + 1 FROM types t JOIN pg_type y ON y.oid = t.typid CROSS JOIN LATERAL (
+		SELECT t.path, y.typbasetype, t.value, t.wrong WHERE y.typtype = 'd'
+		UNION ALL
+		SELECT t.path, y.typelem, 'e' || t.depth, replace(t.wrong, chr(1), format('EXISTS (SELECT FROM unnest(%s) AS e%s WHERE %s)', t.value, t.depth, chr(1)))
+			WHERE y.typtype = 'b' AND y.typcategory = 'A' AND y.typelem <> 0
+		UNION ALL
+		SELECT t.path || '.' || a.attname, a.atttypid, format('(%s).%I', t.value, a.attname), replace(t.wrong, chr(1), format('(NOT (%s) IS NULL AND %s)', t.value, chr(1)))
+			FROM pg_attribute a WHERE y.typtype = 'c' AND a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+		UNION ALL
+		SELECT t.path || '.' || bound, r.rngsubtype, format('%s(%s)', bound, t.value), replace(t.wrong, chr(1), format('(num_nulls(%s(%s)) = 0 AND %s)', bound, t.value, chr(1)))
+			FROM pg_range r CROSS JOIN (VALUES ('lower'), ('upper')) AS b(bound) WHERE r.rngtypid = y.oid
+		UNION ALL
+		SELECT t.path, r.rngtypid, 'e' || t.depth, replace(t.wrong, chr(1), format('EXISTS (SELECT FROM unnest(%s) AS e%s WHERE %s)', t.value, t.depth, chr(1)))
+			FROM pg_range r WHERE y.typtype = 'm' AND (to_jsonb(r) ->> 'rngmultitypid')::oid = y.oid
+	) AS i(path, typid, value, wrong) WHERE t.depth < 10
 ), base AS (
 	SELECT y.oid, CASE WHEN y.typtype = 'd' THEN (
 		WITH RECURSIVE down AS (SELECT y.typbasetype AS oid, y.typtypmod AS typmod UNION ALL
@@ -53,21 +69,20 @@ UNION ALL
 SELECT k.conrelid, 'CHECK constraint', k.conname::text, format('(%s) IS FALSE', pg_get_expr(k.conbin, k.conrelid)), k.status
 	FROM constraints k WHERE k.contype = 'c' AND k.conrelid = ANY ($1)
 UNION ALL
-SELECT t.attrelid, 'domain ' || format_type(t.typid, NULL) || ' of column', t.attname::text,
-	CASE WHEN t.is_array THEN format('(SELECT bool_and(%s) FROM unnest(%I::%s[]) AS d(value)) IS FALSE', pg_get_expr(k.conbin, 0), t.attname, b.name)
-	ELSE format('(SELECT (%s) FROM (SELECT %I::%s AS value) AS d) IS FALSE', pg_get_expr(k.conbin, 0), t.attname, b.name) END, k.status
+SELECT t.attrelid, 'domain ' || format_type(t.typid, NULL) || ' of column', t.path,
+	replace(t.wrong, chr(1), format('(SELECT (%s) FROM (SELECT (%s)::%s AS value) AS d) IS FALSE', pg_get_expr(k.conbin, 0), t.value, b.name)), k.status
 	FROM types t JOIN base b ON b.oid = t.typid JOIN constraints k ON k.contypid = t.typid AND k.contype = 'c'
 UNION ALL
-SELECT t.attrelid, 'domain ' || format_type(t.typid, NULL) || ' of column', t.attname::text,
-	CASE WHEN t.is_array THEN format('EXISTS (SELECT FROM unnest(%I::%s[]) AS d(value) WHERE num_nulls(value) > 0)', t.attname, b.name)
-	ELSE format('num_nulls(%I) > 0', t.attname) END, ''
-	FROM types t JOIN base b ON b.oid = t.typid JOIN pg_type y ON y.oid = t.typid WHERE y.typnotnull
+SELECT t.attrelid, 'domain ' || format_type(t.typid, NULL) || ' of column', t.path, replace(t.wrong, chr(1), format('num_nulls(%s) > 0', t.value)), ''
+	FROM types t JOIN pg_type y ON y.oid = t.typid WHERE y.typtype = 'd' AND y.typnotnull
 UNION ALL
-SELECT t.attrelid, 'enum ' || format_type(t.typid, NULL) || ' of column', t.attname::text,
-	CASE WHEN t.is_array THEN format('EXISTS (SELECT FROM unnest(%I::%s[]) AS e(value) WHERE hashenum(value) <> ALL (ARRAY(SELECT hashoid(oid) FROM pg_enum WHERE enumtypid = %s)))',
-		t.attname, format_type(t.typid, NULL), t.typid)
-	ELSE format('hashenum(%I::%s) <> ALL (ARRAY(SELECT hashoid(oid) FROM pg_enum WHERE enumtypid = %s))', t.attname, format_type(t.typid, NULL), t.typid) END, ''
+SELECT t.attrelid, 'enum ' || format_type(t.typid, NULL) || ' of column', t.path,
+	replace(t.wrong, chr(1), format('hashenum(%s) <> ALL (ARRAY(SELECT hashoid(oid) FROM pg_enum WHERE enumtypid = %s))', t.value, t.typid)), ''
 	FROM types t JOIN pg_type y ON y.oid = t.typid WHERE y.typtype = 'e'
+UNION ALL
+SELECT k.conrelid, 'key WITHOUT OVERLAPS', k.conname::text, format('isempty(%I)', a.attname), ''
+	FROM constraints k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[cardinality(k.conkey)]
+	WHERE k.contype IN ('p', 'u') AND to_jsonb(k) ->> 'conperiod' = 'true'
 UNION ALL
 SELECT c.oid, 'partition bound', c.relname::text, format('(%s) IS FALSE', pg_get_partition_constraintdef(c.oid)), ''
 	FROM pg_class c WHERE c.oid = ANY ($1) AND c.relispartition AND pg_get_partition_constraintdef(c.oid) IS NOT NULL

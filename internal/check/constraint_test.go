@@ -62,6 +62,16 @@ func violations() []violation {
 			breaks: catalog + "CREATE TEMP TABLE kept AS SELECT * FROM pg_constraint WHERE contypid = 'domain_check.positive'::regtype; DELETE FROM pg_constraint WHERE contypid = 'domain_check.positive'::regtype; INSERT INTO a VALUES (3, -1, '{-7}'); INSERT INTO pg_constraint TABLE kept", table: "a", message: `domain domain_check.positive of column "v" is broken by 1 row: (id)=(3)`},
 		{name: "domain_array", since: 13, schema: `CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE TABLE a (many positive[]); INSERT INTO a VALUES ('{1,2}'), (NULL)`,
 			breaks: catalog + "CREATE TEMP TABLE kept2 AS SELECT * FROM pg_constraint WHERE contypid = 'domain_array.positive'::regtype; DELETE FROM pg_constraint WHERE contypid = 'domain_array.positive'::regtype; INSERT INTO a VALUES ('{1,-7}'); INSERT INTO pg_constraint TABLE kept2", table: "a", message: `domain domain_array.positive of column "many" is broken by 1 row`},
+		{name: "domain_inside", since: 13, schema: `CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE DOMAIN present AS text NOT NULL; CREATE TYPE inner_pair AS (a positive, b present); CREATE TYPE outer_pair AS (p inner_pair, q inner_pair[]); CREATE TABLE a (id int PRIMARY KEY, "%s" outer_pair); INSERT INTO a VALUES (1, ROW(ROW(1, 'x'), ARRAY[ROW(1, 'x')::inner_pair, NULL])), (2, NULL), (3, ROW(NULL, NULL)), (4, ROW(NULL, '{}'))`,
+			breaks: catalog + "CREATE TEMP TABLE kept3 AS SELECT * FROM pg_constraint WHERE contypid = 'domain_inside.positive'::regtype; DELETE FROM pg_constraint WHERE contypid = 'domain_inside.positive'::regtype; INSERT INTO a VALUES (5, ROW(NULL, ARRAY[ROW(1, 'x')::inner_pair, ROW(-7, 'x')::inner_pair])); INSERT INTO pg_constraint TABLE kept3", table: "a", message: `domain domain_inside.positive of column "%s.q.a" is broken by 1 row: (id)=(5)`},
+		{name: "domain_range", since: 13, schema: `CREATE DOMAIN positive AS int CHECK (VALUE > 0); CREATE TYPE span AS RANGE (subtype = positive); CREATE TABLE a (id int PRIMARY KEY, r span); INSERT INTO a VALUES (1, '[1,5)'), (2, '(,)'), (3, 'empty'), (4, NULL)`,
+			breaks: catalog + "CREATE TEMP TABLE kept4 AS SELECT * FROM pg_constraint WHERE contypid = 'domain_range.positive'::regtype; DELETE FROM pg_constraint WHERE contypid = 'domain_range.positive'::regtype; INSERT INTO a VALUES (5, '[-7,5)'); INSERT INTO pg_constraint TABLE kept4", table: "a", message: `domain domain_range.positive of column "r.lower" is broken by 1 row: (id)=(5)`},
+		{name: "not_a_number", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY, v float8 CHECK (v < 'infinity')); INSERT INTO a VALUES (1, 1), (2, '-infinity')`,
+			breaks: catalog + "UPDATE pg_class SET relchecks = 0 WHERE oid = 'not_a_number.a'::regclass; INSERT INTO a VALUES (3, 'NaN'), (4, 'infinity'); UPDATE pg_class SET relchecks = 1 WHERE oid = 'not_a_number.a'::regclass", table: "a", message: `CHECK constraint "a_v_check" is broken by 2 rows`},
+		{name: "other_order", since: 13, schema: `CREATE TABLE a (gone int, region text, y int) PARTITION BY LIST (region); CREATE TABLE a_eu (y int, junk text, region text, gone int) PARTITION BY RANGE (y); ALTER TABLE a_eu DROP junk; ALTER TABLE a ATTACH PARTITION a_eu FOR VALUES IN ('eu', 'uk'); ALTER TABLE a DROP gone; CREATE TABLE a_eu_1 PARTITION OF a_eu FOR VALUES FROM (1) TO (10); CREATE TABLE a_eu_rest PARTITION OF a_eu DEFAULT; INSERT INTO a VALUES ('eu', 1), ('uk', 50), ('eu', NULL)`,
+			breaks: catalog + "UPDATE pg_class SET relispartition = false WHERE oid = 'other_order.a_eu_rest'::regclass; INSERT INTO a_eu_rest (region, y) VALUES ('eu', 5); UPDATE pg_class SET relispartition = true WHERE oid = 'other_order.a_eu_rest'::regclass", table: "a_eu_rest", message: `partition bound "a_eu_rest" is broken by 1 row`},
+		{name: "view_key", since: 13, schema: `CREATE MATERIALIZED VIEW a AS SELECT 1 AS id; CREATE UNIQUE INDEX ON a (id)`,
+			breaks: catalog + "UPDATE pg_index SET indisready = false, indislive = false WHERE indrelid = 'view_key.a'::regclass; UPDATE pg_class SET relkind = 'r' WHERE oid = 'view_key.a'::regclass; INSERT INTO a VALUES (1); UPDATE pg_class SET relkind = 'm' WHERE oid = 'view_key.a'::regclass; UPDATE pg_index SET indisready = true, indislive = true WHERE indrelid = 'view_key.a'::regclass", table: "a", message: `unique index "a_id_idx" is broken: 1 key occurs more than once: (id)=(1) in 2 rows`},
 		{name: "enum_value", since: 13, schema: `CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE a (id int PRIMARY KEY, m mood); INSERT INTO a VALUES (1, 'good'), (2, 'bad'), (3, NULL)`,
 			breaks: catalog + "DELETE FROM pg_enum WHERE enumlabel = 'bad' AND enumtypid = 'enum_value.mood'::regtype", table: "a", message: `enum enum_value.mood of column "m" is broken by 1 row: (id)=(2)`},
 		{name: "not_valid", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (a int)`,
@@ -70,6 +80,10 @@ func violations() []violation {
 			breaks: catalog + "INSERT INTO a VALUES (-1); ALTER TABLE a ADD CONSTRAINT positive CHECK (v > 0) NOT VALID; UPDATE pg_constraint SET convalidated = true WHERE conrelid = 'marked_valid.a'::regclass", table: "a", message: `CHECK constraint "positive" is broken by 1 row`},
 		{name: "not_enforced", since: 18, schema: `CREATE TABLE a (v int CHECK (v > 0))`,
 			breaks: "ALTER TABLE a DROP CONSTRAINT a_v_check; ALTER TABLE a ADD CHECK (v > 0) NOT ENFORCED; INSERT INTO a VALUES (-1)", table: "a", message: "the constraint is NOT ENFORCED", severity: check.SeverityWarning},
+		{name: "empty_period", since: 18, schema: `CREATE TABLE a (id int4range, r int4range, PRIMARY KEY (id, r WITHOUT OVERLAPS)); INSERT INTO a VALUES ('[1,2)', '[1,5)')`,
+			breaks: catalog + "UPDATE pg_index SET indisready = false, indislive = false WHERE indrelid = 'empty_period.a'::regclass; INSERT INTO a VALUES ('[1,2)', 'empty'); UPDATE pg_index SET indisready = true, indislive = true WHERE indrelid = 'empty_period.a'::regclass", table: "a", message: `key WITHOUT OVERLAPS "a_pkey" is broken by 1 row`},
+		{name: "virtual_check", since: 18, schema: `CREATE TABLE a (a int, v int GENERATED ALWAYS AS (a * 2) VIRTUAL CHECK (v < 100)); INSERT INTO a VALUES (1), (NULL)`,
+			breaks: catalog + "UPDATE pg_class SET relchecks = 0 WHERE oid = 'virtual_check.a'::regclass; INSERT INTO a VALUES (60); UPDATE pg_class SET relchecks = 1 WHERE oid = 'virtual_check.a'::regclass", table: "a", message: `CHECK constraint "a_v_check" is broken by 1 row`},
 		{name: "without_overlaps", since: 18, schema: `CREATE TABLE a (v int4range, id int4range, r int4range, PRIMARY KEY (id, r WITHOUT OVERLAPS)); INSERT INTO a VALUES (NULL, '[1,2)', '[1,5)'), (NULL, '[2,3)', '[1,5)'), (NULL, '[1,2)', '[5,9)'); CREATE TABLE b (id int4range, r int4range, FOREIGN KEY (id, PERIOD r) REFERENCES a (id, PERIOD r)); INSERT INTO b VALUES ('[1,2)', '[2,7)')`,
 			breaks: off + "INSERT INTO b VALUES ('[2,3)', '[2,7)')", table: "b", message: "foreign key \"b_id_r_fkey\" (id, r) is broken: what 1 row: ctid (0,2)"},
 	}
@@ -125,4 +139,23 @@ func TestConstraint(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestConstraintParts looks at a table in parts whose key has a type that cannot
+// be hashed: every part then looks at all of its keys.
+func TestConstraintParts(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	server.MustExec(t, "postgres", "CREATE DATABASE erp")
+	server.MustExec(t, "erp", `CREATE TABLE a (id int PRIMARY KEY, m money UNIQUE); INSERT INTO a SELECT g, g FROM generate_series(1, 10000) g; ANALYZE a;
+		SET allow_system_table_mods = on; UPDATE pg_index SET indisready = false, indislive = false WHERE indexrelid = 'a_m_key'::regclass`)
+	server.MustExec(t, "erp", `INSERT INTO a VALUES (0, 5); SET allow_system_table_mods = on; UPDATE pg_index SET indisready = true, indislive = true WHERE indexrelid = 'a_m_key'::regclass`)
+	rules := check.Rules{LargeTable: 1, Parts: 4}
+	document := sweep(t, server, check.Options{Checks: named(t, "constraint"), Rules: rules})
+	if len(document.Findings) != 1 || !strings.Contains(document.Findings[0].Message, `unique constraint "a_m_key" is broken: 1 key occurs more than once`) {
+		t.Errorf("%+v", document)
+	}
+	if reason := document.Checks[0].Reason; !strings.Contains(reason, "part 1 of 4") || strings.Contains(reason, "hash") {
+		t.Errorf("reason: %s", reason)
+	}
 }

@@ -188,6 +188,10 @@ func TestSequences(t *testing.T) {
 		CREATE TABLE full_soon (id serial PRIMARY KEY); SELECT setval('full_soon_id_seq', 2000000000);
 		CREATE TABLE small (id smallint DEFAULT 1 PRIMARY KEY); CREATE SEQUENCE numbers; ALTER TABLE small ALTER id SET DEFAULT nextval('numbers'); SELECT setval('numbers', 32000);
 		CREATE TABLE down (id int GENERATED ALWAYS AS IDENTITY (INCREMENT -1 MINVALUE -1000 START -1) PRIMARY KEY); INSERT INTO down OVERRIDING SYSTEM VALUE VALUES (-1), (-2);
+		CREATE SEQUENCE round MAXVALUE 10 CYCLE; CREATE TABLE slots (slot int DEFAULT nextval('round')); INSERT INTO slots SELECT FROM generate_series(1, 25);
+		CREATE SEQUENCE ring MAXVALUE 10 CYCLE; CREATE TABLE ringed (slot int DEFAULT nextval('ring') PRIMARY KEY); INSERT INTO ringed SELECT FROM generate_series(1, 10); DELETE FROM ringed WHERE slot < 6; INSERT INTO ringed DEFAULT VALUES;
+		CREATE TABLE special (id bigserial PRIMARY KEY); ALTER SEQUENCE special_id_seq AS int; INSERT INTO special VALUES (1), (99999999999);
+		CREATE SEQUENCE deep INCREMENT -1; CREATE TABLE numbered (id numeric DEFAULT nextval('deep') PRIMARY KEY); INSERT INTO numbered VALUES (-1), ('NaN');
 		CREATE TABLE parted (id int GENERATED ALWAYS AS IDENTITY, y int) PARTITION BY LIST (y); CREATE TABLE parted1 PARTITION OF parted DEFAULT; INSERT INTO parted (y) VALUES (1), (2)`)
 	sequence := named(t, "sequence")
 	wanted := []string{
@@ -195,6 +199,8 @@ func TestSequences(t *testing.T) {
 		`sequence ahead_id_seq: the sequence gives out 1 next, but public.ahead."id" has numbers up to 50`,
 		`sequence full_soon_id_seq: is at 2000000000 of 2147483647: 93.1 % of its numbers are used`,
 		`sequence numbers: the sequence of public.small."id" is at 32000 of 32767`,
+		`sequence special_id_seq: the sequence gives out 1 next, but public.special."id" has numbers up to 1; 1 itself is taken`,
+		`sequence deep: the sequence gives out -1 next, but public.numbered."id" has numbers down to -1; -1 itself is taken`,
 		`sequence down_id_seq: the sequence gives out -1 next, but public.down."id" has numbers down to -2; -1 itself is taken`,
 	}
 	document := sweep(t, server, check.Options{Checks: sequence})

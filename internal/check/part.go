@@ -15,6 +15,9 @@ const (
 // part is the part of a table that one run looks at.
 type part struct{ Number, Of int }
 
+// wholeTable is all of it.
+var wholeTable = part{Of: 1}
+
 // of is the range of pages of the part, in a table of this many.
 func (p part) of(blocks uint32) blockRange {
 	if p.Of <= 1 {
@@ -50,7 +53,7 @@ func (p parts) of(s *session, t table) part {
 	}
 	large := int64(t.Pages)*int64(s.conn.Facts.BlockSize) > s.scope.Rules.largeTable()
 	if !large || s.scope.Deep || len(s.scope.Relations) > 0 || count == 1 {
-		return part{Of: 1}
+		return wholeTable
 	}
 	return part{Number: p[strconv.FormatUint(uint64(t.OID), 10)] % count, Of: count}
 }

@@ -117,9 +117,9 @@ func (s *session) sequence(ctx context.Context, q sequence) error {
 	return nil
 }
 
-// farthest is the column's largest value, or its smallest when the sequence
-// counts down; nil is no row. Without an index it reads the table, if that is
-// not large.
+// farthest is the largest value of the column that the sequence can come to, or
+// the smallest when it counts down; nil is no such row. Without an index it
+// reads the table, if that is not large.
 func (s *session) farthest(ctx context.Context, q sequence) (*int64, error) {
 	if !q.Indexed && q.Table.Pages > smallTable && !s.scope.Deep {
 		s.partlyf("%s: no index leads to the largest value of %s.%s, and the table is large; --deep looks", q.Name, q.Table.Name, quote(q.Column))
@@ -131,10 +131,8 @@ func (s *session) farthest(ctx context.Context, q sequence) (*int64, error) {
 	}
 	started := time.Now()
 	var farthest *int64
-	err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT %s(%s)::bigint FROM %s", aggregate, quote(q.Column), q.Table.Name.sql())).Scan(&farthest)
-	if sqlstate(err) == "22003" {
-		return nil, nil //nolint:nilnil // a numeric column with numbers beyond every sequence
-	}
+	err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT %[1]s(%[2]s)::bigint FROM %[3]s WHERE %[2]s BETWEEN '%[4]d'::bigint AND '%[5]d'::bigint",
+		aggregate, quote(q.Column), q.Table.Name.sql(), min(q.Start, q.Limit), max(q.Start, q.Limit))).Scan(&farthest)
 	if !q.Indexed {
 		s.throttle(ctx, started, int64(q.Table.Pages)*int64(s.conn.Facts.BlockSize))
 	}
@@ -150,14 +148,13 @@ func (q sequence) next(last int64, called bool) int64 {
 }
 
 // behind says that numbers which the sequence is still to give out may be in
-// the column already. Numbers outside its range do not count: it never comes
-// to them.
+// the column already.
 func behind(q sequence, last int64, called bool, farthest int64) bool {
 	next := q.next(last, called)
 	if q.Increment > 0 {
-		return farthest >= next && farthest <= q.Limit
+		return farthest >= next
 	}
-	return farthest <= next && farthest >= q.Limit
+	return farthest <= next
 }
 
 func (s *session) foundBehind(ctx context.Context, q sequence, last int64, called bool, farthest int64) error {
@@ -168,6 +165,9 @@ func (s *session) foundBehind(ctx context.Context, q sequence, last int64, calle
 		if err != nil {
 			return err
 		}
+	}
+	if q.Cycles && !(taken && q.Unique) {
+		return nil // it comes to old numbers again, as it is meant to
 	}
 	f := Finding{
 		Class: ClassDataRule, Severity: SeverityWarning, Schema: q.Name.Schema, Relation: q.Name.Name,
