@@ -16,7 +16,7 @@ BEGIN
 	-- Statistics views, settings such as data_directory, progress views, pg_visibility.
 	EXECUTE format('GRANT pg_monitor TO %I', monitor);
 
-	-- What waits in the configuration files, for the checks setting and cluster.
+	-- What is in the configuration files, for the checks setting, cluster and drift.
 	EXECUTE format('GRANT SELECT ON pg_file_settings, pg_hba_file_rules TO %I', monitor);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION pg_show_all_file_settings(), pg_hba_file_rules() TO %I', monitor);
 	IF current_setting('server_version_num')::int >= 150000 THEN
@@ -77,13 +77,6 @@ BEGIN
 		REVOKE ALL ON FUNCTION pgintegrity.read_log(text, bigint, bigint) FROM PUBLIC;
 		EXECUTE format('GRANT USAGE ON SCHEMA pgintegrity TO %I', monitor);
 		EXECUTE format('GRANT EXECUTE ON FUNCTION pgintegrity.read_log(text, bigint, bigint) TO %I', monitor);
-	END IF;
-
-	-- The check drift compares pg_hba.conf and the configuration files as well, when the role may read them:
-	-- PGOPTIONS='... -c pgintegrity.configuration=on'.
-	IF current_setting('pgintegrity.configuration', true) = 'on' THEN
-		EXECUTE format('GRANT SELECT ON pg_hba_file_rules, pg_file_settings TO %I', monitor);
-		EXECUTE format('GRANT EXECUTE ON FUNCTION pg_hba_file_rules(), pg_show_all_file_settings() TO %I', monitor);
 	END IF;
 END
 $grants$;

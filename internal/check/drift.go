@@ -289,6 +289,8 @@ func danger(object string, c Change, existed, exists bool) Severity { //nolint:g
 		return SeverityCritical
 	case dangerousSettings.MatchString(c.Attribute):
 		return SeverityCritical
+	case strings.HasPrefix(c.Attribute, "grants on setting ") && dangerousSettings.MatchString("setting "+strings.TrimPrefix(c.Attribute, "grants on setting ")) && c.After != "":
+		return SeverityCritical
 	case kind == "role" && c.Attribute == "attributes" && gained(c, "SUPERUSER", "REPLICATION", "BYPASSRLS"):
 		return SeverityCritical
 	case kind == "pg_hba.conf" && c.After != "" && strings.Contains(c.Attribute, " trust"):

@@ -47,6 +47,18 @@ var drifts = []struct {
 	{"ALTER ROLE app SUPERUSER", "role app", "attributes: LOGIN -> SUPERUSER LOGIN", check.SeverityCritical, 13},
 	{"ALTER ROLE app SET application_name = 'password=hunter2'", "role app", "setting application_name added: password=***", check.SeverityWarning, 13},
 	{"CREATE ROLE other; GRANT app TO other", "role other", "member of added: app", check.SeverityInfo, 13},
+	{"ALTER DOMAIN s.positive DROP CONSTRAINT positive_check", "domain s.positive", "constraint positive_check removed: CHECK ((VALUE > 0))", check.SeverityCritical, 13},
+	{"CREATE OR REPLACE AGGREGATE s.total (int) (sfunc = int4mul, stype = int, initcond = '1')", "function s.total(integer)", "definition: AGGREGATE int4pl integer -> AGGREGATE int4mul integer INITIAL 1", check.SeverityWarning, 13},
+	{"ALTER SEQUENCE s.owned OWNED BY NONE", "sequence s.owned", "owned by removed: s.r.v", check.SeverityWarning, 13},
+	{"ALTER STATISTICS s.st SET STATISTICS 77", "table s.g", "STATISTICS 77", check.SeverityWarning, 13},
+	{"ALTER TABLE s.child NO INHERIT s.k", "table s.child", "inherits removed: s.k", check.SeverityWarning, 13},
+	{"GRANT USAGE ON TYPE s.mood TO app", "type s.mood", "grants added: ", check.SeverityInfo, 13},
+	{"REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC", "language plpgsql", "grants: default TRUSTED -> ", check.SeverityWarning, 13},
+	{"CREATE CAST (s.pair AS s.mood) WITH INOUT AS IMPLICIT", "cast", "s.pair AS s.mood added: WITH INOUT AS IMPLICIT", check.SeverityInfo, 13},
+	{"DROP OPERATOR s.=== (int, int)", "operator s.=== (integer, integer)", "definition removed: int4eq(integer,integer)", check.SeverityWarning, 13},
+	{"DROP OPERATOR CLASS s.rev USING btree", "operator class s.rev USING btree", "definition removed: integer 1 >(integer,integer), 3 =(integer,integer) 1 btint4cmp(integer,integer)", check.SeverityWarning, 13},
+	{"DROP COLLATION s.letters", "collation s.letters", "definition removed: ", check.SeverityWarning, 13},
+	{"GRANT SET ON PARAMETER session_replication_role TO app", "server", "grants on setting session_replication_role added: ", check.SeverityCritical, 15},
 	{"ALTER TABLE s.u DROP CONSTRAINT u_v_check; ALTER TABLE s.u ADD CHECK (v > 0) NOT ENFORCED", "table s.u", "NOT ENFORCED", check.SeverityCritical, 18},
 }
 
@@ -62,7 +74,9 @@ const driftSchema = `CREATE ROLE app LOGIN; CREATE SCHEMA s;
 	CREATE TABLE s.parent (y int) PARTITION BY RANGE (y); CREATE TABLE s.part PARTITION OF s.parent FOR VALUES FROM (1) TO (2);
 	CREATE SEQUENCE s.q; CREATE TYPE s.mood AS ENUM ('good', 'bad'); CREATE TABLE s.r (v int); CREATE VIEW s.v AS SELECT 1 AS one; CREATE VIEW s.w AS SELECT 1 AS one;
 	CREATE TABLE s.u (v int CHECK (v > 0)); CREATE DOMAIN s.positive AS int CHECK (VALUE > 0); CREATE AGGREGATE s.total (int) (sfunc = int4pl, stype = int);
-	CREATE MATERIALIZED VIEW s.mv AS SELECT 1 AS one; CREATE STATISTICS s.st ON v, w FROM s.g; CREATE PUBLICATION pub FOR TABLE s.a`
+	CREATE MATERIALIZED VIEW s.mv AS SELECT 1 AS one; CREATE STATISTICS s.st ON v, w FROM s.g; CREATE PUBLICATION pub FOR TABLE s.a;
+	CREATE SEQUENCE s.owned OWNED BY s.r.v; CREATE TABLE s.child () INHERITS (s.k); CREATE TYPE s.pair AS (x int, y int); CREATE COLLATION s.letters FROM "C";
+	CREATE OPERATOR s.=== (leftarg = int, rightarg = int, function = int4eq); CREATE OPERATOR CLASS s.rev FOR TYPE int USING btree AS OPERATOR 1 >, OPERATOR 3 =, FUNCTION 1 btint4cmp(int, int)`
 
 // TestDrift changes every kind of object after a baseline was accepted.
 func TestDrift(t *testing.T) {
