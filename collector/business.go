@@ -88,9 +88,5 @@ func emitBusiness(sink *Sink, c business.Count, now time.Time) {
 		sink.Add(businessTransactions, c.ByOutcome[outcome], t.Name, string(outcome))
 	}
 	sink.Add(businessFailureRatio, c.FailureRatio(), t.Name)
-	silence := time.Duration(0)
-	if !c.LastDone.IsZero() {
-		silence = t.Hours.Silence(c.LastDone, now)
-	}
-	sink.Add(businessSilence, silence.Seconds(), t.Name)
+	sink.Add(businessSilence, c.Silence(now).Seconds(), t.Name)
 }

@@ -25,6 +25,10 @@ func TestHours(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	nights, err := business.ParseHours("sun-sat 00:00-06:00, sun-sat 20:00-24:00", "UTC")
+	if err != nil {
+		t.Fatal(err)
+	}
 	at := func(text string) time.Time {
 		moment, err := time.Parse("2006-01-02 15:04 MST", text+" UTC")
 		if err != nil {
@@ -37,18 +41,25 @@ func TestHours(t *testing.T) {
 		last, now string
 		want      time.Duration
 	}{
-		{hours, "2026-07-06 09:00", "2026-07-06 09:30", 30 * time.Minute}, // Monday 11:30 in Berlin
-		{hours, "2026-07-03 15:00", "2026-07-06 06:20", 20 * time.Minute}, // since the week began
-		{hours, "2026-07-03 15:00", "2026-07-06 05:59", 0},                // before it began
-		{hours, "2026-07-03 15:00", "2026-07-04 08:00", time.Hour},        // Saturday
-		{hours, "2026-07-03 15:00", "2026-07-05 10:00", 0},                // Sunday
-		{hours, "2026-07-06 09:00", "2026-07-06 16:00", 0},                // closing time
+		{hours, "2026-07-06 09:00", "2026-07-06 09:30", 30 * time.Minute},              // Monday 11:30 in Berlin
+		{hours, "2026-07-03 15:00", "2026-07-06 06:20", 4*time.Hour + 20*time.Minute},  // Friday, Saturday, and since the week began
+		{hours, "2026-07-03 15:00", "2026-07-06 05:59", 0},                             // before it began
+		{hours, "2026-07-03 15:00", "2026-07-04 08:00", 2 * time.Hour},                 // an hour on Friday, one on Saturday
+		{hours, "2026-07-03 15:00", "2026-07-05 10:00", 0},                             // Sunday
+		{hours, "2026-07-06 09:00", "2026-07-06 16:00", 0},                             // closing time
+		{hours, "2026-06-29 06:00", "2026-07-03 06:30", 40*time.Hour + 30*time.Minute}, // longer than any day
+		{nights, "2026-07-05 20:00", "2026-07-06 00:30", 4*time.Hour + 30*time.Minute}, // over midnight
+		{hours, "2026-03-27 17:00", "2026-03-30 06:10", 3*time.Hour + 10*time.Minute},  // summer time began
 		{always, "2026-07-03 15:00", "2026-07-05 15:00", 48 * time.Hour},
 		{always, "2026-07-05 15:00", "2026-07-05 14:00", 0}, // a clock that is behind
 	} {
 		if got := c.hours.Silence(at(c.last), at(c.now)); got != c.want {
 			t.Errorf("last %s, now %s: %s, want %s", c.last, c.now, got, c.want)
 		}
+	}
+	unknown := business.Count{Since: at("2026-07-05 14:00")}
+	if got := unknown.Silence(at("2026-07-05 15:00")); got != time.Hour {
+		t.Errorf("silence since the first count: %s", got)
 	}
 	for _, wrong := range []string{"monday 08:00-18:00", "mon 18:00-08:00", "mon", "mon 8-18", "mon-fri 08:00-25:00"} {
 		if _, err := business.ParseHours(wrong, ""); err == nil {

@@ -80,21 +80,48 @@ func timeOfDay(text string) (time.Duration, error) {
 	return time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute, nil
 }
 
-// Silence is how long nothing was done although it was expected: the time since
-// last, or since the working hours began, whichever is shorter; 0 outside of
-// working hours.
+// longestSilence bounds how far back silence is looked at.
+const longestSilence = 60 // days
+
+// Silence is how long nothing was done although it was expected: the working
+// hours that passed since the last one. Outside of working hours it is 0.
 func (h Hours) Silence(last, now time.Time) time.Duration {
-	silence := max(0, now.Sub(last))
 	if len(h.spans) == 0 {
-		return silence
+		return max(0, now.Sub(last))
 	}
 	local := now.In(h.zone)
-	midnight := time.Date(local.Year(), local.Month(), local.Day(), 0, 0, 0, 0, h.zone)
-	for _, s := range h.spans {
-		begin := midnight.Add(s.begin)
-		if s.days[local.Weekday()] && !local.Before(begin) && local.Before(midnight.Add(s.end)) {
-			return min(silence, now.Sub(begin))
+	var silence time.Duration
+	working := false
+	for back := range longestSilence {
+		dayEnds := time.Date(local.Year(), local.Month(), local.Day()-back+1, 0, 0, 0, 0, h.zone)
+		if !dayEnds.After(last) {
+			break
+		}
+		for _, s := range h.spans {
+			begin, end, worked := s.on(local.Year(), local.Month(), local.Day()-back, h.zone)
+			if !worked {
+				continue
+			}
+			working = working || !now.Before(begin) && now.Before(end)
+			if last.After(begin) {
+				begin = last
+			}
+			if now.Before(end) {
+				end = now
+			}
+			silence += max(0, end.Sub(begin))
 		}
 	}
-	return 0
+	if !working {
+		return 0
+	}
+	return silence
+}
+
+// on is when the span begins and ends on a day, by the clock on the wall, if it
+// is one of its days.
+func (s span) on(year int, month time.Month, day int, zone *time.Location) (begin, end time.Time, worked bool) {
+	begin = time.Date(year, month, day, 0, int(s.begin.Minutes()), 0, 0, zone)
+	end = time.Date(year, month, day, 0, int(s.end.Minutes()), 0, 0, zone)
+	return begin, end, s.days[time.Date(year, month, day, 12, 0, 0, 0, zone).Weekday()]
 }

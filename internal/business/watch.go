@@ -53,6 +53,8 @@ type Count struct {
 	Up          bool
 	LastSuccess time.Time
 	ByOutcome   map[Outcome]float64
+	// Since is when the first count succeeded.
+	Since time.Time
 	// LastDone is when one was last done; zero is not known.
 	LastDone time.Time
 }
@@ -65,6 +67,19 @@ func (c Count) FailureRatio() float64 {
 		return 0
 	}
 	return c.ByOutcome[OutcomeFailed] / ended
+}
+
+// Silence is how long nothing was done within the working hours, as far as that
+// is known: when no time is, nothing was done since the first count.
+func (c Count) Silence(now time.Time) time.Duration {
+	last := c.LastDone
+	if last.IsZero() {
+		last = c.Since
+	}
+	if last.IsZero() {
+		return 0
+	}
+	return c.Transaction.Hours.Silence(last, now)
 }
 
 // connectTimeout bounds the connection of a count.
@@ -152,6 +167,9 @@ func (w *Watcher) count(ctx context.Context, n int) {
 		c.LastDone = last
 	}
 	c.Up, c.LastSuccess, c.ByOutcome = true, time.Now(), byOutcome
+	if c.Since.IsZero() {
+		c.Since = c.LastSuccess
+	}
 }
 
 // maxOutcomes bounds the rows that the SQL may return.

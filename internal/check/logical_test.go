@@ -44,6 +44,7 @@ func bookRules() check.Rules {
 			invariant("balances", "balance_equals_entries", map[string]string{"accounts": "books.accounts", "key": "id", "balance": "balance", "entries": "books.entries", "account": "account", "amount": "amount"}),
 			invariant("numbers", "gapless_series", map[string]string{"table": "(SELECT DISTINCT document FROM books.entries) AS d", "number": "document", "start": "1"}),
 			invariant("chain", "hash_chain", map[string]string{"table": "books.log", "order": "n", "hash": "hash", "previous": "previous", "computed": "md5(body)"}),
+			invariant("head", "hash_chain", map[string]string{"table": "books.log", "order": "n", "hash": "hash", "previous": "coalesce(previous, 'none')", "first": "'none'"}),
 			invariant("dates", "no_future_dates", map[string]string{"table": "books.entries", "column": "booked", "key": "id"}),
 			invariant("counter", "monotonic_counter", map[string]string{"table": "books.log", "order": "n", "value": "n"}),
 			invariant("parts", "parent_child_totals", map[string]string{"parent": "books.accounts", "key": "id", "total": "balance", "child": "books.entries", "reference": "account", "amount": "amount"}),
@@ -123,7 +124,9 @@ func TestRules(t *testing.T) {
 			UPDATE books.log SET body = 'other' WHERE n = 50; INSERT INTO books.log SELECT 101, body, hash, previous FROM books.log WHERE n = 100;
 			ALTER SEQUENCE books.entries_id_seq RESTART WITH 900`)
 		server.MustExec(t, "erp", "SET session_replication_role = replica; ALTER TABLE books.entries ALTER gross DROP EXPRESSION; UPDATE books.entries SET gross = 0, booked = '2424-08-01' WHERE id = 1000")
+		server.MustExec(t, "erp", "DELETE FROM books.log WHERE n = 1")
 		wanted := []string{
+			`invariant: "head" does not hold: links of the chain that are broken: 2 rows: (chain=1, position=2, `,
 			`invariant: "numbers" does not hold: numbers that are missing or there twice: 1 row: (series=1, number_before=76, next_number=78)`,
 			`invariant: "chain" does not hold: links of the chain that are broken: 2 rows: (chain=1, position=50, `,
 			`invariant: "dates" does not hold: dates that lie in the future: 1 row: (key=1000, value=2424-08-01)`,
@@ -137,14 +140,14 @@ func TestRules(t *testing.T) {
 		// Between their intervals rules are not evaluated again, and what they told stays.
 		scheduled := check.Run(t.Context(), target(t, server.DSN("postgres")), "erp", named(t, "invariant")[0],
 			check.Scope{Rules: options.Rules, Memory: memory, Scheduled: true}, discard)
-		if len(scheduled.Findings) != 4 || scheduled.Objects != len(options.Rules.Invariants) || !scheduled.Whole {
+		if len(scheduled.Findings) != 5 || scheduled.Objects != len(options.Rules.Invariants) || !scheduled.Whole {
 			t.Errorf("between intervals: %+v", scheduled)
 		}
 
 		options.Accept = &check.Acceptance{Time: time.Now(), By: "the auditor", Reason: "approved", Sealed: []string{"closed_months", "log"}}
 		sweep(t, server, options)
 		options.Accept = nil
-		expectFindings(t, sweep(t, server, options), append(wanted[:4:4], wanted[6])...)
+		expectFindings(t, sweep(t, server, options), append(wanted[:5:5], wanted[7])...)
 
 		server.MustExec(t, "erp", "DROP TABLE books.log")
 		gone := false

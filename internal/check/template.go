@@ -20,7 +20,7 @@ type template struct {
 // templates are the ready-made invariants by name.
 var templates = map[string]template{
 	"balanced_journal": {
-		sql: `SELECT {entry} AS entry, sum({amount}) AS difference, count(*) AS lines FROM {table} WHERE {where}
+		sql: `SELECT {entry} AS entry, sum({amount}) AS difference, count(*) AS lines FROM {table} WHERE ({where})
 			GROUP BY {entry} HAVING sum({amount}) IS DISTINCT FROM 0 ORDER BY 1`,
 		required: []string{"table", "entry", "amount"}, defaults: map[string]string{"where": "true"},
 		message: "entries whose debits and credits are not equal",
@@ -28,7 +28,7 @@ var templates = map[string]template{
 	},
 	"balance_equals_entries": {
 		sql: `SELECT a.{key} AS account, a.{balance} AS balance, {opening} + coalesce(e.total, 0) AS entries
-			FROM {accounts} AS a LEFT JOIN (SELECT {account} AS account, sum({amount}) AS total FROM {entries} WHERE {where} GROUP BY {account}) AS e ON e.account = a.{key}
+			FROM {accounts} AS a LEFT JOIN (SELECT {account} AS account, sum({amount}) AS total FROM {entries} WHERE ({where}) GROUP BY {account}) AS e ON e.account = a.{key}
 			WHERE a.{balance} IS DISTINCT FROM {opening} + coalesce(e.total, 0) ORDER BY 1`,
 		required: []string{"accounts", "key", "balance", "entries", "account", "amount"}, defaults: map[string]string{"opening": "0", "where": "true"},
 		message: "balances that are not the sum of their entries",
@@ -37,7 +37,7 @@ var templates = map[string]template{
 	"gapless_series": {
 		sql: `SELECT series, before AS number_before, number AS next_number FROM (
 				SELECT {series} AS series, {number} AS number, coalesce(lag({number}) OVER (PARTITION BY {series} ORDER BY {number}), {start} - 1) AS before
-				FROM {table} WHERE {where}) AS numbers
+				FROM {table} WHERE ({where})) AS numbers
 			WHERE number <> before + 1 ORDER BY 1, 3`,
 		required: []string{"table", "number"}, defaults: map[string]string{"series": "1", "start": "NULL::bigint", "where": "true"},
 		message: "numbers that are missing or there twice",
@@ -47,22 +47,22 @@ var templates = map[string]template{
 		sql: `SELECT chain, position, kept, expected FROM (
 				SELECT {chain} AS chain, {order} AS position, {previous}::text AS kept, lag({hash}::text) OVER (PARTITION BY {chain} ORDER BY {order}) AS expected,
 				{hash}::text AS hash, ({computed})::text AS computed, row_number() OVER (PARTITION BY {chain} ORDER BY {order}) AS n FROM {table}) AS links
-			WHERE (n > 1 AND kept IS DISTINCT FROM expected) OR hash IS DISTINCT FROM computed ORDER BY 1, 2`,
-		required: []string{"table", "order", "hash", "previous"}, defaults: map[string]string{"chain": "1", "computed": "{hash}"},
+			WHERE (n > 1 AND kept IS DISTINCT FROM expected) OR (n = 1 AND {first} IS NOT NULL AND kept IS DISTINCT FROM {first}) OR hash IS DISTINCT FROM computed ORDER BY 1, 2`,
+		required: []string{"table", "order", "hash", "previous"}, defaults: map[string]string{"chain": "1", "computed": "{hash}", "first": "NULL::text"},
 		message: "links of the chain that are broken",
 		impact:  "Rows of a log that must never change were changed, lost or put in between: it proves nothing from there on.",
 	},
 	"monotonic_counter": {
 		sql: `SELECT series, position, before, value FROM (
 				SELECT {series} AS series, {order} AS position, {value} AS value, lag({value}) OVER (PARTITION BY {series} ORDER BY {order}) AS before
-				FROM {table} WHERE {where}) AS readings
+				FROM {table} WHERE ({where}) AND {value} IS NOT NULL) AS readings
 			WHERE value < before ORDER BY 1, 2`,
 		required: []string{"table", "order", "value"}, defaults: map[string]string{"series": "1", "where": "true"},
 		message: "values that went back",
 		impact:  "A counter that only rises went back: readings are lost, out of order or overwritten.",
 	},
 	"no_future_dates": {
-		sql:      `SELECT {key} AS key, {column} AS value FROM {table} WHERE {column} > now() + {tolerance}::interval AND {where} ORDER BY 2 DESC`,
+		sql:      `SELECT {key} AS key, {column} AS value FROM {table} WHERE {column} > now() + {tolerance}::interval AND ({where}) ORDER BY 2 DESC`,
 		required: []string{"table", "column", "key"}, defaults: map[string]string{"tolerance": "'1 day'", "where": "true"},
 		message: "dates that lie in the future",
 		impact:  "Dates are damaged or were entered wrongly: periods, due dates and interest are computed from them.",
@@ -70,7 +70,7 @@ var templates = map[string]template{
 	"parent_child_totals": {
 		sql: `SELECT p.{key} AS parent, p.{total} AS total, coalesce(c.total, 0) AS children
 			FROM {parent} AS p LEFT JOIN (SELECT {reference} AS parent, sum({amount}) AS total FROM {child} GROUP BY {reference}) AS c ON c.parent = p.{key}
-			WHERE p.{total} IS DISTINCT FROM coalesce(c.total, 0) AND {where} ORDER BY 1`,
+			WHERE p.{total} IS DISTINCT FROM coalesce(c.total, 0) AND ({where}) ORDER BY 1`,
 		required: []string{"parent", "key", "total", "child", "reference", "amount"}, defaults: map[string]string{"where": "true"},
 		message: "totals that are not the sum of their parts",
 		impact:  "Orders, invoices or payrolls do not agree with their lines: parts are lost, doubled or changed.",
