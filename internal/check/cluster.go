@@ -115,16 +115,30 @@ func (r *clusterReader) damagedFile(file, message, impact, kind string) {
 // twice says that a look finds the same wrong thing a moment later: files
 // change under the eyes of who reads them. "" is nothing wrong.
 func twice(ctx context.Context, look func() (string, error)) (string, error) {
-	first, err := look()
+	first, err := lookAt(look)
 	if err != nil || first == "" {
 		return "", err
 	}
 	pauseToConfirm(ctx)
-	second, err := look()
+	second, err := lookAt(look)
 	if err != nil || KindOf(second) != KindOf(first) {
 		return "", err
 	}
 	return second, nil
+}
+
+// lookAt makes something wrong of a file that cannot be read because it is none, or
+// the device fails.
+func lookAt(look func() (string, error)) (string, error) {
+	wrong, err := look()
+	if text := datadir.Unreadable(err); text != "" {
+		name := "a file"
+		if path, ok := errors.AsType[*fs.PathError](err); ok {
+			name = path.Path
+		}
+		return fmt.Sprintf("%s cannot be read: %s", name, text), nil
+	}
+	return wrong, err
 }
 
 // controlFunctions asks the server to read its control file anew. The functions

@@ -69,6 +69,21 @@ func ReadFile(ctx context.Context, d Directory, name string, limit int) ([]byte,
 	return p[:n], nil
 }
 
+// Unreadable says in words why a file that is there cannot be read at all, when that
+// tells of damage: it is no file, or the device fails. It is "" for other errors.
+func Unreadable(err error) string {
+	pgError, ofServer := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case errors.Is(err, syscall.EISDIR), ofServer && pgError.Code == "42809":
+		return "a directory is in its place"
+	case errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENOTDIR):
+		return "it is no file"
+	case errors.Is(err, syscall.EIO), ofServer && pgError.Code == "58030":
+		return "the device fails to read it"
+	}
+	return ""
+}
+
 // NoAccessError says why the files of a server cannot be read.
 type NoAccessError struct {
 	// Role is the role that lacks the rights.

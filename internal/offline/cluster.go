@@ -200,9 +200,12 @@ func (r *run) process(pid int) who {
 	return nobody // the server takes no notice of other users' processes
 }
 
+// maxVersionFile bounds what is read of PG_VERSION.
+const maxVersionFile = 1 << 16
+
 // versionFile looks at PG_VERSION.
 func (r *run) versionFile() {
-	content, err := r.readFile("PG_VERSION", 64)
+	content, err := r.readFile("PG_VERSION", maxVersionFile)
 	text := strings.TrimSpace(string(content))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -213,6 +216,9 @@ func (r *run) versionFile() {
 	case r.major == 0:
 		r.found(atDirectory, critical("PG_VERSION", fmt.Sprintf("PG_VERSION holds %q instead of a version", text), "The server does not take this for a data directory, and does not start.",
 			copyFirst+"Find out what else was overwritten before PG_VERSION is written again: it holds nothing but the major version."), "bogus")
+	case text != strconv.Itoa(r.major):
+		r.found(never, critical("PG_VERSION", fmt.Sprintf("PG_VERSION holds more than the version: %.60q", text), "The server starts, but something has written into its files.",
+			copyFirst+"Find out what else was overwritten."), "more")
 	}
 }
 
@@ -649,6 +655,10 @@ func (r *run) slru(log cluster.Log, oldest, next uint32, at stage, action string
 		info, err := os.Stat(r.path(path))
 		if err != nil {
 			r.problem("", err)
+			continue
+		}
+		if !info.Mode().IsRegular() {
+			r.found(at, critical(path, fmt.Sprintf("%s cannot be read: it is no file; it should hold %s", path, log.What), missingStatus(log), action), "unreadable")
 			continue
 		}
 		if size := info.Size(); size < files[name] || size%8192 != 0 {

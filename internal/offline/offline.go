@@ -15,6 +15,7 @@ import (
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/cluster"
+	"pg_integrity_exporter/internal/datadir"
 	"pg_integrity_exporter/internal/wal"
 )
 
@@ -205,11 +206,11 @@ func (r *run) identify() error {
 		}
 		return fmt.Errorf("--pgdata: %s is not a data directory of PostgreSQL: it has no PG_VERSION, global or base%s", r.Directory, hint)
 	}
-	content, err := r.readFile("PG_VERSION", 64)
+	content, err := r.readFile("PG_VERSION", maxVersionFile)
 	if err != nil {
 		return nil //nolint:nilerr // a finding of the check cluster
 	}
-	text := strings.TrimSpace(string(content))
+	text, _, _ := strings.Cut(strings.TrimSpace(string(content)), "\n") // the server reads no further
 	major, err := strconv.Atoi(text)
 	switch {
 	case err != nil && olderVersion(text):
@@ -263,6 +264,9 @@ func (r *run) one(ctx context.Context, p part) check.Result {
 
 // problem notes something that could not be looked at.
 func (r *run) problem(object string, err error) {
+	if errors.Is(err, errTold) {
+		return
+	}
 	text := err.Error()
 	if errors.Is(err, fs.ErrPermission) {
 		text += "; run as the user of the server or as root"
@@ -334,14 +338,64 @@ func (r *run) readFile(name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !info.Mode().IsRegular() {
+		r.unreadable(name, "it is no file")
+		return nil, errTold
+	}
 	if info.Size() > limit {
 		return nil, fmt.Errorf("%s has %d bytes; at most %d are expected", name, info.Size(), limit)
 	}
 	content, err := os.ReadFile(r.path(name))
+	if text := datadir.Unreadable(err); text != "" {
+		r.unreadable(name, text)
+		return nil, errTold
+	}
 	if r.result != nil {
 		r.result.Bytes += int64(len(content))
 	}
 	return content, err
+}
+
+// errTold is the error of a file of which a finding tells.
+var errTold = errors.New("a finding tells why")
+
+// stages says when the start of a server comes to a file that it must read, by how
+// the name of the file begins; the first that fits counts.
+var stages = []struct {
+	prefix string
+	at     stage
+}{
+	{"PG_VERSION", atDirectory},
+	{cluster.ControlFile, atControlFile},
+	{"postmaster.pid", atLockFile},
+	{"pg_logical/snapshots/", never},
+	{"global/", atRecovery},
+	{"pg_xact/", atRecovery},
+	{"pg_multixact/", atRecovery},
+	{"pg_twophase/", atRecovery},
+	{"pg_replslot/", atRecovery},
+	{"pg_logical/", atRecovery},
+	{"backup_label", atRecovery},
+	{"tablespace_map", atRecovery},
+}
+
+// unreadable reports a file that cannot be read at all.
+func (r *run) unreadable(name, why string) {
+	if r.result == nil {
+		return
+	}
+	at := never
+	for _, n := range stages {
+		if strings.HasPrefix(name, n.prefix) {
+			at = n.at
+			break
+		}
+	}
+	impact := "What the file holds is lost for the server."
+	if at != never {
+		impact = "The server does not start."
+	}
+	r.found(at, critical(name, fmt.Sprintf("%s cannot be read: %s", name, why), impact, copyFirst+"Look at the disk and at the kernel's log. "+restore), "unreadable")
 }
 
 // list gives the names in a directory; a directory that does not exist has none.

@@ -99,6 +99,14 @@ func remove(name string) func(string) error {
 	return func(d string) error { return os.RemoveAll(filepath.Join(d, name)) }
 }
 
+// directory puts one in the place of a file.
+func directory(name string) func(string) error {
+	return func(d string) error {
+		path := filepath.Join(d, name)
+		return errors.Join(os.Remove(path), os.Mkdir(path, 0o700), exec.Command("chown", "--reference="+filepath.Join(d, "global"), path).Run())
+	}
+}
+
 func write(name, content string) func(string) error {
 	return func(d string) error { return writeAs(d, filepath.Join(d, name), []byte(content)) }
 }
@@ -165,6 +173,11 @@ func accidents() []accident {
 		{name: "nothing", do: func(string) error { return nil }},
 		{name: "mode", do: func(d string) error { return os.Chmod(d, 0o755) }, found: "has the mode 0755", stops: true},
 		{name: "PG_VERSION lost", do: remove("PG_VERSION"), found: "PG_VERSION is missing", stops: true},
+		{name: "PG_VERSION a directory", do: directory("PG_VERSION"), found: "PG_VERSION cannot be read", stops: true},
+		{name: "PG_VERSION with more", do: appendTo("PG_VERSION", "more\n"), found: "holds more than the version"},
+		{name: "pg_xact/0000 a directory", do: directory("pg_xact/0000"), found: "pg_xact/0000 cannot be read", stops: true},
+		{name: "slot a directory", do: directory("pg_replslot/audit/state"), found: "state cannot be read", stops: true},
+		{name: "shared relation map a directory", do: directory("global/pg_filenode.map"), found: "pg_filenode.map cannot be read", stops: true},
 		{name: "PG_VERSION garbled", do: write("PG_VERSION", "\x00\x00"), found: "instead of a version", stops: true},
 		{name: "PG_VERSION of a database lost", do: remove("base/1/PG_VERSION"), found: "base/1/PG_VERSION is missing"},
 		{name: "PG_VERSION of a database of another version", do: write("base/1/PG_VERSION", "12\n"), found: "files of two servers"},
