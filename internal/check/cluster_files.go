@@ -1,0 +1,382 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"pg_integrity_exporter/internal/cluster"
+	"pg_integrity_exporter/internal/datadir"
+	"pg_integrity_exporter/internal/wal"
+)
+
+// controlFile reads the control file itself.
+func (r *clusterReader) controlFile(ctx context.Context) error {
+	wrong, err := twice(ctx, func() (string, error) {
+		size, err := r.files.Size(ctx, cluster.ControlFile)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "the control file global/pg_control is missing", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if err := r.readControl(ctx); err != nil {
+			return err.Error(), ctx.Err()
+		}
+		return strings.Join(r.control.Problems(r.conn.Facts.Major(), size), "; "), nil
+	})
+	if wrong != "" {
+		r.damagedFile(cluster.ControlFile, wrong, "The server runs on, but the next start fails.", "control")
+		if err == nil {
+			err = errors.New("without a sane control file the other files were not looked at")
+		}
+	}
+	return err
+}
+
+func (r *clusterReader) readControl(ctx context.Context) error {
+	content, err := datadir.ReadFile(ctx, r.files, cluster.ControlFile, cluster.ControlFileSize)
+	if err == nil {
+		r.control, err = cluster.DecodeControl(content)
+	}
+	return err
+}
+
+// databasePlace is a database and its directory.
+type databasePlace struct {
+	OID       uint32
+	Name      string
+	Directory string
+}
+
+// databasePlaces lists the directories of the databases.
+func (r *clusterReader) databasePlaces(ctx context.Context) ([]databasePlace, error) {
+	const sql = `SELECT d.oid, d.datname::text, CASE WHEN t.spcname = 'pg_default' THEN 'base' ELSE 'pg_tblspc/' || t.oid || '/' || $1 END || '/' || d.oid
+		FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace WHERE d.datconnlimit <> -2 ORDER BY d.oid`
+	rows, err := r.conn.Query(ctx, sql, r.tablespaceVersion())
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[databasePlace])
+}
+
+func (r *clusterReader) tablespaceVersion() string {
+	return fmt.Sprintf("PG_%d_%d", r.conn.Facts.Major(), r.control.Catalog)
+}
+
+// exists says that a database is still there.
+func (r *clusterReader) exists(ctx context.Context, oid uint32) (bool, error) {
+	var there bool
+	err := r.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE oid = $1)", oid).Scan(&there)
+	return there, err
+}
+
+// versions looks at PG_VERSION of the cluster and of each database.
+func (r *clusterReader) versions(ctx context.Context) error {
+	places, err := r.databasePlaces(ctx)
+	if err != nil {
+		return err
+	}
+	places = append(places, databasePlace{})
+	for _, p := range places {
+		name := strings.TrimPrefix(p.Directory+"/PG_VERSION", "/")
+		wrong, err := twice(ctx, func() (string, error) {
+			content, err := datadir.ReadFile(ctx, r.files, name, 64)
+			if errors.Is(err, fs.ErrNotExist) {
+				return name + " is missing", nil
+			}
+			if text := strings.TrimSpace(string(content)); err == nil && text != strconv.Itoa(r.conn.Facts.Major()) {
+				return fmt.Sprintf("%s says %q", name, text), nil
+			}
+			return "", err
+		})
+		if err != nil {
+			return err
+		}
+		if wrong == "" {
+			continue
+		}
+		if p.OID == 0 {
+			r.damagedFile(name, wrong, "The server runs on, but the next start fails.", "version")
+		} else if there, err := r.exists(ctx, p.OID); err != nil || !there {
+			continue
+		} else {
+			r.damagedFile(name, wrong, "Nobody can connect to the database "+p.Name+".", "version")
+		}
+	}
+	return nil
+}
+
+// relationMaps looks at the relation maps.
+func (r *clusterReader) relationMaps(ctx context.Context) error {
+	places, err := r.databasePlaces(ctx)
+	if err != nil {
+		return err
+	}
+	places = append(places, databasePlace{Directory: "global"})
+	for _, p := range places {
+		name := p.Directory + "/" + cluster.RelationMapFile
+		wrong, err := twice(ctx, func() (string, error) {
+			content, err := datadir.ReadFile(ctx, r.files, name, 1024)
+			if errors.Is(err, fs.ErrNotExist) {
+				return "the relation map " + name + " is missing", nil
+			}
+			if err != nil {
+				return "", err
+			}
+			if _, err := cluster.DecodeRelationMap(content, r.conn.Facts.Major(), p.OID == 0); err != nil {
+				return fmt.Sprintf("the relation map %s is damaged: %v", name, err), nil
+			}
+			return "", nil
+		})
+		if err != nil {
+			return err
+		}
+		if wrong == "" {
+			continue
+		}
+		if there, err := r.exists(ctx, p.OID); p.OID != 0 && (err != nil || !there) {
+			continue
+		}
+		r.damagedFile(name, wrong, "New sessions do not find the system catalogues; after a restart nobody can connect.", "map")
+	}
+	return nil
+}
+
+// slotFiles looks at the state files of the replication slots.
+func (r *clusterReader) slotFiles(ctx context.Context) error {
+	rows, err := r.conn.Query(ctx, "SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary")
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := "pg_replslot/" + name + "/state"
+		wrong, err := twice(ctx, func() (string, error) {
+			content, err := datadir.ReadFile(ctx, r.files, path, 4096)
+			if errors.Is(err, fs.ErrNotExist) {
+				var there bool
+				err = r.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)", name).Scan(&there)
+				if err != nil || !there {
+					return "", err
+				}
+				return "the replication slot " + name + " has no state file", nil
+			}
+			if err != nil {
+				return "", err
+			}
+			if _, err := cluster.DecodeSlot(content, r.conn.Facts.Major(), name); err != nil {
+				return fmt.Sprintf("the state of the replication slot %s is damaged: %v", name, err), nil
+			}
+			return "", nil
+		})
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.found(Finding{
+				Class: ClassCorruption, Severity: SeverityCritical, Relation: path, Message: wrong,
+				Impact: "The server runs on, but the next start fails (PANIC).",
+				Action: "While the server runs: advance the slot by using it, which writes its file anew at the next checkpoint; or drop it and make its standby or subscription anew.",
+			}, "slot")
+		}
+	}
+	return nil
+}
+
+// twoPhase looks at the files of transactions that were prepared before the
+// last checkpoint.
+func (r *clusterReader) twoPhase(ctx context.Context) error {
+	const sql = `SELECT transaction::text::bigint, gid FROM pg_prepared_xacts, pg_control_checkpoint() c WHERE prepared < c.checkpoint_time - interval '10 min'`
+	rows, err := r.conn.Query(ctx, sql)
+	if err != nil {
+		return err
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+		XID int64
+		GID string
+	}])
+	if err != nil {
+		return err
+	}
+	for _, p := range list {
+		name := fmt.Sprintf("%08X", p.XID)
+		if r.conn.Facts.VersionNum >= 170000 {
+			epoch := uint32(r.control.NextXID >> 32)
+			if uint32(p.XID) > r.control.NextTransaction() {
+				epoch--
+			}
+			name = fmt.Sprintf("%08X%08X", epoch, p.XID)
+		}
+		path := "pg_twophase/" + name
+		wrong, err := twice(ctx, func() (string, error) {
+			content, err := datadir.ReadFile(ctx, r.files, path, 1<<26)
+			if errors.Is(err, fs.ErrNotExist) {
+				var there bool
+				err = r.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1)", p.GID).Scan(&there)
+				if err != nil || !there {
+					return "", err
+				}
+				return fmt.Sprintf("the file %s of the prepared transaction %q is missing", path, p.GID), nil
+			}
+			if err != nil {
+				return "", err
+			}
+			if _, err := cluster.DecodeTwoPhase(content, name); err != nil {
+				return fmt.Sprintf("the file %s of the prepared transaction %q is damaged: %v", path, p.GID, err), nil
+			}
+			return "", nil
+		})
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.damagedFile(path, wrong, "The transaction can be neither committed nor rolled back, and the next start fails.", "twophase")
+		}
+	}
+	return nil
+}
+
+// history looks at the history of the present timeline.
+func (r *clusterReader) history(ctx context.Context) error {
+	if r.control.Timeline <= 1 {
+		return nil
+	}
+	path := "pg_wal/" + cluster.HistoryName(r.control.Timeline)
+	content, err := datadir.ReadFile(ctx, r.files, path, 1<<20)
+	message := ""
+	if errors.Is(err, fs.ErrNotExist) {
+		message = "the history of the present timeline, " + path + ", is missing"
+	} else if err != nil {
+		return err
+	} else if _, err := cluster.DecodeHistory(content, r.control.Timeline); err != nil {
+		message = fmt.Sprintf("the history of the present timeline, %s, is damaged: %v", path, err)
+	}
+	if message != "" {
+		r.found(Finding{
+			Class: ClassRecoverability, Severity: SeverityWarning, Relation: path, Message: message,
+			Impact: "Standbys and restores that must cross to this timeline need the file; the WAL archive may have it.",
+			Action: "Put the file back from the WAL archive, a backup or a standby.",
+		}, "history")
+	}
+	return nil
+}
+
+// tablespaces looks for the directories of the tablespaces.
+func (r *clusterReader) tablespaces(ctx context.Context) error {
+	rows, err := r.conn.Query(ctx, "SELECT oid, spcname::text FROM pg_tablespace WHERE oid >= 16384")
+	if err != nil {
+		return err
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+		OID  uint32
+		Name string
+	}])
+	if err != nil {
+		return err
+	}
+	for _, t := range list {
+		path := fmt.Sprintf("pg_tblspc/%d", t.OID)
+		wrong, err := twice(ctx, func() (string, error) {
+			_, err := r.files.Size(ctx, path+"/"+r.tablespaceVersion())
+			if !errors.Is(err, fs.ErrNotExist) {
+				return "", err
+			}
+			var there bool
+			err = r.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_tablespace WHERE oid = $1)", t.OID).Scan(&there)
+			if err != nil || !there {
+				return "", err
+			}
+			return fmt.Sprintf("the tablespace %s has no directory %s/%s", t.Name, path, r.tablespaceVersion()), nil
+		})
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.damagedFile(path, wrong, "The tables and indexes in this tablespace are gone, or the place where they are is not mounted.", "tablespace")
+		}
+	}
+	return nil
+}
+
+// walRecords follows the WAL from the last checkpoint to what is on disk: what
+// a crash would need. Only where the files are at hand.
+func (r *clusterReader) walRecords(ctx context.Context) error {
+	if !r.files.Local() || r.control.WALPageSize != wal.PageSize {
+		return nil
+	}
+	expect := wal.Expect{Major: r.conn.Facts.Major(), System: r.control.System, SegmentSize: int64(r.control.WALSegmentSize)}
+	var report wal.Report
+	wrong, err := twice(ctx, func() (string, error) {
+		if err := r.readControl(ctx); err != nil {
+			return "", err
+		}
+		redo := r.control.Redo
+		const sql = `SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END - '0/0')::bigint`
+		var end int64
+		if err := r.conn.QueryRow(ctx, sql).Scan(&end); err != nil {
+			return "", err
+		}
+		var err error
+		if report, err = wal.Verify(ctx, redo, expect, r.openWAL(ctx)); err != nil {
+			return "", err
+		}
+		// The position behind the last record may lie in the middle of one that is
+		// being written, or behind the header of the next page.
+		if report.Continues == 0 || report.End >= wal.Position(end) {
+			return "", nil
+		}
+		if err := r.readControl(ctx); err != nil || r.control.Redo > report.End {
+			return "", err // a new checkpoint: its WAL is not needed any more
+		}
+		return fmt.Sprintf("the WAL cannot be read at %s (%s), but goes on at %s; it has been written up to %s", report.Bad.Position, report.Bad.Reason, report.Continues, wal.Position(end)), nil
+	})
+	if wrong != "" {
+		segment := "pg_wal/" + wal.SegmentAt(max(report.Timeline, 1), report.Bad.Page, expect.SegmentSize).Name(expect.SegmentSize)
+		r.damagedFile(segment, wrong, "A crash now would lose everything that was committed behind that place; standbys and the archive get the same damage.", "wal records")
+	}
+	return err
+}
+
+// openWAL opens segments of pg_wal on the present timeline or those before it.
+func (r *clusterReader) openWAL(ctx context.Context) wal.Opener {
+	size := int64(r.control.WALSegmentSize)
+	return func(number uint64) (*wal.File, error) {
+		for timeline := r.control.Timeline + 1; timeline >= 1 && timeline+16 > r.control.Timeline; timeline-- {
+			segment := wal.Segment{Timeline: timeline, Number: number}
+			name := "pg_wal/" + segment.Name(size)
+			if _, err := r.files.Size(ctx, name); err == nil {
+				return &wal.File{ReaderAt: &throttledFile{ctx: ctx, r: r, name: name}, Closer: io.NopCloser(nil), Segment: segment}, nil
+			}
+		}
+		return nil, fmt.Errorf("segment %d: %w", number, fs.ErrNotExist)
+	}
+}
+
+// throttledFile reads a file of the data directory no faster than allowed.
+type throttledFile struct {
+	ctx  context.Context //nolint:containedctx // io.ReaderAt has no room for it
+	r    *clusterReader
+	name string
+}
+
+// ReadAt reads like io.ReaderAt.
+func (f *throttledFile) ReadAt(p []byte, offset int64) (int, error) {
+	started := time.Now()
+	n, err := f.r.files.ReadAt(f.ctx, f.name, p, offset)
+	f.r.throttle(f.ctx, started, int64(n))
+	if err == nil && n < len(p) {
+		err = io.EOF
+	}
+	return n, err
+}

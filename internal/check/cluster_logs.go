@@ -1,0 +1,150 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"pg_integrity_exporter/internal/cluster"
+	"pg_integrity_exporter/internal/datadir"
+	"pg_integrity_exporter/internal/page"
+)
+
+// logFiles looks for the files of a log, from oldest to next as range gives
+// them. The range is asked anew before a missing file is reported, because
+// VACUUM removes files.
+func (r *clusterReader) logFiles(ctx context.Context, log cluster.Log, span func() (oldest, next uint32, err error)) error {
+	oldest, next, err := span()
+	if err != nil {
+		return err
+	}
+	for name, least := range log.Files(oldest, next) {
+		path := log.Directory + "/" + name
+		wrong, err := twice(ctx, func() (string, error) {
+			size, err := r.files.Size(ctx, path)
+			if errors.Is(err, fs.ErrNotExist) {
+				oldest, next, err := span()
+				if _, needed := log.Files(oldest, next)[name]; err != nil || !needed {
+					return "", err
+				}
+				return fmt.Sprintf("the file %s is missing, which holds %s", path, log.What), nil
+			}
+			if err == nil && (size < least || size%page.Size != 0) {
+				return fmt.Sprintf("the file %s has %d bytes, but needs at least %d: %s is lost from there on", path, size, least, log.What), nil
+			}
+			return "", err
+		})
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.damagedFile(path, wrong, fmt.Sprintf("What is not in memory any more fails: rows cannot be read or are seen wrongly, VACUUM fails, and the next start may. The file holds %s.", log.What), "log")
+		}
+	}
+	return nil
+}
+
+// oldestXIDs are the oldest transaction and multixact that any database needs.
+func (r *clusterReader) oldestXIDs(ctx context.Context) (xid, multi uint32, err error) {
+	const sql = `SELECT (SELECT datfrozenxid::text::bigint FROM pg_database ORDER BY age(datfrozenxid) DESC LIMIT 1),
+		(SELECT datminmxid::text::bigint FROM pg_database ORDER BY mxid_age(datminmxid) DESC LIMIT 1)`
+	var x, m int64
+	err = r.conn.QueryRow(ctx, sql).Scan(&x, &m)
+	return uint32(x), uint32(m), err
+}
+
+// status looks at pg_xact: its files, and whether the status of transactions
+// that ended before the last checkpoint is on disk.
+func (r *clusterReader) status(ctx context.Context) error {
+	log := cluster.Transactions
+	err := r.logFiles(ctx, log, func() (uint32, uint32, error) {
+		oldest, _, err := r.oldestXIDs(ctx)
+		return oldest, r.control.NextTransaction(), err
+	})
+	if err != nil {
+		return err
+	}
+	finished := r.control.OldestActive
+	if r.control.Redo == r.control.Checkpoint {
+		finished = r.control.NextTransaction() // the last checkpoint was that of a shutdown
+	}
+	oldest, _, err := r.oldestXIDs(ctx)
+	if err != nil || finished == 0 {
+		return err
+	}
+	for name := range log.Files(oldest, finished) {
+		segment, _ := cluster.SegmentOf(name)
+		started := time.Now()
+		path := log.Directory + "/" + name
+		content, err := datadir.ReadFile(ctx, r.files, path, 1<<18)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.throttle(ctx, started, int64(len(content)))
+		problems := cluster.StatusProblems(content, segment, oldest, finished)
+		if len(problems) == 0 {
+			continue
+		}
+		pauseToConfirm(ctx)
+		if content, err = datadir.ReadFile(ctx, r.files, path, 1<<18); err != nil {
+			return err
+		}
+		for _, problem := range cluster.StatusProblems(content, segment, oldest, finished) {
+			if slices.Contains(problems, problem) {
+				r.damagedFile(path, problem, "Rows of these transactions are taken for aborted and are not seen, or are seen although they were rolled back; VACUUM removes them for good.", KindOf(problem))
+			}
+		}
+	}
+	return nil
+}
+
+// multixacts looks at pg_multixact.
+func (r *clusterReader) multixacts(ctx context.Context) error {
+	span := func() (uint32, uint32, error) {
+		_, oldest, err := r.oldestXIDs(ctx)
+		return oldest, r.control.NextMulti, err
+	}
+	if err := r.logFiles(ctx, cluster.MultiOffsets, span); err != nil {
+		return err
+	}
+	return r.logFiles(ctx, cluster.MultiMembers, func() (uint32, uint32, error) {
+		oldest, next, err := span()
+		if err != nil || oldest == next {
+			return 0, 0, err
+		}
+		path, _ := cluster.MultiOffsets.Place(oldest)
+		content, err := datadir.ReadFile(ctx, r.files, path, 1<<18)
+		if errors.Is(err, fs.ErrNotExist) {
+			return 0, 0, nil // told above
+		}
+		first, ok := cluster.OffsetOf(content, oldest)
+		if err != nil || !ok || first == 0 {
+			return 0, 0, err
+		}
+		return first, r.control.NextMultiOffset, nil
+	})
+}
+
+// commitTimes looks at pg_commit_ts.
+func (r *clusterReader) commitTimes(ctx context.Context) error {
+	if !r.control.TrackCommitTS || r.control.OldestCommitTS == 0 || r.control.NewestCommitTS == 0 {
+		return nil
+	}
+	return r.logFiles(ctx, cluster.CommitTimestamps, func() (uint32, uint32, error) {
+		// VACUUM may have removed what the last checkpoint still had.
+		oldest, _, err := r.oldestXIDs(ctx)
+		if err != nil || int32(oldest-r.control.OldestCommitTS) < 0 {
+			oldest = r.control.OldestCommitTS
+		}
+		if int32(r.control.NewestCommitTS-oldest) < 0 {
+			return 0, 0, err
+		}
+		return oldest, r.control.NewestCommitTS + 1, err
+	})
+}

@@ -1,0 +1,120 @@
+package offline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/cluster"
+)
+
+// slots looks at the state of replication slots.
+func (r *run) slots(context.Context) error {
+	names, err := r.list("pg_replslot")
+	if err != nil || r.major == 0 {
+		return err
+	}
+	persistent := 0
+	for _, name := range names {
+		if strings.HasSuffix(name, ".tmp") {
+			continue // removed at the start
+		}
+		if info, err := os.Stat(r.path("pg_replslot/" + name)); err != nil || !info.IsDir() {
+			continue
+		}
+		path := "pg_replslot/" + name + "/state"
+		content, err := r.readFile(path, 1<<16)
+		action := "Copy the directory of the slot away, then remove it from pg_replslot: the slot is lost, so its standby or subscriber must be looked at and perhaps made anew."
+		if errors.Is(err, fs.ErrNotExist) {
+			r.found(atRecovery, critical(path, "the replication slot "+name+" has no state file", "The server does not start (PANIC).", action), "slot")
+			continue
+		}
+		if err != nil {
+			r.problem("", err)
+			continue
+		}
+		slot, err := cluster.DecodeSlot(content, r.major, name)
+		if err != nil {
+			r.found(atRecovery, critical(path, fmt.Sprintf("the state of the replication slot %s is damaged: %v", name, err), "The server does not start (PANIC).", action), "slot")
+			continue
+		}
+		if slot.Persistent {
+			persistent++
+		}
+		r.slotNeeds(slot)
+	}
+	if limit := r.number("max_replication_slots", 10); persistent > limit {
+		r.found(atRecovery, check.Finding{
+			Class: check.ClassUnsafeSetting, Severity: check.SeverityCritical, Relation: "pg_replslot",
+			Message: fmt.Sprintf("there are %d replication slots, but max_replication_slots is %d", persistent, limit),
+			Impact:  "The server does not start (FATAL: too many replication slots active before shutdown).",
+			Action:  fmt.Sprintf("Set max_replication_slots to at least %d.", persistent),
+		}, "too many slots")
+	}
+	return nil
+}
+
+// slotNeeds compares wal_level with what a slot needs.
+func (r *run) slotNeeds(slot cluster.Slot) {
+	level := strings.ToLower(r.parameter("wal_level", "replica"))
+	needs := "replica"
+	if slot.Logical {
+		needs = "logical"
+	}
+	if !slot.Persistent || level == "logical" || level == needs {
+		return
+	}
+	if needs == "logical" && r.exists("standby.signal") {
+		return // invalidated or taken up by the standby's own rules
+	}
+	if needs == "replica" && level != "minimal" {
+		return
+	}
+	r.found(atRecovery, check.Finding{
+		Class: check.ClassUnsafeSetting, Severity: check.SeverityCritical, Relation: "pg_replslot/" + slot.Name,
+		Message: fmt.Sprintf("the replication slot %s needs wal_level = %s, but it is %s", slot.Name, needs, level),
+		Impact:  "The server does not start.",
+		Action:  "Set wal_level back to " + needs + "; or, when nobody needs the slot, start once with it and drop the slot.",
+	}, "wal_level")
+}
+
+// logical looks at what logical replication keeps.
+func (r *run) logical(context.Context) error {
+	const origins = "pg_logical/replorigin_checkpoint"
+	if content, err := r.readFile(origins, 1<<24); err == nil {
+		if problem := cluster.OriginsProblem(content); problem != "" {
+			r.found(atRecovery, critical(origins, fmt.Sprintf("the progress of subscriptions in %s is damaged: %s", origins, problem), "The server does not start (PANIC).",
+				copyFirst+"Subscriptions cannot tell any more what they have applied: after the file is moved away they must be made anew, or rows are applied twice."), "origins")
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		r.problem("", err)
+	}
+	names, err := r.list("pg_logical/snapshots")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".snap") {
+			continue
+		}
+		path := "pg_logical/snapshots/" + name
+		content, err := r.readFile(path, 1<<28)
+		if err != nil {
+			r.problem("", err)
+			continue
+		}
+		if problem := cluster.LogicalSnapshotProblem(content); problem != "" {
+			r.found(never, check.Finding{
+				Class: check.ClassCorruption, Severity: check.SeverityWarning, Relation: path,
+				Message: fmt.Sprintf("the snapshot %s of logical decoding is damaged: %s", path, problem),
+				Impact:  "A logical slot that starts decoding there fails; the data itself is not touched.",
+				Action:  "Keep a copy. If a subscription fails with this file in its message, move the file away: decoding then builds a snapshot anew, further on.",
+			}, "snapshot")
+		}
+	}
+	return nil
+}
