@@ -331,6 +331,11 @@ const flagsSQL = `WITH wrong AS (
 	SELECT c.oid, 'pg_class.relfrozenxid or relminmxid lies in the future: rows may seem older or newer than they are'
 	FROM pg_class c WHERE c.relkind IN ('r', 'm', 't') AND (c.relfrozenxid <> '0' AND age(c.relfrozenxid) < 0 OR c.relminmxid <> '0' AND mxid_age(c.relminmxid) < 0)
 	UNION ALL
+	SELECT c.oid, 'pg_class.relfrozenxid or relminmxid is older than the oldest of the database by pg_database: the status of its transactions may have been thrown away'
+	FROM pg_class c WHERE c.relkind IN ('r', 'm', 't')
+	AND (c.relfrozenxid <> '0' AND age(c.relfrozenxid) > (SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database())
+		OR c.relminmxid <> '0' AND mxid_age(c.relminmxid) > (SELECT mxid_age(datminmxid) FROM pg_database WHERE datname = current_database()))
+	UNION ALL
 	SELECT k.conrelid, format('the foreign key %I has %s of its 4 triggers: it is not enforced', k.conname, count(t.oid))
 	FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid AND c.relkind = 'r' JOIN pg_class r ON r.oid = k.confrelid AND r.relkind = 'r'
 	LEFT JOIN pg_trigger t ON t.tgconstraint = k.oid

@@ -28,7 +28,7 @@ var catalogRules = []catalogRule{
 	}, {
 		"pg_attribute", "pg_attribute contradicts itself about the column %s (number, type, dropped, inherited)",
 		`SELECT format('%s.%I', attrelid::regclass, attname) FROM pg_attribute
-		WHERE attnum = 0 OR attname = '' OR atttypmod < -1 OR attisdropped <> (atttypid = 0) OR attinhcount < 0 OR attnum > 0 AND NOT attislocal AND attinhcount = 0`,
+		WHERE attnum = 0 OR attname = '' OR atttypmod < -1 OR attisdropped <> (atttypid = 0) OR attinhcount < 0 OR attndims < 0 OR attnum > 0 AND NOT attislocal AND attinhcount = 0`,
 	}, {
 		"pg_attribute", "pg_attribute has no collation for the column %s, whose type has one",
 		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_class c ON c.oid = a.attrelid
@@ -77,6 +77,7 @@ var catalogRules = []catalogRule{
 		`SELECT 'the sequence ' || c.oid::regclass FROM pg_class c WHERE c.relkind = 'S' AND NOT EXISTS (SELECT FROM pg_sequence s WHERE s.seqrelid = c.oid)
 		UNION ALL SELECT 'the partitioned table ' || c.oid::regclass FROM pg_class c WHERE c.relkind = 'p' AND NOT EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = c.oid)
 		UNION ALL SELECT 'the index ' || c.oid::regclass FROM pg_class c WHERE c.relkind IN ('i', 'I') AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indexrelid = c.oid)
+		UNION ALL SELECT 'the foreign table ' || c.oid::regclass FROM pg_class c WHERE c.relkind = 'f' AND NOT EXISTS (SELECT FROM pg_foreign_table f WHERE f.ftrelid = c.oid)
 		UNION ALL SELECT 'the view ' || c.oid::regclass FROM pg_class c WHERE c.relkind IN ('v', 'm') AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '1')`,
 	}, {
 		"pg_class", "pg_class gives the TOAST table %s to no table, or to several",
@@ -106,6 +107,10 @@ var catalogRules = []catalogRule{
 		WHERE cardinality(i.indkey::int2[]) <> i.indnatts OR c.relnatts <> i.indnatts OR i.indnkeyatts > i.indnatts OR i.indnkeyatts < 1 OR cardinality(i.indclass::oid[]) <> i.indnkeyatts
 		OR cardinality(i.indcollation::oid[]) <> i.indnkeyatts OR cardinality(i.indoption::int2[]) <> i.indnkeyatts OR i.indisprimary AND NOT i.indisunique OR i.indisvalid AND NOT i.indisready OR i.indisready AND NOT i.indislive
 		OR (0 = ANY (i.indkey::int2[])) <> (i.indexprs IS NOT NULL)`,
+	}, {
+		"pg_index", "pg_index calls %s the replica identity of its table, but pg_class another, or there are two",
+		`SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE i.indisreplident
+		AND (c.relreplident <> 'i' OR EXISTS (SELECT FROM pg_index o WHERE o.indrelid = i.indrelid AND o.indexrelid <> i.indexrelid AND o.indisreplident))`,
 	}, {
 		"pg_index", "pg_index refers to a column that the table does not have, in the index %s",
 		`SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) k LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k AND NOT a.attisdropped WHERE k <> 0 AND a.attrelid IS NULL`,
@@ -155,7 +160,8 @@ var catalogRules = []catalogRule{
 		`SELECT format('%s (OID %s)', oprname, oid) FROM pg_operator WHERE oid < 16384 AND (oprcode = 0 OR oprright = 0 AND oprkind <> 'r' OR (oprkind = 'b') <> (oprleft <> 0 AND oprright <> 0))`,
 	}, {
 		"pg_aggregate", "pg_aggregate contradicts itself about the aggregate %s",
-		`SELECT format('with OID %s', aggfnoid::oid) FROM pg_aggregate WHERE aggtransfn = 0 OR aggnumdirectargs < 0 OR aggtransspace < 0 OR (aggserialfn <> 0) <> (aggdeserialfn <> 0) OR (aggmtransfn <> 0) <> (aggminvtransfn <> 0)`,
+		`SELECT format('with OID %s', aggfnoid::oid) FROM pg_aggregate WHERE aggtransfn = 0 OR aggnumdirectargs < 0 OR aggtransspace < 0 OR (aggserialfn <> 0) <> (aggdeserialfn <> 0) OR (aggmtransfn <> 0) <> (aggminvtransfn <> 0)
+		OR (aggmtransfn <> 0) <> (aggmtranstype <> 0) OR aggtranstype = 0`,
 	}, {
 		"pg_conversion", "pg_conversion has an impossible encoding for %s",
 		`SELECT conname::text FROM pg_conversion WHERE pg_encoding_to_char(conforencoding) = '' OR pg_encoding_to_char(contoencoding) = ''`,

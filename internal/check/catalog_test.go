@@ -76,7 +76,7 @@ func TestCatalogRules(t *testing.T) {
 		CREATE TABLE g (id int); CREATE INDEX g_id ON g (id); CREATE TABLE h (id int); CREATE INDEX h_id ON h (id);
 		CREATE TABLE i (id int); CREATE INDEX i_id ON i (id);
 		CREATE TABLE years (id int, y int) PARTITION BY RANGE (y); CREATE TABLE y2026 PARTITION OF years FOR VALUES FROM (2026) TO (2027);
-		CREATE VIEW seen AS SELECT 1; CREATE SEQUENCE numbers; CREATE SEQUENCE lost; CREATE TYPE pair AS (x int, y int); CREATE FUNCTION one(int) RETURNS int LANGUAGE sql AS 'SELECT 1'`
+		CREATE VIEW seen AS SELECT 1; CREATE SEQUENCE numbers; CREATE SEQUENCE lost; CREATE TYPE pair AS (x int, y int); CREATE FOREIGN DATA WRAPPER elsewhere; CREATE SERVER there FOREIGN DATA WRAPPER elsewhere; CREATE FOREIGN TABLE away (id int) SERVER there; CREATE FUNCTION one(int) RETURNS int LANGUAGE sql AS 'SELECT 1'`
 	damages := []struct{ sql, found string }{
 		{"UPDATE pg_attribute SET attlen = 8 WHERE attrelid = 'a'::regclass AND attname = 'n'", "does not store the column public.a.n as its type"},
 		{"UPDATE pg_attribute SET attalign = 'Z' WHERE attrelid = 'c'::regclass AND attname = 'id'", `attalign has the value "Z"`},
@@ -101,6 +101,11 @@ func TestCatalogRules(t *testing.T) {
 		{"UPDATE pg_proc SET pronargs = 3 WHERE proname = 'one'", "pg_proc contradicts itself"},
 		{"DELETE FROM pg_amproc WHERE amprocfamily = (SELECT oid FROM pg_opfamily WHERE opfname = 'macaddr8_ops' AND opfmethod = 403) AND amprocnum = 1", "the operator class macaddr8_ops"},
 		{"UPDATE pg_conversion SET conforencoding = 99 WHERE conname = 'big5_to_utf8'", "impossible encoding for big5_to_utf8"},
+		{"UPDATE pg_attribute SET attndims = -1 WHERE attrelid = 'b'::regclass AND attname = 'a'", "contradicts itself about the column public.b.a"},
+		{"DELETE FROM pg_foreign_table WHERE ftrelid = 'away'::regclass", "the foreign table public.away"},
+		{"UPDATE pg_index SET indisreplident = true WHERE indexrelid = 'b_pkey'::regclass", "calls public.b_pkey the replica identity"},
+		{"UPDATE pg_aggregate SET aggmtranstype = 0 WHERE aggfnoid = 'sum(int4)'::regprocedure", "contradicts itself about the aggregate with OID"},
+		{"UPDATE pg_class SET relminmxid = '4000000000' WHERE relname = 'f'", "older than the oldest of the database"},
 		{"UPDATE pg_class SET relpages = -5 WHERE relname = 'h'", "impossible numbers for public.h"},
 		{"UPDATE pg_proc SET proname = '' WHERE proname = 'macaddr8_lt'", "pg_proc has no name for"},
 		{"UPDATE pg_depend SET refobjid = 0 WHERE objid = 'g_id'::regclass", "a dependency on nothing"},
