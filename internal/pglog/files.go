@@ -45,6 +45,9 @@ type library interface {
 	// find looks for what the file of a position has become: moved, copied or
 	// compressed. The handle is nil when there is nothing.
 	find(ctx context.Context, position *Position) (handle, logFile, error)
+	// copies gives what may be copies of the file of a position that was empty, out
+	// of the list, the oldest first.
+	copies(position *Position) []logFile
 	// watch gives the directory whose changes are changes of the log; "" is none.
 	watch() string
 	// interval is how often to look when nothing tells of changes.
@@ -169,6 +172,33 @@ func (l localFiles) find(ctx context.Context, position *Position) (handle, logFi
 		}
 	}
 	return nil, logFile{}, nil
+}
+
+// copies are files beside it, not compressed or with gzip, that are called after
+// it and were written since: that is how copytruncate names them.
+func (l localFiles) copies(position *Position) []logFile {
+	directory, name := filepath.Split(position.Path)
+	entries, err := os.ReadDir(directory)
+	if err != nil {
+		return nil // it went away with its directory
+	}
+	var files []logFile
+	for _, entry := range entries[:min(len(entries), maxFind)] {
+		path := filepath.Join(directory, entry.Name())
+		listed, err := filepath.Match(l.pattern, path)
+		if err != nil || !strings.HasPrefix(entry.Name(), name) || isCompressed(path) && filepath.Ext(path) != ".gz" || listed && !isCompressed(path) {
+			continue
+		}
+		info, err := entry.Info()
+		if err != nil || !info.Mode().IsRegular() || !info.ModTime().After(position.ModTime) {
+			continue
+		}
+		if f := describe(path, info); f.id != position.identity() {
+			files = append(files, f)
+		}
+	}
+	sortFiles(files)
+	return files
 }
 
 // localFile is a file on this host.

@@ -77,6 +77,7 @@ type Follower struct {
 	seen    map[identity]bool      // files that were there when the current one was chosen
 	done    map[identity]time.Time // files that were read, with their time of change
 	endings []Position             // where files were left
+	queue   []logFile              // files to read before what is newer than the current one
 }
 
 // NewFollower follows files on this host that match pattern (see
@@ -196,7 +197,8 @@ func (f *Follower) resume(ctx context.Context, files []logFile) (bool, error) {
 			files = slices.DeleteFunc(files, func(c logFile) bool {
 				return c.id != candidate.id && !c.modTime.After(f.position.ModTime)
 			})
-			return true, errors.Join(file.Close(), f.start(ctx, files[0].path))
+			f.queue = append(f.library.copies(&f.position), files[0])
+			return true, errors.Join(file.Close(), f.startNext(ctx))
 		}
 		if f.position.matches(file, candidate) {
 			f.position.Path = candidate.path
@@ -246,6 +248,13 @@ func (f *Follower) start(ctx context.Context, path string) error {
 	f.position = Position{Path: path}
 	f.adopt(file)
 	return nil
+}
+
+// startNext opens the first file of the queue.
+func (f *Follower) startNext(ctx context.Context) error {
+	next := f.queue[0]
+	f.queue = f.queue[1:]
+	return f.start(ctx, next.path)
 }
 
 // untouched says that nothing of the file has been read, and others were before.
@@ -408,7 +417,11 @@ func (f *Follower) next(ctx context.Context) (bool, error) {
 		// A file that has come since is newer whatever the clock said.
 		return f.seen[c.id] && c.modTime.Before(current.modTime)
 	})
-	if len(newer) == 0 || !f.settled(current) {
+	queue := f.queue
+	if len(queue) == 0 {
+		queue = newer[:min(1, len(newer))]
+	}
+	if len(queue) == 0 || !f.settled(current) {
 		return false, nil
 	}
 	f.advance(f.decoder.flush(true))
@@ -418,7 +431,8 @@ func (f *Follower) next(ctx context.Context) (bool, error) {
 		}
 	}
 	f.leave(files, current)
-	return true, f.start(ctx, newer[0].path)
+	f.queue = queue
+	return true, f.startNext(ctx)
 }
 
 // leave remembers where the current file was left, and forgets files that are

@@ -443,6 +443,42 @@ func TestCopies(t *testing.T) {
 			defer r.follow(path + "*")()
 			await(t, "all counted", func() bool { return r.errors(division) >= 31 })
 		},
+		"an empty file is written, copied out of the pattern and truncated, twice, while away": func(t *testing.T, path string, r *reader, errors []byte) {
+			write(t, path, nil)
+			write(t, path+".9", divisionError()) // from before
+			hourAgo := time.Now().Add(-time.Hour)
+			if err := os.Chtimes(path+".9", hourAgo, hourAgo); err != nil {
+				t.Fatal(err)
+			}
+			stop := r.follow(path)
+			await(t, "reading", r.is(func(s Status) bool { return s.Up }))
+			stop()
+			<-time.After(20 * time.Millisecond)
+			var zipped bytes.Buffer
+			zip := gzip.NewWriter(&zipped)
+			if _, err := zip.Write(errors[:len(errors)/2]); err != nil || zip.Close() != nil {
+				t.Fatal(err)
+			}
+			write(t, path+".2.gz", zipped.Bytes())
+			<-time.After(20 * time.Millisecond)
+			write(t, path+".1", errors[len(errors)/2:])
+			<-time.After(20 * time.Millisecond)
+			write(t, path, divisionError())
+			defer r.follow(path)()
+			await(t, "all counted", func() bool { return r.errors(division) >= 31 })
+		},
+		"a copy by hand of a file that was empty, while away": func(t *testing.T, path string, r *reader, errors []byte) {
+			write(t, path, nil)
+			stop := r.follow(path)
+			await(t, "reading", r.is(func(s Status) bool { return s.Up }))
+			stop()
+			<-time.After(20 * time.Millisecond)
+			write(t, path, errors)
+			write(t, path, divisionError())
+			write(t, path+".bak", errors)
+			defer r.follow(path)()
+			await(t, "all counted", func() bool { return r.errors(division) >= 31 })
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -91,6 +91,9 @@ func (r *remoteFiles) find(context.Context, *Position) (handle, logFile, error) 
 	return nil, logFile{}, nil
 }
 
+// copies are none: only the server writes to its directory.
+func (r *remoteFiles) copies(*Position) []logFile { return nil }
+
 // remoteFile is one of them.
 type remoteFile struct {
 	ctx   context.Context //nolint:containedctx // io.ReaderAt has none, and the follower's lives as long as the file
