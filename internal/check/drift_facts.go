@@ -29,7 +29,7 @@ const relationKind = `CASE c.relkind WHEN 'r' THEN 'table' WHEN 'p' THEN 'table'
 
 // grants is an ACL in an order that does not depend on when it was granted.
 func grants(acl string) string {
-	return "coalesce((SELECT string_agg(item::text, ', ' ORDER BY item::text) FROM unnest(" + acl + ") AS item), 'default')"
+	return "CASE WHEN " + acl + " IS NULL THEN 'default' ELSE coalesce((SELECT string_agg(item::text, ', ' ORDER BY item::text) FROM unnest(" + acl + ") AS item), 'nobody') END"
 }
 
 // notOfExtension is the condition that an object of a catalogue belongs to no
@@ -42,17 +42,17 @@ func notOfExtension(catalog, alias string) string {
 // Each reads its catalogue once. What belongs to an extension is its version.
 // ACCESS SHARE on catalogues, no privilege.
 var databaseFactsSQL = []string{
-	`SELECT o.object, a.attribute, a.value FROM (SELECT ` + relationKind + ` AS object, c.*, pg_get_userbyid(c.relowner) AS owner FROM pg_class c
-		JOIN pg_namespace n ON n.oid = c.relnamespace WHERE ` + userSchemas + ` AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't') AS o
+	`SELECT o.object, a.attribute, a.value FROM (SELECT ` + relationKind + ` AS object, c.*, pg_get_userbyid(c.relowner) AS owner, h.parents, m.amname FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am m ON m.oid = c.relam
+		LEFT JOIN (SELECT i.inhrelid, string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno) AS parents FROM pg_inherits i GROUP BY 1) AS h ON h.inhrelid = c.oid WHERE ` + userSchemas + ` AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't') AS o
 	CROSS JOIN LATERAL (VALUES ('owner', o.owner::text), ('persistence', CASE o.relpersistence WHEN 'u' THEN 'UNLOGGED' ELSE 'permanent' END),
 		('grants', ` + grants("o.relacl") + `), ('storage options', array_to_string(o.reloptions, ', ')),
 		('replica identity', CASE WHEN o.relkind IN ('r', 'p') THEN CASE o.relreplident WHEN 'd' THEN 'default' WHEN 'n' THEN 'nothing' WHEN 'f' THEN 'full' ELSE 'index' END END),
 		('row security', CASE WHEN o.relrowsecurity THEN CASE WHEN o.relforcerowsecurity THEN 'forced' ELSE 'on' END WHEN o.relkind IN ('r', 'p') THEN 'off' END),
 		('tablespace', (SELECT spcname::text FROM pg_tablespace s WHERE s.oid = o.reltablespace)),
-		('partition', CASE WHEN o.relispartition THEN (SELECT i.inhparent::regclass::text FROM pg_inherits i WHERE i.inhrelid = o.oid LIMIT 1) || ' ' || pg_get_expr(o.relpartbound, o.oid) END),
+		('partition', CASE WHEN o.relispartition THEN o.parents || ' ' || pg_get_expr(o.relpartbound, o.oid) END),
 		('partitioned by', CASE WHEN o.relkind = 'p' THEN pg_get_partkeydef(o.oid) END),
-		('inherits', CASE WHEN NOT o.relispartition THEN (SELECT string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno) FROM pg_inherits i WHERE i.inhrelid = o.oid) END),
-		('access method', (SELECT m.amname::text FROM pg_am m WHERE m.oid = o.relam AND m.amname <> 'heap')),
+		('inherits', CASE WHEN NOT o.relispartition THEN o.parents END), ('access method', nullif(o.amname, 'heap')::text),
 		('definition', CASE WHEN o.relkind IN ('v', 'm') THEN pg_get_viewdef(o.oid) END)) AS a(attribute, value)
 	WHERE a.value IS NOT NULL`,
 	`SELECT ` + relationKind + `, 'column ' || a.attname, concat_ws(' ', format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'NOT NULL' END,
