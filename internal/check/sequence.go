@@ -166,7 +166,7 @@ func (s *session) foundBehind(ctx context.Context, q sequence, last int64, calle
 			return err
 		}
 	}
-	if q.Cycles && !(taken && q.Unique) {
+	if q.Cycles && (!taken || !q.Unique) {
 		return nil // it comes to old numbers again, as it is meant to
 	}
 	f := Finding{
