@@ -44,6 +44,11 @@ var catalogRules = []catalogRule{
 		"pg_depend", "pg_depend has a dependency on nothing: %s",
 		`SELECT format('of OID %s in the catalogue %s', objid, classid) FROM pg_depend WHERE refobjid = 0 OR refclassid = 0 OR objsubid < 0 OR refobjsubid < 0`,
 	}, {
+		"pg_depend", "pg_attribute does not have the column %s, which pg_depend tells of",
+		`SELECT DISTINCT format('%s of %s', d.number, d.relation::regclass) FROM (SELECT objid, objsubid FROM pg_depend WHERE classid = 'pg_class'::regclass
+		UNION SELECT refobjid, refobjsubid FROM pg_depend WHERE refclassid = 'pg_class'::regclass) d (relation, number)
+		WHERE d.number <> 0 AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = d.relation AND a.attnum = d.number AND NOT a.attisdropped)`,
+	}, {
 		"pg_attrdef", "pg_attribute and pg_attrdef do not agree whether the column %s has a default",
 		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 		WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atthasdef <> (d.oid IS NOT NULL)`,
@@ -205,6 +210,20 @@ var letters = map[string]string{
 	"pg_type.typtype":                "bcdemrp", "pg_type.typalign": "csid", "pg_type.typstorage": "pemx",
 }
 
+// lost asks for the objects of a catalogue that others depend on or describe, and
+// that it does not have: every object that is not builtin has dependencies, and
+// nearly every builtin one a description.
+func lost(catalogue string) probe {
+	const sql = `SELECT DISTINCT d.objid::text FROM (SELECT objid FROM pg_catalog.pg_depend WHERE classid = 'pg_catalog.%[1]s'::regclass
+		UNION SELECT refobjid FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.%[1]s'::regclass
+		UNION SELECT objoid FROM pg_catalog.pg_description WHERE classoid = 'pg_catalog.%[1]s'::regclass) d
+		WHERE NOT EXISTS (SELECT FROM pg_catalog.%[1]s o WHERE o.oid = d.objid) LIMIT 10`
+	return probe{
+		sql:   fmt.Sprintf(sql, catalogue),
+		wrong: catalogue + " does not have the object with OID %s, which pg_depend or pg_description tell of",
+	}
+}
+
 // ownColumnsSQL lists the columns of the catalogues that hold an object's own OID,
 // its name, or one of a few letters.
 const ownColumnsSQL = `SELECT c.relname::text, a.attname::text, a.attname = 'oid', a.atttypid = 'name'::regtype FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -233,6 +252,7 @@ func (s *session) rules(ctx context.Context) (map[string][]probe, error) {
 				sql:   "SELECT ctid::text FROM pg_catalog." + quote(catalogue) + " WHERE oid = 0 LIMIT 10",
 				wrong: catalogue + " has a row without an OID (at %s)",
 			})
+			probes["pg_depend"] = append(probes["pg_depend"], lost(catalogue))
 		case isName:
 			probes[catalogue] = append(probes[catalogue], probe{
 				sql:   fmt.Sprintf("SELECT oid::text FROM pg_catalog.%s WHERE %s = '' LIMIT 10", quote(catalogue), quote(column)),

@@ -76,7 +76,7 @@ func TestCatalogRules(t *testing.T) {
 		CREATE TABLE g (id int); CREATE INDEX g_id ON g (id); CREATE TABLE h (id int); CREATE INDEX h_id ON h (id);
 		CREATE TABLE i (id int); CREATE INDEX i_id ON i (id);
 		CREATE TABLE years (id int, y int) PARTITION BY RANGE (y); CREATE TABLE y2026 PARTITION OF years FOR VALUES FROM (2026) TO (2027);
-		CREATE VIEW seen AS SELECT 1; CREATE SEQUENCE numbers; CREATE SEQUENCE lost; CREATE TYPE pair AS (x int, y int); CREATE FOREIGN DATA WRAPPER elsewhere; CREATE SERVER there FOREIGN DATA WRAPPER elsewhere; CREATE FOREIGN TABLE away (id int) SERVER there; CREATE FUNCTION one(int) RETURNS int LANGUAGE sql AS 'SELECT 1'`
+		CREATE VIEW seen AS SELECT 1; CREATE SEQUENCE numbers; CREATE SEQUENCE lost; CREATE TYPE pair AS (x int, y int); CREATE RULE nothing AS ON INSERT TO f DO INSTEAD NOTHING; CREATE FOREIGN DATA WRAPPER elsewhere; CREATE SERVER there FOREIGN DATA WRAPPER elsewhere; CREATE FOREIGN TABLE away (id int) SERVER there; CREATE FUNCTION one(int) RETURNS int LANGUAGE sql AS 'SELECT 1'`
 	damages := []struct{ sql, found string }{
 		{"UPDATE pg_attribute SET attlen = 8 WHERE attrelid = 'a'::regclass AND attname = 'n'", "does not store the column public.a.n as its type"},
 		{"UPDATE pg_attribute SET attalign = 'Z' WHERE attrelid = 'c'::regclass AND attname = 'id'", `attalign has the value "Z"`},
@@ -106,6 +106,9 @@ func TestCatalogRules(t *testing.T) {
 		{"UPDATE pg_index SET indisreplident = true WHERE indexrelid = 'b_pkey'::regclass", "calls public.b_pkey the replica identity"},
 		{"UPDATE pg_aggregate SET aggmtranstype = 0 WHERE aggfnoid = 'sum(int4)'::regprocedure", "contradicts itself about the aggregate with OID"},
 		{"UPDATE pg_class SET relminmxid = '4000000000' WHERE relname = 'f'", "older than the oldest of the database"},
+		{"DELETE FROM pg_rewrite WHERE rulename = 'nothing'", "pg_rewrite does not have the object with OID"},
+		{"DELETE FROM pg_conversion WHERE conname = 'euc_kr_to_utf8'", "pg_conversion does not have the object with OID"},
+		{"DELETE FROM pg_attribute WHERE attrelid = 'a'::regclass AND attname = 'id'", "does not have the column 1 of public.a"},
 		{"UPDATE pg_class SET relpages = -5 WHERE relname = 'h'", "impossible numbers for public.h"},
 		{"UPDATE pg_proc SET proname = '' WHERE proname = 'macaddr8_lt'", "pg_proc has no name for"},
 		{"UPDATE pg_depend SET refobjid = 0 WHERE objid = 'g_id'::regclass", "a dependency on nothing"},
