@@ -13,7 +13,17 @@ var (
 	}
 	costOpen = &Family{
 		Name: Namespace + "cost_open_connections", Type: Gauge, Labels: []string{"purpose"},
-		Help:   "Connections to the server that this exporter holds now, by what for.",
+		Help:   "Connections to the server that this exporter holds now, by what for; never more than three, of which that of the scrape is kept and also serves maintenance, the plan and the log.",
+		Source: "the exporter's own sessions",
+	}
+	costStatements = &Family{
+		Name: Namespace + "cost_statements_total", Type: Counter, Labels: []string{"purpose"},
+		Help:   "Statements that this exporter has sent to the server, by what for.",
+		Source: "the exporter's own sessions",
+	}
+	costLockTimeouts = &Family{
+		Name: Namespace + "cost_lock_timeouts_total", Type: Counter, Labels: []string{"purpose"},
+		Help:   "Statements of this exporter that gave up because another session held a lock (lock_timeout), by what for.",
 		Source: "the exporter's own sessions",
 	}
 	costSent = &Family{
@@ -33,7 +43,7 @@ var (
 	}
 )
 
-// purposes are those of sessions that come and go while the exporter watches.
+// purposes are what the exporter asks the server for while it watches.
 var purposes = []string{"business", "check", "log", "maintenance", "plan", "scrape"}
 
 // costCollector shows what the exporter costs the server. It asks the server
@@ -42,7 +52,7 @@ func costCollector(spent func() []pg.Spent) Collector {
 	return Collector{
 		Name:     "cost",
 		Help:     "What the exporter's own sessions cost the server.",
-		Families: []*Family{costOpened, costOpen, costSent, costReceived, costWaited},
+		Families: []*Family{costOpened, costOpen, costStatements, costLockTimeouts, costSent, costReceived, costWaited},
 		Snapshot: func(_ *state.Snapshot, sink *Sink) {
 			by := make(map[string]pg.Spent)
 			if spent != nil {
@@ -54,6 +64,8 @@ func costCollector(spent func() []pg.Spent) Collector {
 				s := by[purpose]
 				sink.Add(costOpened, float64(s.Opened), purpose)
 				sink.Add(costOpen, float64(s.Open), purpose)
+				sink.Add(costStatements, float64(s.Statements), purpose)
+				sink.Add(costLockTimeouts, float64(s.LockTimeouts), purpose)
 				sink.Add(costSent, float64(s.Sent), purpose)
 				sink.Add(costReceived, float64(s.Received), purpose)
 				sink.Add(costWaited, s.Waited.Seconds(), purpose)

@@ -91,21 +91,21 @@ type report struct {
 // and always with the success and duration of every collector.
 func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 	reports := make([]report, len(s.collectors))
+	known := make(chan []report, 1)
+	go func() { known <- s.collectKnown() }() // while the server works
 	var connectError error
 	if s.needsServer() {
 		connectError = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
 			return s.collectFromServer(ctx, conn, reports)
 		})
 	}
-	snapshot := s.sources.Snapshot()
-	for i, c := range s.collectors {
+	for i, r := range <-known {
+		c := s.collectors[i]
 		switch {
 		case c.Leader && !s.sources.leads():
 			reports[i] = report{sink: newSink(c.Families)}
-		case c.Snapshot != nil:
-			started := time.Now()
-			sink := s.known(c, snapshot)
-			reports[i] = report{sink: sink, err: sink.err, applicable: true, duration: time.Since(started)}
+		case r.sink != nil:
+			reports[i] = r
 		case reports[i].sink == nil && connectError != nil:
 			reports[i] = report{sink: newSink(c.Families), err: connectError, applicable: true}
 		}
@@ -113,8 +113,30 @@ func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 	return s.expose(reports, connectError)
 }
 
-// known gives the samples of a collector that asks the server nothing.
-func (s *Set) known(c Collector, snapshot *state.Snapshot) *Sink {
+// collectKnown collects what needs no server.
+func (s *Set) collectKnown() []report {
+	reports := make([]report, len(s.collectors))
+	snapshot := s.sources.Snapshot()
+	for i, c := range s.collectors {
+		if c.Snapshot == nil || c.Leader && !s.sources.leads() {
+			continue
+		}
+		started := time.Now()
+		sink := s.known(c, snapshot)
+		reports[i] = report{sink: sink, err: sink.err, applicable: true, duration: time.Since(started)}
+	}
+	return reports
+}
+
+// known gives the samples of a collector that asks the server nothing. A panic
+// in it is its error, as in scan.
+func (s *Set) known(c Collector, snapshot *state.Snapshot) (sink *Sink) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			sink = newSink(c.Families)
+			sink.err = fmt.Errorf("collector %s panicked: %v", c.Name, cause)
+		}
+	}()
 	if c.Pure {
 		s.mu.Lock()
 		made, ok := s.made[c.Name]
@@ -123,7 +145,7 @@ func (s *Set) known(c Collector, snapshot *state.Snapshot) *Sink {
 			return made.sink
 		}
 	}
-	sink := newSink(c.Families)
+	sink = newSink(c.Families)
 	c.Snapshot(snapshot, sink)
 	if c.Pure {
 		s.mu.Lock()

@@ -112,6 +112,9 @@ type Scope struct {
 	// Pace is called between two reads and returns when the server can bear the
 	// next one; nil is at once.
 	Pace func(ctx context.Context)
+	// GiveWay is called when the session of the check is needed for something
+	// short; nil is that the check does not give way.
+	GiveWay func()
 	// Rules are what the configuration says of the data.
 	Rules Rules
 	// Scheduled says that the exporter asks and not a person: rules that have an

@@ -104,17 +104,16 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	if by := s.scope.Heaps.lost(); by != "" {
 		return fmt.Errorf("left alone: the server process of the check %s died while it read the catalogues", by)
 	}
-	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	conn, err := target.Connect(connecting, s.database, pg.Purpose{
+	conn, err := target.Connect(ctx, s.database, pg.Purpose{
 		Name: "check", StatementTimeout: statementTimeout, LockTimeout: lockTimeout, CancelOnServer: true,
+		ConnectTimeout: connectTimeout, GiveWay: s.scope.GiveWay, Patient: true,
 	})
 	if pooled, ok := errors.AsType[*pg.PooledError](err); ok {
 		s.skipf("%v", pooled)
 		return nil
 	}
 	if unusable, ok := errors.AsType[*pg.UnusableError](err); ok && c.Name == "catalog" {
-		return s.foundUnusable(connecting, target, unusable)
+		return s.foundUnusable(ctx, target, unusable)
 	}
 	if err != nil {
 		return fmt.Errorf("%w (%s)", err, pg.FailureOf(err).Advice())
@@ -139,7 +138,7 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 func (s *session) foundUnusable(ctx context.Context, target *pg.Target, unusable *pg.UnusableError) error {
 	if !unusable.Restarts {
 		pauseToConfirm(ctx)
-		conn, err := target.Connect(ctx, s.database, pg.Purpose{Name: "check", StatementTimeout: connectTimeout, LockTimeout: lockTimeout})
+		conn, err := target.Connect(ctx, s.database, pg.Purpose{Name: "check", StatementTimeout: connectTimeout, LockTimeout: lockTimeout, ConnectTimeout: connectTimeout, Patient: true})
 		if err == nil {
 			conn.Close()
 			return errors.New("a session could be opened only at the second attempt: " + unusable.Error())

@@ -246,16 +246,17 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 			intervals[name] = time.Duration(settings.Interval)
 		}
 	}
+	target.Bound(maxSessions)
 	r.scheduler = schedule.New(target, r.lane, results, schedule.Settings{
 		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Rules: c.Rules(), Turns: turns,
 		Bounds: schedule.Bounds{Latency: time.Duration(c.Limits.Latency), ReplicationLag: time.Duration(c.Limits.ReplicationLag)},
 	}, logger)
 	if c.Log.Enabled {
-		r.watcher = logwatch.New(target, results, r.scheduler, c.Log, logger)
+		r.watcher = logwatch.New(target, r.lane, results, r.scheduler, c.Log, logger)
 	}
 	r.recovery = recovery.NewWatcher(c.Recovery.Watched(), time.Duration(c.Recovery.Interval), int64(c.Recovery.VerifyRate), results.Files(), logger)
 	r.drills = e.drills(c, results, logger)
-	r.activity = activity.New(target, results.Files(), r.scheduler, activity.Settings{
+	r.activity = activity.New(target, r.lane, results.Files(), r.scheduler, activity.Settings{
 		Enabled: c.Maintenance.Enabled, Interval: time.Duration(c.Maintenance.Interval), Schedules: c.Maintenance.Schedules(),
 		Marker: c.Maintenance.Marker, MarkerLimit: time.Duration(c.Maintenance.MarkerLimit),
 	}, logger)
@@ -311,6 +312,10 @@ func (r *runtime) run(c config.Config, logger *slog.Logger) (alone []string) {
 	}
 	return alone
 }
+
+// maxSessions bounds the sessions that come and go, beside the one that is kept:
+// one for the check in its slot and one for what is urgent or short.
+const maxSessions = 2
 
 // leads says whether the costly parts run here.
 func (r *runtime) leads() bool { return r.leader == nil || r.leader.leads.Load() }

@@ -45,19 +45,18 @@ const settingsSQL = `SELECT current_setting('data_directory'), current_setting('
 		max(setting) FILTER (WHERE name = 'log_rotation_size')::int AS size
 		FROM pg_settings WHERE name IN ('log_min_messages', 'log_min_error_statement', 'log_rotation_age', 'log_rotation_size')) s`
 
-// ask reads the settings in a session of its own.
+// ask reads the settings.
 func (w *Watcher) ask(ctx context.Context) (s settings, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := w.target.Connect(ctx, "", purpose())
-	if err != nil {
-		return s, fmt.Errorf("asking the server where its log is: %w", err)
-	}
-	defer conn.Close()
-	err = conn.QueryRow(ctx, settingsSQL).Scan(&s.dataDirectory, &s.directory, &s.Name, &s.Destination, &s.Collected, &s.Prefix,
-		&s.Verbosity, &s.MinMessages, &s.MinErrorStatement, &s.RotationAge, &s.RotationSize, &s.Truncated, &s.backend, &s.overrides)
+	var user string
+	err = w.lane.Own(ctx, func(ctx context.Context, conn *pg.Conn) error {
+		user = conn.Facts.User
+		return conn.QueryRow(ctx, settingsSQL).Scan(&s.dataDirectory, &s.directory, &s.Name, &s.Destination, &s.Collected, &s.Prefix,
+			&s.Verbosity, &s.MinMessages, &s.MinErrorStatement, &s.RotationAge, &s.RotationSize, &s.Truncated, &s.backend, &s.overrides)
+	})
 	if pg.SQLState(err) == "42501" {
-		return s, fmt.Errorf("the role may not see where the log is: GRANT pg_monitor TO %s, or set log.path in the configuration", pgx.Identifier{conn.Facts.User}.Sanitize())
+		return s, fmt.Errorf("the role may not see where the log is: GRANT pg_monitor TO %s, or set log.path in the configuration", pgx.Identifier{user}.Sanitize())
 	}
 	if err != nil {
 		return s, fmt.Errorf("asking the server where its log is: %w", err)
@@ -150,8 +149,7 @@ func (w *Watcher) locate(ctx context.Context, s settings, following string) (pla
 			return place{}, localProblem
 		}
 	}
-	session := newSession(w.target)
-	defer session.close()
+	session := &session{lane: w.lane}
 	if err := session.mayRead(ctx); err != nil {
 		return place{}, errors.Join(localProblem, err)
 	}
@@ -167,8 +165,7 @@ func (w *Watcher) isHere(ctx context.Context, s settings, pattern string) error 
 	if _, err := os.ReadDir(s.directory); err != nil {
 		return fmt.Errorf("the log directory cannot be read here: %w", err)
 	}
-	session := newSession(w.target)
-	defer session.close()
+	session := &session{lane: w.lane}
 	listed, err := session.List(ctx)
 	if err != nil {
 		return nil // without pg_monitor nobody can tell, and the directory is there
@@ -206,26 +203,20 @@ func (w *Watcher) uncollected(s settings) (place, error) {
 }
 
 func purpose() pg.Purpose {
-	return pg.Purpose{Name: "log", StatementTimeout: connectTimeout, LockTimeout: lockTimeout}
+	return pg.Purpose{Name: "log", StatementTimeout: connectTimeout, LockTimeout: lockTimeout, ConnectTimeout: connectTimeout}
 }
 
-// session reads the log through the server. It keeps one connection.
+// session reads the log through the server.
 type session struct {
 	lane *pg.Lane
 	read string // the statement that reads; empty is not known yet
 }
 
-func newSession(target *pg.Target) *session {
-	return &session{lane: pg.NewLane(target, pg.Purpose{Name: "log", StatementTimeout: readTimeout, LockTimeout: lockTimeout})}
-}
-
-func (s *session) close() { s.lane.Close() }
-
 // List is pglog.Remote. pg_ls_logdir() is granted to pg_monitor.
 func (s *session) List(ctx context.Context) (files []pglog.RemoteFile, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	err = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
+	err = s.lane.Own(ctx, func(ctx context.Context, conn *pg.Conn) error {
 		rows, err := conn.Query(ctx, "SELECT name, size, modification FROM pg_ls_logdir()")
 		if err != nil {
 			return err
@@ -258,7 +249,7 @@ func (s *session) mayRead(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	var own, server bool
-	err := s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
+	err := s.lane.Own(ctx, func(ctx context.Context, conn *pg.Conn) error {
 		return conn.QueryRow(ctx, mayReadSQL).Scan(&own, &server)
 	})
 	switch {
@@ -283,7 +274,7 @@ func (s *session) Read(ctx context.Context, name string, offset int64, length in
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	err = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
+	err = s.lane.Own(ctx, func(ctx context.Context, conn *pg.Conn) error {
 		return conn.QueryRow(ctx, s.read, name, offset, int64(length)).Scan(&content)
 	})
 	if err != nil {

@@ -152,7 +152,7 @@ func (r *resolver) ask(ctx context.Context, event pglog.Event) (object, error) {
 	if event.Object.Path == "" && event.Object.Name == "" && event.Object.OID == 0 && len(event.Mentioned) == 0 {
 		return found, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, nameTimeout)
 	defer cancel()
 	if event.Object.Database != 0 {
 		name, err := r.databaseName(ctx, event.Object.Database)

@@ -21,6 +21,8 @@ const (
 	// connectTimeout bounds what is asked of the server: where the log is, and
 	// what a damaged file belongs to.
 	connectTimeout = 2 * time.Second
+	// nameTimeout bounds the naming of one object; a check may have to give way.
+	nameTimeout = 5 * time.Second
 	// retryInterval is how often the place of the log is asked for until the
 	// server answers; locateInterval how often later, because settings change.
 	retryInterval  = 2 * time.Second
@@ -30,6 +32,7 @@ const (
 // Watcher watches the log of one target.
 type Watcher struct {
 	target    *pg.Target
+	lane      *pg.Lane
 	state     *state.Target
 	scheduler *schedule.Scheduler
 	config    config.Log
@@ -48,14 +51,15 @@ type Watcher struct {
 }
 
 // New makes a watcher. What the configuration leaves out is found through the
-// server's settings. Start runs it.
-func New(target *pg.Target, results *state.Target, scheduler *schedule.Scheduler, c config.Log, logger *slog.Logger) *Watcher {
+// server's settings, which are asked for through lane; so is the log when it is
+// read through the server. Start runs it.
+func New(target *pg.Target, lane *pg.Lane, results *state.Target, scheduler *schedule.Scheduler, c config.Log, logger *slog.Logger) *Watcher {
 	var databases []string
 	for counter := range results.Snapshot().Counters {
 		databases = append(databases, counter.Database)
 	}
 	return &Watcher{
-		target: target, state: results, scheduler: scheduler, config: c, logger: logger,
+		target: target, lane: lane.As("log"), state: results, scheduler: scheduler, config: c, logger: logger,
 		labels: pglog.NewLabels(c.Applications, c.Roles, databases), prefixes: new(pglog.Prefixes),
 		reading: make(map[string]pglog.Status), recorded: make(map[string]time.Time),
 	}
@@ -126,8 +130,7 @@ const logSource = "log"
 func (w *Watcher) follow(ctx context.Context, place place) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	follower, release := w.follower(place)
-	defer release()
+	follower := w.follower(place)
 	follower.Commit = func(batch pglog.Batch) { w.commit(ctx, batch) }
 	follower.Report = func(status pglog.Status) { w.report(logSource, status) }
 	var following sync.WaitGroup
@@ -151,15 +154,14 @@ func (w *Watcher) follow(ctx context.Context, place place) {
 	following.Wait()
 }
 
-// follower makes what reads a place; release ends its session.
-func (w *Watcher) follower(p place) (follower *pglog.Follower, release func()) {
+// follower makes what reads a place.
+func (w *Watcher) follower(p place) *pglog.Follower {
 	input := pglog.Input{Format: p.format, Prefixes: w.prefixes}
 	position := w.state.LogPosition(p.source)
 	if !p.remote {
-		return pglog.NewFollower(p.pattern, input, position, w.labels), func() {}
+		return pglog.NewFollower(p.pattern, input, position, w.labels)
 	}
-	session := newSession(w.target)
-	return pglog.NewRemoteFollower(p.source, p.pattern, session, input, position, w.labels), session.close
+	return pglog.NewRemoteFollower(p.source, p.pattern, &session{lane: w.lane}, input, position, w.labels)
 }
 
 // mark changes when the server has begun to write its log elsewhere, where the

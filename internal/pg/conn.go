@@ -27,17 +27,60 @@ type Conn struct {
 	prepared map[string]string // names of prepared statements by their text
 	named    int               // how many names were given
 	limits   string            // the statement that sets the limits of one transaction
+	place    *place            // nil for the session of a lane
+	spent    *account
 }
 
 // Connect opens one session in database ("" is the target's own). The caller
 // closes it with Close. It is for work that comes and goes, such as a check of
-// one database; what goes on for ever uses a Lane.
+// one database; what goes on for ever uses a Lane. It waits for a place when the
+// target is bounded.
 //
 // A connection pooler is noticed (see Facts.Pooled). Only a purpose that can do
 // without a session of its own gets a connection through one; for the others
 // the error is a *PooledError. A database that damage keeps from being used gives
 // an *UnusableError, and is left alone when the attempt made the server restart.
 func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) (*Conn, error) {
+	place, err := t.places.enter(ctx, purpose)
+	if err != nil {
+		return nil, err
+	}
+	if purpose.ConnectTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, purpose.ConnectTimeout)
+		defer cancel()
+	}
+	conn, err := t.session(ctx, database, purpose)
+	if err != nil {
+		place.leave()
+		return nil, err
+	}
+	conn.place = place
+	return conn, nil
+}
+
+// ConnectAny is Connect in the target's own database or, when that cannot be used,
+// in one that every server has: for what can be asked anywhere.
+func (t *Target) ConnectAny(ctx context.Context, purpose Purpose) (*Conn, error) {
+	return t.any(func(database string) (*Conn, error) { return t.Connect(ctx, database, purpose) })
+}
+
+// any connects to the target's own database or another one.
+func (t *Target) any(connect func(database string) (*Conn, error)) (*Conn, error) {
+	conn, err := connect("")
+	for _, other := range []string{"postgres", "template1"} {
+		if _, ok := errors.AsType[*UnusableError](err); !ok {
+			break
+		}
+		if conn, otherErr := connect(other); otherErr == nil {
+			return conn, nil
+		}
+	}
+	return conn, err
+}
+
+// session is Connect without a place.
+func (t *Target) session(ctx context.Context, database string, purpose Purpose) (*Conn, error) {
 	database = cmp.Or(database, t.Database())
 	if err := t.unusable.lookup(database); err != nil {
 		return nil, err
@@ -54,21 +97,7 @@ func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) 
 	return conn, nil
 }
 
-// ConnectAny is Connect in the target's own database or, when that cannot be used,
-// in one that every server has: for what can be asked anywhere.
-func (t *Target) ConnectAny(ctx context.Context, purpose Purpose) (*Conn, error) {
-	conn, err := t.Connect(ctx, "", purpose)
-	for _, other := range []string{"postgres", "template1"} {
-		if _, ok := errors.AsType[*UnusableError](err); !ok {
-			break
-		}
-		if conn, otherErr := t.Connect(ctx, other, purpose); otherErr == nil {
-			return conn, nil
-		}
-	}
-	return conn, err
-}
-
+// connect opens a session, whatever is known of the database.
 func (t *Target) connect(ctx context.Context, database string, purpose Purpose) (*Conn, error) {
 	bare := t.bare.Load()
 	conn, err := t.open(ctx, database, purpose, bare)
@@ -104,7 +133,8 @@ func refusesLogin(err error) bool {
 // open opens one session; bare leaves out all settings but those that every
 // pooler knows.
 func (t *Target) open(ctx context.Context, database string, purpose Purpose, bare bool) (*Conn, error) {
-	config := t.sessionConfig(database, purpose)
+	account := newAccount(t, purpose.Name)
+	config := t.sessionConfig(database, purpose, account)
 	if bare {
 		for name := range config.RuntimeParams {
 			if !slices.Contains(poolerSettings, strings.ToLower(name)) {
@@ -121,7 +151,7 @@ func (t *Target) open(ctx context.Context, database string, purpose Purpose, bar
 		(&Conn{Conn: conn}).Close()
 		return nil, err
 	}
-	return &Conn{Conn: conn, Facts: facts, prepared: make(map[string]string), limits: purpose.limits()}, nil
+	return &Conn{Conn: conn, Facts: facts, prepared: make(map[string]string), limits: purpose.limits(), spent: account}, nil
 }
 
 // crashShutdown is the SQLSTATE of the warning with which a server ends all sessions
@@ -138,6 +168,9 @@ func (c *Conn) Close() {
 	// The error only says that the server did not hear the goodbye; the socket
 	// is closed either way.
 	_ = c.Conn.Close(ctx)
+	if c.place != nil {
+		c.place.leave()
+	}
 }
 
 // cancelOnServer asks the server to cancel the running statement when its

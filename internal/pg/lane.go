@@ -12,6 +12,13 @@ import (
 // server whose catalogue is locked does not fill up with half-started
 // backends.
 type Lane struct {
+	*line
+
+	payer string // whom the work is charged to
+}
+
+// line is the connection that a lane and those made of it with As share.
+type line struct {
 	target  *Target
 	purpose Purpose
 	turn    chan struct{} // holds one token; whoever has it may use conn
@@ -36,9 +43,24 @@ type attempt struct {
 // Close ends it.
 func NewLane(target *Target, purpose Purpose) *Lane {
 	stopped, stop := context.WithCancelCause(context.Background())
-	lane := &Lane{target: target, purpose: purpose, turn: make(chan struct{}, 1), stopped: stopped, stop: stop}
-	lane.turn <- struct{}{}
-	return lane
+	l := &line{target: target, purpose: purpose, turn: make(chan struct{}, 1), stopped: stopped, stop: stop}
+	l.turn <- struct{}{}
+	return &Lane{line: l, payer: purpose.Name}
+}
+
+// As is the same lane for other work, which is charged to its own name. Its
+// statements must be as short as those of the lane, whose limits they have.
+func (l *Lane) As(payer string) *Lane { return &Lane{line: l.line, payer: payer} }
+
+// Own is Do for what needs a session of the server of its own: behind a
+// connection pooler its error is a *PooledError.
+func (l *Lane) Own(ctx context.Context, use func(ctx context.Context, conn *Conn) error) error {
+	return l.Do(ctx, func(ctx context.Context, conn *Conn) error {
+		if conn.Facts.Pooled {
+			return &PooledError{Target: l.target.Name()}
+		}
+		return use(ctx, conn)
+	})
 }
 
 // Do calls use with the lane's connection; calls follow one another. When a
@@ -57,6 +79,7 @@ func (l *Lane) Do(ctx context.Context, use func(ctx context.Context, conn *Conn)
 	if err != nil {
 		return err
 	}
+	conn.spent.charge(l.payer)
 	err = use(ctx, conn)
 	if err == nil || !conn.IsClosed() {
 		return err
@@ -68,6 +91,7 @@ func (l *Lane) Do(ctx context.Context, use func(ctx context.Context, conn *Conn)
 	if conn, _, err = l.connection(ctx); err != nil {
 		return err
 	}
+	conn.spent.charge(l.payer)
 	if err = use(ctx, conn); err != nil && conn.IsClosed() {
 		l.drop()
 	}
@@ -75,7 +99,7 @@ func (l *Lane) Do(ctx context.Context, use func(ctx context.Context, conn *Conn)
 }
 
 // Close ends the connection and any attempt to make one.
-func (l *Lane) Close() {
+func (l *line) Close() {
 	l.stop(context.Canceled)
 	l.mu.Lock()
 	l.closed = true
@@ -85,7 +109,7 @@ func (l *Lane) Close() {
 }
 
 // drop closes the kept connection, if any.
-func (l *Lane) drop() {
+func (l *line) drop() {
 	l.mu.Lock()
 	conn := l.conn
 	l.conn = nil
@@ -97,7 +121,7 @@ func (l *Lane) drop() {
 
 // connection returns the kept connection, or waits for a new one. kept says
 // that it has been used before.
-func (l *Lane) connection(ctx context.Context) (conn *Conn, kept bool, err error) {
+func (l *line) connection(ctx context.Context) (conn *Conn, kept bool, err error) {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -125,9 +149,9 @@ func (l *Lane) connection(ctx context.Context) (conn *Conn, kept bool, err error
 }
 
 // connect carries one attempt to its end, however long its callers wait.
-func (l *Lane) connect(a *attempt) {
+func (l *line) connect(a *attempt) {
 	defer l.running.Done()
-	conn, err := l.target.ConnectAny(l.stopped, l.purpose)
+	conn, err := l.target.any(func(database string) (*Conn, error) { return l.target.session(l.stopped, database, l.purpose) })
 	l.mu.Lock()
 	a.conn, a.err = conn, err
 	l.conn = conn

@@ -14,6 +14,7 @@ import (
 // session, so the statement goes as it is, with the limits of the session set
 // for its transaction alone.
 func (c *Conn) Send(pipeline *pgconn.Pipeline, sql string) {
+	c.spent.asked()
 	if c.Facts.Pooled {
 		pipeline.SendQueryParams(c.limits, nil, nil, nil, nil)
 		pipeline.SendQueryParams(sql, nil, nil, nil, []int16{pgtype.BinaryFormatCode})
@@ -48,6 +49,7 @@ func (c *Conn) Receive(pipeline *pgconn.Pipeline, sql string, use func(rows *pgc
 		switch result := results.(type) {
 		case *pgconn.PipelineSync:
 			if err != nil {
+				c.spent.answered(err)
 				delete(c.prepared, sql) // it may not be known to the server, or not fit any more
 			}
 			return err

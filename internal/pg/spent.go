@@ -8,14 +8,20 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
-// Spent is what the sessions of one purpose have cost since the target was made.
+// Spent is what one purpose has cost the server since the target was made.
 type Spent struct {
-	// Purpose is Purpose.Name, and "scrape" for the scrape.
+	// Purpose is Purpose.Name, or that of Lane.As; "scrape" for the scrape.
 	Purpose string
-	// Opened counts connections, Open those that are open now.
+	// Opened counts connections, Open those that are open now. The connection of a
+	// lane counts for the purpose of the lane.
 	Opened, Open int64
+	// Statements counts statements, LockTimeouts those that gave up because another
+	// session held a lock.
+	Statements, LockTimeouts int64
 	// Sent and Received are bytes on the wire, with TLS.
 	Sent, Received int64
 	// Waited is the time for which the server was waited for: its work, locks
@@ -24,7 +30,9 @@ type Spent struct {
 }
 
 // spending adds up what one purpose costs.
-type spending struct{ opened, open, sent, received, waited atomic.Int64 }
+type spending struct {
+	opened, open, statements, lockTimeouts, sent, received, waited atomic.Int64
+}
 
 // budget is what all purposes of a target cost.
 type budget struct {
@@ -54,51 +62,91 @@ func (t *Target) Spent() []Spent {
 	var all []Spent
 	for purpose, s := range t.spent.by {
 		all = append(all, Spent{
-			Purpose: purpose, Opened: s.opened.Load(), Open: s.open.Load(), Sent: s.sent.Load(), Received: s.received.Load(),
-			Waited: time.Duration(s.waited.Load()),
+			Purpose: purpose, Opened: s.opened.Load(), Open: s.open.Load(), Statements: s.statements.Load(), LockTimeouts: s.lockTimeouts.Load(),
+			Sent: s.sent.Load(), Received: s.received.Load(), Waited: time.Duration(s.waited.Load()),
 		})
 	}
 	slices.SortFunc(all, func(a, b Spent) int { return strings.Compare(a.Purpose, b.Purpose) })
 	return all
 }
 
+// account is what one session costs. It is charged to the purpose that uses the
+// session now.
+type account struct {
+	target  *Target
+	current atomic.Pointer[spending]
+}
+
+func newAccount(target *Target, purpose string) *account {
+	a := &account{target: target}
+	a.charge(purpose)
+	return a
+}
+
+// charge names the purpose that pays from now on.
+func (a *account) charge(purpose string) { a.current.Store(a.target.spent.of(purpose)) }
+
+// asked counts a statement.
+func (a *account) asked() { a.current.Load().statements.Add(1) }
+
+// answered counts a statement that gave up because of a lock.
+func (a *account) answered(err error) {
+	if SQLState(err) == "55P03" {
+		a.current.Load().lockTimeouts.Add(1)
+	}
+}
+
+// TraceQueryStart is pgx.QueryTracer.
+func (a *account) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	a.asked()
+	return ctx
+}
+
+// TraceQueryEnd is pgx.QueryTracer.
+func (a *account) TraceQueryEnd(_ context.Context, _ *pgx.Conn, data pgx.TraceQueryEndData) {
+	a.answered(data.Err)
+}
+
 // counted makes connections whose cost is added up.
-func (s *spending) counted(dial func(ctx context.Context, network, address string) (net.Conn, error)) func(ctx context.Context, network, address string) (net.Conn, error) {
+func (a *account) counted(dial func(ctx context.Context, network, address string) (net.Conn, error)) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
-		s.opened.Add(1)
-		s.open.Add(1)
-		return &countedConn{Conn: conn, spending: s}, nil
+		opener := a.current.Load()
+		opener.opened.Add(1)
+		opener.open.Add(1)
+		return &countedConn{Conn: conn, account: a, opener: opener}, nil
 	}
 }
 
 type countedConn struct {
 	net.Conn
 
-	spending *spending
-	closed   atomic.Bool
+	account *account
+	opener  *spending
+	closed  atomic.Bool
 }
 
 func (c *countedConn) Read(p []byte) (int, error) {
 	began := time.Now()
 	n, err := c.Conn.Read(p)
-	c.spending.waited.Add(int64(time.Since(began)))
-	c.spending.received.Add(int64(n))
+	payer := c.account.current.Load()
+	payer.waited.Add(int64(time.Since(began)))
+	payer.received.Add(int64(n))
 	return n, err
 }
 
 func (c *countedConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	c.spending.sent.Add(int64(n))
+	c.account.current.Load().sent.Add(int64(n))
 	return n, err
 }
 
 func (c *countedConn) Close() error {
 	if c.closed.CompareAndSwap(false, true) {
-		c.spending.open.Add(-1)
+		c.opener.open.Add(-1)
 	}
 	return c.Conn.Close()
 }

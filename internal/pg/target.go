@@ -49,6 +49,8 @@ type Target struct {
 	spent budget
 	// unusable are the databases that damage keeps from being used.
 	unusable unusable
+	// places bounds its sessions.
+	places places
 }
 
 // Environment looks up an environment variable, like os.LookupEnv.
@@ -214,6 +216,14 @@ type Purpose struct {
 	// Keepalive makes the server notice within seconds that the exporter is gone
 	// without a word, with its machine or its network.
 	Keepalive bool
+	// ConnectTimeout bounds the way from a place to a session; 0 is as long as the
+	// context lets it.
+	ConnectTimeout time.Duration
+	// GiveWay is called when others have waited for a place for a while: the session
+	// should end soon. Nil is that it cannot.
+	GiveWay func()
+	// Patient sessions wait for a place without asking others to give way.
+	Patient bool
 	// OnNotice takes the notices and warnings of the session; nil is nobody.
 	OnNotice func(severity, message string)
 }
@@ -223,7 +233,7 @@ type Purpose struct {
 const GuardApplicationName = "pg_integrity_guard"
 
 // sessionConfig is the configuration for one new session in a database.
-func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig {
+func (t *Target) sessionConfig(database string, purpose Purpose, account *account) *pgx.ConnConfig {
 	config := t.config.Load().Copy()
 	if database != "" {
 		config.Database = database
@@ -244,7 +254,8 @@ func (t *Target) sessionConfig(database string, purpose Purpose) *pgx.ConnConfig
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAliveConfig: net.KeepAliveConfig{
 		Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
 	}}
-	config.DialFunc = t.spent.of(purpose.Name).counted(dialer.DialContext)
+	config.DialFunc = account.counted(dialer.DialContext)
+	config.Tracer = account
 	config.ConnectTimeout = startupTimeout
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		frontend := pgproto3.NewFrontend(r, w)

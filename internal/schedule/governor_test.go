@@ -20,7 +20,7 @@ func TestGovernor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lane := pg.NewLane(target, purpose())
+	lane := pg.NewLane(target, pg.Purpose{StatementTimeout: 10 * time.Second, LockTimeout: time.Second})
 	defer lane.Close()
 	var bounds Bounds
 	held := make(map[state.Pressure]time.Duration)
@@ -85,7 +85,9 @@ func TestOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(target, nil, results, Settings{Checks: map[string]time.Duration{"heap": time.Hour, "btree": time.Hour}}, logger)
+	lane := pg.NewLane(target, pg.Purpose{})
+	defer lane.Close()
+	s := New(target, lane, results, Settings{Checks: map[string]time.Duration{"heap": time.Hour, "btree": time.Hour}}, logger)
 
 	suspect := func(name string) Suspect { return Suspect{Database: name} }
 	s.enqueue(reopened, []Suspect{suspect("a"), suspect("b")})

@@ -34,8 +34,8 @@ const (
 	// at everything the check is tried again, when its slot is later than that.
 	retryFailed  = 5 * time.Minute
 	retrySkipped = 15 * time.Minute
-	// connectTimeout bounds each connection of the scheduler.
-	connectTimeout = 30 * time.Second
+	// planTimeout bounds the listing of databases.
+	planTimeout = 10 * time.Second
 )
 
 // Suspect is a relation that is to be checked out of turn.
@@ -84,6 +84,7 @@ type Settings struct {
 // Scheduler runs the checks of one target.
 type Scheduler struct {
 	target *pg.Target
+	lane   *pg.Lane // for what is short
 	state  *state.Target
 	logger *slog.Logger
 
@@ -113,16 +114,16 @@ type Scheduler struct {
 // its checks last ran.
 type changes struct{ now, checked int64 }
 
-// New makes a scheduler, which feels the server's pulse through lane. Start
-// runs it.
+// New makes a scheduler, which lists databases and feels the server's pulse
+// through lane. Start runs it.
 func New(target *pg.Target, lane *pg.Lane, results *state.Target, settings Settings, logger *slog.Logger) *Scheduler {
 	s := &Scheduler{
-		target: target, state: results, logger: logger, settings: settings,
+		target: target, lane: lane.As("plan"), state: results, logger: logger, settings: settings,
 		findingInterval: findingInterval, checked: make(map[Suspect]time.Time), wake: make(chan struct{}, 1), replan: true,
 		heaps: make(map[string]*check.Heaps), changes: make(map[string]changes),
 	}
 	s.governor = governor{
-		lane: lane, bounds: func() Bounds { return s.current().Bounds }, paused: results.Held, logger: logger,
+		lane: lane.As("plan"), bounds: func() Bounds { return s.current().Bounds }, paused: results.Held, logger: logger,
 	}
 	return s
 }
@@ -280,18 +281,16 @@ func (s *Scheduler) current() Settings {
 
 // plan lists the databases and tells the state which checks belong to them.
 func (s *Scheduler) plan(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, planTimeout)
 	defer cancel()
-	conn, err := s.target.ConnectAny(ctx, purpose())
+	var databases []pg.Database
+	err := s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) (err error) {
+		if databases, err = conn.Databases(ctx); err != nil {
+			return err
+		}
+		return s.countChanges(ctx, conn)
+	})
 	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	databases, err := conn.Databases(ctx)
-	if err != nil {
-		return err
-	}
-	if err := s.countChanges(ctx, conn); err != nil {
 		return err
 	}
 	settings := s.current()
@@ -444,11 +443,13 @@ func (s *Scheduler) runSlot(ctx context.Context, planned state.CheckState) {
 		heaps.Forget()
 		s.changes[planned.Database] = changes{s.changes[planned.Database].now, s.changes[planned.Database].now}
 	}
+	ctx, giveWay := context.WithCancel(ctx)
+	defer giveWay()
 	result, ok := s.run(ctx, planned.Check, planned.Database, check.Scope{
-		Heaps: heaps, Resume: true, Keep: s.state.RecordPart,
+		Heaps: heaps, Resume: true, Keep: s.state.RecordPart, GiveWay: giveWay,
 	})
 	if !ok {
-		return
+		return // it goes on in its next turn
 	}
 	s.state.RecordResult(result, true)
 	for range newSlots(planned.Database, planned.Interval).missed(started, time.Now()) {
@@ -519,9 +520,4 @@ func (s *Scheduler) run(ctx context.Context, name, database string, scope check.
 	logger.Log(ctx, level, "check ended", "outcome", result.Outcome, "findings", len(result.Findings),
 		"objects", result.Objects, "bytes", result.Bytes, "seconds", fmt.Sprintf("%.1f", result.Seconds), "reason", result.Reason)
 	return result, true
-}
-
-// purpose is the session that lists databases.
-func purpose() pg.Purpose {
-	return pg.Purpose{Name: "plan", StatementTimeout: 10 * time.Second, LockTimeout: time.Second, Pooler: true}
 }

@@ -30,7 +30,7 @@ func TestOpenFindingsAreLookedAtAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	lane := pg.NewLane(target, purpose())
+	lane := pg.NewLane(target, pg.Purpose{StatementTimeout: 10 * time.Second, LockTimeout: time.Second})
 	defer lane.Close()
 	results, err := state.InMemory(logger).Target(target.Name())
 	if err != nil {

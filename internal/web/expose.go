@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bufio"
 	"compress/gzip"
 	"io"
 	"log/slog"
@@ -13,7 +12,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 )
 
-// compressors and buffers are kept between scrapes: making one costs more than
+// compressors and texts are kept between scrapes: making one costs more than
 // using it. The fastest compression is enough, because what is scraped travels
 // within a datacentre and the exporter shares its machine with the server.
 var (
@@ -21,7 +20,7 @@ var (
 		compressor, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // the level is valid
 		return compressor
 	}}
-	buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(io.Discard, 1<<16) }}
+	texts = sync.Pool{New: func() any { return new(textWriter) }}
 )
 
 // expose writes families in the format that the client prefers. They were
@@ -30,6 +29,14 @@ func expose(w http.ResponseWriter, r *http.Request, logger *slog.Logger, familie
 	format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultAcceptedFormats()...)
 	w.Header().Set("Content-Type", string(format))
 	w.Header().Set("Vary", "Accept-Encoding")
+	text := texts.Get().(*textWriter) //nolint:forcetypeassert // the pool holds nothing else
+	defer texts.Put(text)
+	text.Reset()
+	if err := encode(text, format, families); err != nil {
+		logger.Error("metrics cannot be written", "err", err)
+		http.Error(w, "The metrics cannot be written; the exporter's log says why.", http.StatusInternalServerError)
+		return
+	}
 	var out io.Writer = w
 	if acceptsGzip(r) {
 		w.Header().Set("Content-Encoding", "gzip")
@@ -41,25 +48,30 @@ func expose(w http.ResponseWriter, r *http.Request, logger *slog.Logger, familie
 		}()
 		out = compressor
 	}
-	buffer := buffers.Get().(*bufio.Writer) //nolint:forcetypeassert // the pool holds nothing else
-	buffer.Reset(out)
-	defer func() {
-		_ = buffer.Flush()
-		buffer.Reset(io.Discard)
-		buffers.Put(buffer)
-	}()
-	encoder := expfmt.NewEncoder(buffer, format)
+	if _, err := out.Write(text.Bytes()); err != nil {
+		logger.Debug("metrics were not written to the end", "err", err)
+	}
+}
+
+// encode writes families in a format.
+func encode(text *textWriter, format expfmt.Format, families [][]*dto.MetricFamily) error {
+	var ours bool
+	text.openMetrics, ours = writes(format)
+	write := text.family
+	if !ours {
+		write = expfmt.NewEncoder(text, format).Encode
+	}
 	for _, list := range families {
 		for _, family := range list {
-			if err := encoder.Encode(family); err != nil {
-				logger.Debug("metrics were not written to the end", "err", err)
-				return
+			if err := write(family); err != nil {
+				return err
 			}
 		}
 	}
-	if closer, ok := encoder.(expfmt.Closer); ok {
-		_ = closer.Close()
+	if text.openMetrics {
+		text.WriteString("# EOF\n")
 	}
+	return nil
 }
 
 func acceptsGzip(r *http.Request) bool {

@@ -149,13 +149,20 @@ func reload(options Options) http.HandlerFunc {
 // metrics gathers within the time that Prometheus gives.
 func metrics(options Options, inFlight chan struct{}) http.Handler {
 	return scrape(options, inFlight, func(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+		own := make(chan []*dto.MetricFamily, 1)
+		go func() { own <- gather(options) }() // while the server works
 		families := options.Scrape(ctx)
-		own, err := options.Self.Gather()
-		if err != nil {
-			options.Logger.Error("the exporter's own metrics are incomplete", "err", err)
-		}
-		expose(w, r, options.Logger, families, own)
+		expose(w, r, options.Logger, families, <-own)
 	})
+}
+
+// gather gives the exporter's own metrics.
+func gather(options Options) []*dto.MetricFamily {
+	own, err := options.Self.Gather()
+	if err != nil {
+		options.Logger.Error("the exporter's own metrics are incomplete", "err", err)
+	}
+	return own
 }
 
 // scrape bounds how many scrapes are under way, and the time of each.

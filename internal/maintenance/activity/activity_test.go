@@ -58,7 +58,9 @@ func TestMaintenanceIsSeen(t *testing.T) {
 		}
 		files := state.OpenFiles("", target.Name())
 		touched := &touchedList{}
-		w := New(target, files, touched, Settings{Enabled: true, Interval: 200 * time.Millisecond, Marker: "maintenance", MarkerLimit: time.Hour}, slog.New(slog.DiscardHandler))
+		lane := pg.NewLane(target, pg.Purpose{StatementTimeout: lookTimeout, LockTimeout: 200 * time.Millisecond})
+		defer lane.Close()
+		w := New(target, lane, files, touched, Settings{Enabled: true, Interval: 200 * time.Millisecond, Marker: "maintenance", MarkerLimit: time.Hour}, slog.New(slog.DiscardHandler))
 		w.Start()
 		defer w.Stop()
 		eventually := func(what string, ok func() bool) {

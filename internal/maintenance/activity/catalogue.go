@@ -15,22 +15,34 @@ import (
 // catalogue is what one look found in the target's own database: it shows what
 // was too quick to be seen while it ran.
 type catalogue struct {
-	// filenodes are the files of each table and index, names whose they are. An
-	// index stands for its table.
-	filenodes map[uint32]uint32
-	names     map[uint32]check.RelationName
-	triggers  map[string]check.RelationName // disabled ones
-	versions  map[string]string             // of extensions
-	settings  string                        // what ALTER SYSTEM wrote
-	version   int
+	changed  []file                        // since the look before
+	horizon  string                        // transactions from this one on may be new to the next look
+	triggers map[string]check.RelationName // disabled ones
+	versions map[string]string             // of extensions
+	settings string                        // what ALTER SYSTEM wrote
+	version  int
 }
 
-// catalogueSQL lists the files of the relations. ACCESS SHARE on catalogues, no
-// privilege.
-var catalogueSQL = fmt.Sprintf(`SELECT i.oid, coalesce(pg_relation_filenode(i.oid), 0), n.nspname::text, c.relname::text
-	FROM pg_class i JOIN pg_class c ON c.oid = coalesce((SELECT indrelid FROM pg_index WHERE indexrelid = i.oid), i.oid)
-	JOIN pg_namespace n ON n.oid = c.relnamespace
-	WHERE i.relkind IN ('r', 'm', 'i') AND i.relpersistence <> 't' AND n.nspname !~ '^pg_' ORDER BY i.oid LIMIT %d`, maxRelations)
+// file is the file of a table or index. An index stands for its table.
+type file struct {
+	oid, filenode uint32
+	relation      check.RelationName
+}
+
+// The files of the relations: all, and those whose row in pg_class was written
+// by a transaction from a given one on, so that a look at many relations costs
+// little when nothing has changed. ACCESS SHARE on catalogues, no privilege.
+const (
+	ofInterest = "i.relkind IN ('r', 'm', 'i') AND i.relpersistence <> 't' AND n.nspname !~ '^pg_'"
+	filesSQL   = `SELECT i.oid, i.relfilenode FROM pg_class i JOIN pg_namespace n ON n.oid = i.relnamespace WHERE ` + ofInterest + ` ORDER BY i.oid LIMIT $1`
+	changedSQL = `SELECT i.oid, i.relfilenode, n.nspname::text, c.relname::text
+		FROM (SELECT oid, relfilenode, relkind, relpersistence FROM pg_class WHERE age(xmin) <= age($1::text::xid) OFFSET 0) i
+		JOIN pg_class c ON c.oid = coalesce((SELECT indrelid FROM pg_index WHERE indexrelid = i.oid), i.oid)
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE ` + ofInterest + ` ORDER BY i.oid LIMIT $2`
+	// horizonSQL is the oldest transaction that is under way.
+	horizonSQL = "SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::numeric % 4294967296)::text"
+)
 
 const (
 	triggersSQL = `SELECT n.nspname::text, c.relname::text, t.tgname::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -40,25 +52,45 @@ const (
 	systemSQL = `SELECT coalesce(string_agg(name || '=' || setting, ' ' ORDER BY name), '') FROM pg_settings WHERE sourcefile LIKE '%postgresql.auto.conf'`
 )
 
-// read looks at the catalogue.
-func read(ctx context.Context, conn *pg.Conn) (*catalogue, error) {
-	c := &catalogue{
-		filenodes: make(map[uint32]uint32), names: make(map[uint32]check.RelationName), triggers: make(map[string]check.RelationName),
-		versions: make(map[string]string), version: conn.Facts.VersionNum,
-	}
-	rows, err := conn.Query(ctx, catalogueSQL)
+// readFiles gives the files of all relations.
+func readFiles(ctx context.Context, conn *pg.Conn) (map[uint32]uint32, error) {
+	rows, err := conn.Query(ctx, filesSQL, maxRelations)
 	if err != nil {
 		return nil, fmt.Errorf("reading the files of the relations: %w", err)
 	}
+	files := make(map[uint32]uint32)
 	var oid, filenode uint32
-	var name check.RelationName
-	if _, err := pgx.ForEachRow(rows, []any{&oid, &filenode, &name.Schema, &name.Name}, func() error {
-		c.filenodes[oid], c.names[oid] = filenode, name
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &filenode}, func() error {
+		files[oid] = filenode
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("reading the files of the relations: %w", err)
 	}
-	if rows, err = conn.Query(ctx, triggersSQL); err != nil {
+	return files, nil
+}
+
+// read looks at the catalogue; before is the look before, nil at the first.
+func read(ctx context.Context, conn *pg.Conn, before *catalogue) (*catalogue, error) {
+	c := &catalogue{triggers: make(map[string]check.RelationName), versions: make(map[string]string), version: conn.Facts.VersionNum}
+	if err := conn.QueryRow(ctx, horizonSQL).Scan(&c.horizon); err != nil {
+		return nil, fmt.Errorf("asking which transactions are under way: %w", err)
+	}
+	if before != nil {
+		rows, err := conn.Query(ctx, changedSQL, before.horizon, maxRelations)
+		if err != nil {
+			return nil, fmt.Errorf("reading the files of the relations: %w", err)
+		}
+		var f file
+		if _, err := pgx.ForEachRow(rows, []any{&f.oid, &f.filenode, &f.relation.Schema, &f.relation.Name}, func() error {
+			c.changed = append(c.changed, f)
+			return nil
+		}); err != nil {
+			return nil, fmt.Errorf("reading the files of the relations: %w", err)
+		}
+	}
+	var name check.RelationName
+	rows, err := conn.Query(ctx, triggersSQL)
+	if err != nil {
 		return nil, fmt.Errorf("reading disabled triggers: %w", err)
 	}
 	var trigger string
@@ -90,11 +122,16 @@ const versionKind = "server_version"
 
 // catalogue compares with the last look.
 func (w *Watcher) catalogue(ctx context.Context, conn *pg.Conn) error {
-	now, err := read(ctx, conn)
+	before := w.before
+	now, err := read(ctx, conn, before)
 	if err != nil {
 		return err
 	}
-	before := w.before
+	if before == nil || time.Since(w.filenodesRead) > filesInterval {
+		if err := w.rememberFiles(ctx, conn); err != nil {
+			return err
+		}
+	}
 	w.before = now
 	if before == nil {
 		w.mu.Lock()
@@ -103,7 +140,11 @@ func (w *Watcher) catalogue(ctx context.Context, conn *pg.Conn) error {
 		return w.upgraded(now.version)
 	}
 	database := conn.Facts.Database
-	for _, o := range changes(before, now) {
+	found := changes(before, now, w.filenodes)
+	for _, f := range now.changed {
+		w.filenodes[f.oid] = f.filenode
+	}
+	for _, o := range found {
 		o.Database, o.Started, o.Fraction = database, time.Now(), -1
 		if o.Kind == Rewrite && w.watched(database, o.Relation) {
 			continue // the statement itself is seen, and told when it ends
@@ -113,6 +154,25 @@ func (w *Watcher) catalogue(ctx context.Context, conn *pg.Conn) error {
 		w.mu.Unlock()
 		w.tell(o, o.Started)
 	}
+	return nil
+}
+
+// filesInterval is how often the files of dropped relations are forgotten.
+const filesInterval = 10 * time.Minute
+
+// rememberFiles notes the files of all relations. Of those known already it notes
+// nothing new: what changed since the look is for the next one to find.
+func (w *Watcher) rememberFiles(ctx context.Context, conn *pg.Conn) error {
+	files, err := readFiles(ctx, conn)
+	if err != nil {
+		return err
+	}
+	for oid := range files {
+		if filenode, known := w.filenodes[oid]; known {
+			files[oid] = filenode
+		}
+	}
+	w.filenodes, w.filenodesRead = files, time.Now()
 	return nil
 }
 
@@ -128,14 +188,14 @@ func (w *Watcher) watched(database string, name check.RelationName) bool {
 	return false
 }
 
-// changes lists what happened between two looks.
-func changes(before, now *catalogue) []Operation {
+// changes lists what happened between two looks; files are those known before.
+func changes(before, now *catalogue, files map[uint32]uint32) []Operation {
 	var found []Operation
 	rewritten := make(map[check.RelationName]bool)
-	for oid, filenode := range now.filenodes {
-		if old, known := before.filenodes[oid]; known && old != filenode && !rewritten[now.names[oid]] {
-			rewritten[now.names[oid]] = true
-			found = append(found, Operation{Kind: Rewrite, Relation: now.names[oid], Statement: "new files: TRUNCATE, VACUUM FULL, CLUSTER, REINDEX, ALTER TABLE or a repack"})
+	for _, f := range now.changed {
+		if old, known := files[f.oid]; known && old != f.filenode && !rewritten[f.relation] {
+			rewritten[f.relation] = true
+			found = append(found, Operation{Kind: Rewrite, Relation: f.relation, Statement: "new files: TRUNCATE, VACUUM FULL, CLUSTER, REINDEX, ALTER TABLE or a repack"})
 		}
 	}
 	for trigger, name := range now.triggers {

@@ -137,17 +137,19 @@ type Watcher struct {
 	running map[string]Operation
 	seen    map[Kind]uint64
 
-	before *catalogue
-	ready  bool // the first look is over; guarded by mu
-	stop   context.CancelFunc
-	done   sync.WaitGroup
+	before        *catalogue        // the last look
+	filenodes     map[uint32]uint32 // the files of tables and indexes, by oid
+	filenodesRead time.Time
+	ready         bool // the first look is over; guarded by mu
+	stop          context.CancelFunc
+	done          sync.WaitGroup
 }
 
-// New makes a watcher. Start runs it.
-func New(target *pg.Target, files *state.Files, suspects Suspects, settings Settings, logger *slog.Logger) *Watcher {
+// New makes a watcher, which looks through lane. Start runs it.
+func New(target *pg.Target, lane *pg.Lane, files *state.Files, suspects Suspects, settings Settings, logger *slog.Logger) *Watcher {
 	return &Watcher{
 		target: target, files: files, suspects: suspects, settings: settings, logger: logger,
-		lane:    pg.NewLane(target, pg.Purpose{Name: "maintenance", StatementTimeout: lookTimeout, LockTimeout: 200 * time.Millisecond}),
+		lane:    lane.As("maintenance"),
 		running: make(map[string]Operation), seen: make(map[Kind]uint64),
 	}
 }
@@ -191,7 +193,6 @@ func (w *Watcher) Start() {
 func (w *Watcher) Stop() {
 	w.stop()
 	w.done.Wait()
-	w.lane.Close()
 }
 
 // Status is what is known now.
@@ -246,14 +247,30 @@ func activitySQL(facts pg.Facts) string {
 func (w *Watcher) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*lookTimeout)
 	defer cancel()
-	return w.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
+	var ended, elsewhere []Operation
+	err := w.lane.Own(ctx, func(ctx context.Context, conn *pg.Conn) error {
 		now, err := w.activity(ctx, conn)
 		if err != nil {
 			return err
 		}
-		w.compare(ctx, conn, now)
+		for _, o := range w.compare(now) {
+			if o.Database == conn.Facts.Database {
+				o.Relation = w.resolve(ctx, conn, o)
+				ended = append(ended, o)
+			} else {
+				elsewhere = append(elsewhere, o)
+			}
+		}
 		return w.catalogue(ctx, conn)
 	})
+	for _, o := range elsewhere {
+		o.Relation = w.resolveElsewhere(ctx, o)
+		ended = append(ended, o)
+	}
+	for _, o := range ended {
+		w.tell(o, time.Now())
+	}
+	return err
 }
 
 func (w *Watcher) activity(ctx context.Context, conn *pg.Conn) (map[string]Operation, error) {
@@ -371,10 +388,10 @@ func named(statement string) check.RelationName {
 	return check.RelationName{Schema: name.Schema, Name: name.Name}
 }
 
-// compare finds what began and what ended.
-func (w *Watcher) compare(ctx context.Context, conn *pg.Conn, now map[string]Operation) {
+// compare finds what began, and gives what ended.
+func (w *Watcher) compare(now map[string]Operation) (ended []Operation) {
 	w.mu.Lock()
-	var ended []Operation
+	defer w.mu.Unlock()
 	for key, o := range now {
 		old, known := w.running[key]
 		if !known {
@@ -396,26 +413,27 @@ func (w *Watcher) compare(ctx context.Context, conn *pg.Conn, now map[string]Ope
 		}
 	}
 	w.running = now
-	w.mu.Unlock()
-	for _, o := range ended {
-		o.Relation = w.resolve(ctx, conn, o)
-		w.tell(o, time.Now())
-	}
+	return ended
 }
 
-// resolve finds the whole name of what an operation worked on; in another
-// database with a connection of its own, which is rare.
-func (w *Watcher) resolve(ctx context.Context, conn *pg.Conn, o Operation) check.RelationName {
+// resolveElsewhere is resolve in another database, with a session of its own,
+// which is rare.
+func (w *Watcher) resolveElsewhere(ctx context.Context, o Operation) check.RelationName {
 	if o.oid == 0 && o.Relation.Name == "" || o.Database == "" {
 		return o.Relation
 	}
-	if o.Database != conn.Facts.Database {
-		other, err := w.target.Connect(ctx, o.Database, pg.Purpose{Name: "maintenance", StatementTimeout: lookTimeout, LockTimeout: 200 * time.Millisecond})
-		if err != nil {
-			return o.Relation
-		}
-		defer other.Close()
-		conn = other
+	conn, err := w.target.Connect(ctx, o.Database, pg.Purpose{Name: "maintenance", StatementTimeout: lookTimeout, LockTimeout: 200 * time.Millisecond})
+	if err != nil {
+		return o.Relation
+	}
+	defer conn.Close()
+	return w.resolve(ctx, conn, o)
+}
+
+// resolve finds the whole name of what an operation worked on.
+func (w *Watcher) resolve(ctx context.Context, conn *pg.Conn, o Operation) check.RelationName {
+	if o.oid == 0 && o.Relation.Name == "" || o.Database == "" {
+		return o.Relation
 	}
 	var name check.RelationName
 	err := conn.QueryRow(ctx, `SELECT n.nspname::text, c.relname::text FROM pg_class i
