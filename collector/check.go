@@ -91,7 +91,6 @@ func checkCollector() Collector {
 			checkCoverage, checkApplicable, checkRuns, checkScheduleMissed, checkDetailed, checkHeld, findingInfo, findingInfoTruncated,
 		},
 		Snapshot: emitChecks,
-		Pure:     true,
 	}
 }
 

@@ -31,11 +31,9 @@ type Collector struct {
 	// Scan turns the rows of SQL into samples. It must read to the end and
 	// return the error of the rows.
 	Scan func(rows pgx.Rows, sink *Sink) error
-	// Snapshot turns what the exporter already knows into samples. Pure says that
-	// it knows it from the snapshot alone, so that the samples of one snapshot
-	// need be made only once.
+	// Snapshot turns what the exporter already knows into samples. They are made
+	// anew for each scrape: kept, they would be most of the memory of a fleet.
 	Snapshot func(snapshot *state.Snapshot, sink *Sink)
-	Pure     bool
 	// Leader says that of several exporters of one server only the leader knows.
 	Leader bool
 }

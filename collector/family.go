@@ -2,6 +2,7 @@ package collector
 
 import (
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -50,7 +51,8 @@ type Family struct {
 type Sink struct {
 	families []*Family
 	samples  map[*Family][]*dto.Metric
-	seen     map[string]struct{}
+	seen     map[uint64]struct{} // hashes of series
+	hash     maphash.Hash
 	err      error
 }
 
@@ -58,7 +60,7 @@ func newSink(families []*Family) *Sink {
 	return &Sink{
 		families: families,
 		samples:  make(map[*Family][]*dto.Metric, len(families)),
-		seen:     make(map[string]struct{}),
+		seen:     make(map[uint64]struct{}),
 	}
 }
 
@@ -78,28 +80,33 @@ func (s *Sink) Add(family *Family, value float64, labelValues ...string) {
 		s.err = fmt.Errorf("metric %s has %d labels, not %d", family.Name, len(family.Labels), len(labelValues))
 		return
 	}
-	metric := &dto.Metric{Label: make([]*dto.LabelPair, 0, len(labelValues))}
-	for i, name := range family.Labels {
-		labelValue := labelValues[i] //nolint:gosec // the lengths are compared above
-		if !utf8.ValidString(labelValue) {
-			labelValue = strings.ToValidUTF8(labelValue, "\uFFFD")
+	made := &sample{value: value}
+	pairs := make([]pair, len(labelValues))
+	made.metric.Label = make([]*dto.LabelPair, 0, len(labelValues))
+	for i := range family.Labels {
+		p := &pairs[i]
+		p.value = labelValues[i] //nolint:gosec // the lengths are compared above
+		if !utf8.ValidString(p.value) {
+			p.value = strings.ToValidUTF8(p.value, "\uFFFD")
 		}
-		if labelValue == "" {
+		if p.value == "" {
 			continue // an empty label is no label
 		}
-		metric.Label = append(metric.Label, &dto.LabelPair{Name: &name, Value: &labelValue})
+		p.label.Name, p.label.Value = &family.Labels[i], &p.value
+		made.metric.Label = append(made.metric.Label, &p.label)
 	}
+	metric := &made.metric
 	slices.SortFunc(metric.GetLabel(), func(a, b *dto.LabelPair) int { return strings.Compare(a.GetName(), b.GetName()) })
-	key := seriesKey(family, metric)
+	key := s.seriesKey(family, metric)
 	if _, twice := s.seen[key]; twice {
 		s.err = fmt.Errorf("metric %s was collected twice with the same labels", family.Name)
 		return
 	}
 	s.seen[key] = struct{}{}
 	if family.Type == Counter {
-		metric.Counter = &dto.Counter{Value: &value}
+		made.counter.Value, metric.Counter = &made.value, &made.counter
 	} else {
-		metric.Gauge = &dto.Gauge{Value: &value}
+		made.gauge.Value, metric.Gauge = &made.value, &made.gauge
 	}
 	s.samples[family] = append(s.samples[family], metric)
 }
@@ -113,16 +120,33 @@ func (s *Sink) AddBool(family *Family, value bool, labelValues ...string) {
 	s.Add(family, number, labelValues...)
 }
 
-func seriesKey(family *Family, metric *dto.Metric) string {
-	var b strings.Builder
-	b.WriteString(family.Name)
-	for _, label := range metric.GetLabel() {
-		b.WriteByte(0)
-		b.WriteString(label.GetName())
-		b.WriteByte(1)
-		b.WriteString(label.GetValue())
+// sample and pair hold what a series consists of, so that it is made at once:
+// there are many.
+type (
+	sample struct {
+		metric  dto.Metric
+		gauge   dto.Gauge
+		counter dto.Counter
+		value   float64
 	}
-	return b.String()
+	pair struct {
+		label dto.LabelPair
+		value string
+	}
+)
+
+func (s *Sink) seriesKey(family *Family, metric *dto.Metric) uint64 {
+	s.hash.Reset()
+	write := func(text string) {
+		_, _ = s.hash.WriteString(text) // it never fails
+		_ = s.hash.WriteByte(0)
+	}
+	write(family.Name)
+	for _, label := range metric.GetLabel() {
+		write(label.GetName())
+		write(label.GetValue())
+	}
+	return s.hash.Sum64()
 }
 
 // page collects the samples of many sinks into the families of one

@@ -115,7 +115,6 @@ func logCollector() Collector {
 			serverEvents, logReaderUp, logBlind, logBacklog, logReadBytes, logParseFailures, logLostBytes, logLastMessage,
 		},
 		Snapshot: emitLog,
-		Pure:     true,
 	}
 }
 

@@ -71,12 +71,11 @@ type Set struct {
 	errors      map[string]string // last error of each collector, so that a repeated one is logged once
 	unreachable string
 	pooled      bool
-	made        map[string]made // samples of pure collectors, by name
 }
 
 // NewSet makes a set of collectors that share one lane.
 func NewSet(lane *pg.Lane, sources Sources, collectors []Collector, logger *slog.Logger) *Set {
-	return &Set{lane: lane, sources: sources, collectors: collectors, logger: logger, errors: make(map[string]string), made: make(map[string]made)}
+	return &Set{lane: lane, sources: sources, collectors: collectors, logger: logger, errors: make(map[string]string)}
 }
 
 // report is how one collector fared in one scrape.
@@ -91,15 +90,15 @@ type report struct {
 // and always with the success and duration of every collector.
 func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 	reports := make([]report, len(s.collectors))
-	known := make(chan []report, 1)
-	go func() { known <- s.collectKnown() }() // while the server works
+	meanwhile := make(chan []report, 1)
+	go func() { meanwhile <- s.collectKnown() }()
 	var connectError error
 	if s.needsServer() {
 		connectError = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
 			return s.collectFromServer(ctx, conn, reports)
 		})
 	}
-	for i, r := range <-known {
+	for i, r := range <-meanwhile {
 		c := s.collectors[i]
 		switch {
 		case c.Leader && !s.sources.leads():
@@ -122,7 +121,7 @@ func (s *Set) collectKnown() []report {
 			continue
 		}
 		started := time.Now()
-		sink := s.known(c, snapshot)
+		sink := known(c, snapshot)
 		reports[i] = report{sink: sink, err: sink.err, applicable: true, duration: time.Since(started)}
 	}
 	return reports
@@ -130,35 +129,16 @@ func (s *Set) collectKnown() []report {
 
 // known gives the samples of a collector that asks the server nothing. A panic
 // in it is its error, as in scan.
-func (s *Set) known(c Collector, snapshot *state.Snapshot) (sink *Sink) {
+func known(c Collector, snapshot *state.Snapshot) (sink *Sink) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			sink = newSink(c.Families)
 			sink.err = fmt.Errorf("collector %s panicked: %v", c.Name, cause)
 		}
 	}()
-	if c.Pure {
-		s.mu.Lock()
-		made, ok := s.made[c.Name]
-		s.mu.Unlock()
-		if ok && made.snapshot == snapshot {
-			return made.sink
-		}
-	}
 	sink = newSink(c.Families)
 	c.Snapshot(snapshot, sink)
-	if c.Pure {
-		s.mu.Lock()
-		s.made[c.Name] = made{snapshot, sink}
-		s.mu.Unlock()
-	}
 	return sink
-}
-
-// made is what a pure collector made of a snapshot.
-type made struct {
-	snapshot *state.Snapshot
-	sink     *Sink
 }
 
 func (s *Set) needsServer() bool {

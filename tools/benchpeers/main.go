@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -100,12 +101,13 @@ func main() {
 	app := kingpin.New("benchpeers", "Measures the exporter beside others.")
 	exporter := app.Flag("exporter", "The exporter to measure.").Default("bin/pg_integrity_exporter").ExistingFile()
 	peers := app.Flag("peers", "Other programs, as NAME=COMMAND lines.").Envar("PEERS").String()
-	only := app.Flag("scenario", "Measure only these scenarios (a, b, c).").Default("a", "b", "c").Enums("a", "b", "c")
+	only := app.Flag("scenario", "Measure only these scenarios (a, b, c, d).").Default("a", "b", "c", "d").Enums("a", "b", "c", "d")
+	targets := app.Flag("targets", "How many targets scenario d has.").Default(strconv.Itoa(fleetTargets)).Int()
 	major := app.Flag("postgres", "Major version of the server.").Default("15").Int()
 	kingpin.MustParse(app.Parse(os.Args[1:]))
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	b := bench{exporter: *exporter, major: *major, out: os.Stdout}
+	b := bench{exporter: *exporter, major: *major, targets: *targets, out: os.Stdout}
 	err := b.run(ctx, *peers, *only)
 	stop()
 	if err != nil {
@@ -118,6 +120,7 @@ func main() {
 type bench struct {
 	exporter string
 	major    int
+	targets  int
 	out      *os.File
 }
 
@@ -145,6 +148,11 @@ func (b *bench) run(ctx context.Context, text string, only []string) error {
 		}
 		if err := b.measureScenario(ctx, install, s, peers); err != nil {
 			return fmt.Errorf("scenario %s: %w", s.name, err)
+		}
+	}
+	if slices.Contains(only, "d") {
+		if err := b.measureFleet(ctx, install, self); err != nil {
+			return fmt.Errorf("scenario d: %w", err)
 		}
 	}
 	return nil

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+// The fleet is one real server under many names: each target is an address of
+// its own of the loopback network, and has its own sessions and its own state.
+// Each is scraped every fleetInterval, for fleetRounds of them.
+const (
+	fleetTargets  = 1000
+	fleetInterval = 15 * time.Second
+	fleetRounds   = 4
+	// fleetReserve are the connections that the server has beside one for each
+	// target: for checks and for the superuser.
+	fleetReserve = 40
+)
+
+const fleetHead = `
+## (d) %d targets, each scraped every %.0f s
+
+One real server under many names: each target is an address of its own of the loopback network (127.1.x.y), with its own session, checks
+and state in one exporter. The log is not read: a fleet sends it (log.listen), or each server has an exporter of its own beside it. Up to
+4 checks run at once in all targets together (limits.concurrent_checks), and none of the targets has been checked before.
+
+| exporter | p50 ms | p95 ms | late or failed | CPU cores own | CPU ms server per scrape | memory MiB (peak) | sessions |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+`
+
+// fleetName and fleetAddress are those of a target.
+func fleetName(n int) string    { return fmt.Sprintf("server%d", n) }
+func fleetAddress(n int) string { return fmt.Sprintf("127.1.%d.%d", n/250, 1+n%250) }
+
+// measureFleet measures this exporter with many targets.
+func (b *bench) measureFleet(ctx context.Context, install pgtest.Install, p peer) (err error) {
+	server, err := pgtest.Launch(ctx, pgtest.Config{Install: install, Settings: map[string]string{
+		"listen_addresses": "*", "max_connections": strconv.Itoa(b.targets + fleetReserve), "shared_buffers": "128MB",
+	}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	role, err := server.Monitor(ctx)
+	if err != nil {
+		return err
+	}
+	if err := trustLoopback(ctx, server); err != nil {
+		return err
+	}
+	directory, err := os.MkdirTemp("", "benchpeers-")
+	if err != nil {
+		return fmt.Errorf("making a scratch directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(directory)) }()
+	file := filepath.Join(directory, "fleet.yml")
+	var text strings.Builder
+	text.WriteString("log: {enabled: false}\ntargets:\n")
+	for n := range b.targets {
+		fmt.Fprintf(&text, "- {name: %s, target: {dsn: \"postgresql://%s@%s:%d/postgres?sslmode=disable\"}}\n", fleetName(n), role, fleetAddress(n), server.Port)
+	}
+	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
+		return fmt.Errorf("writing the configuration: %w", err)
+	}
+	p.command = slices.Insert(slices.Clone(p.command), 1, "--config.file="+file)
+	program, err := launch(ctx, p, "")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, program.stop()) }()
+	m, err := scrapeFleet(ctx, program, server, b.targets)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(b.out, fleetHead, b.targets, fleetInterval.Seconds())
+	fmt.Fprint(b.out, m.row(p.name))
+	return nil
+}
+
+// trustLoopback lets all addresses of the loopback network in.
+func trustLoopback(ctx context.Context, server *pgtest.Server) error {
+	file, err := os.OpenFile(filepath.Join(server.DataDirectory, "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("letting the fleet in: %w", err)
+	}
+	_, err = file.WriteString("host all all 127.0.0.0/8 trust\n")
+	if err := errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("letting the fleet in: %w", err)
+	}
+	return server.Exec(ctx, "postgres", "SELECT pg_reload_conf()")
+}
+
+// fleetMeasured is what many targets cost.
+type fleetMeasured struct {
+	times     []time.Duration
+	late      int
+	cores     float64
+	server    time.Duration // CPU of a scrape, with all that went on meanwhile
+	rss, peak int64
+	sessions  int
+}
+
+func (m fleetMeasured) row(name string) string {
+	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+	return fmt.Sprintf("| %s | %.1f | %.1f | %d | %.2f | %.1f | %d (%d) | %d |\n", name,
+		ms(quantile(m.times, 0.5)), ms(quantile(m.times, 0.95)), m.late, m.cores, ms(m.server), m.rss>>20, m.peak>>20, m.sessions)
+}
+
+// scrapeFleet scrapes each target in turn, as Prometheus spreads them over the
+// interval. The first round connects and is not counted.
+func scrapeFleet(ctx context.Context, r *program, server *pgtest.Server, targets int) (m fleetMeasured, err error) {
+	pid := r.PID()
+	address := strings.TrimSuffix(r.url, "/metrics") + "/probe?target="
+	var mu sync.Mutex
+	var own, backends time.Duration
+	var counted time.Time
+	gap := fleetInterval / time.Duration(targets)
+	for round := range fleetRounds + 1 {
+		if round == 1 {
+			own, backends, counted = cpu(pid, false), serverCPU(server), time.Now()
+		}
+		began := time.Now()
+		var scraping sync.WaitGroup
+		for n := range targets {
+			if err := wait(ctx, time.Until(began.Add(time.Duration(n)*gap))); err != nil {
+				return m, err
+			}
+			scraping.Go(func() {
+				started := time.Now()
+				body, err := r.get(ctx, address+url.QueryEscape(fleetName(n)))
+				took := time.Since(started)
+				if round == 0 {
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				m.times = append(m.times, took)
+				if err != nil || took > fleetInterval || !strings.Contains(string(body), "\npgintegrity_up 1\n") {
+					m.late++
+				}
+			})
+		}
+		scraping.Wait()
+		if err := wait(ctx, time.Until(began.Add(fleetInterval))); err != nil {
+			return m, err
+		}
+	}
+	m.cores = float64(cpu(pid, false)-own) / float64(time.Since(counted))
+	m.server = (serverCPU(server) - backends) / time.Duration(len(m.times))
+	m.rss, m.peak = memory(pid)
+	return m, server.Query(ctx, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_integrity_exporter%'", &m.sessions)
+}
