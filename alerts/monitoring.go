@@ -114,6 +114,14 @@ func monitoring() Group {
 			Action:      checkCommand,
 		},
 		{
+			Name: "PostgresExporterOverBudget", Expr: `sum by (${target}) (rate(pgintegrity_cost_wait_seconds_total{purpose!="check"}[15m])) > on (${target}) pgintegrity_cost_watch_limit_ratio`,
+			For: 30 * time.Minute, Severity: Warning, Layer: Monitoring,
+			Summary:     "Watching a server costs it more than it should.",
+			Description: "The exporter {{ $labels.instance }} has waited for its server for {{ $value | humanizePercentage }} of the last 15 minutes, checks not counted; limits.watch_share allows less.",
+			Impact:      "The server works for the exporter what it should do for applications, or it is so slow that short statements take long.",
+			Action:      "pgintegrity_cost_wait_seconds_total by purpose says what takes the time. If it is all of it, look at the server, and at the way to it, first.",
+		},
+		{
 			Name: "PostgresStateNotKept", Expr: "pgintegrity_state_up == 0",
 			For: 5 * time.Minute, Severity: Warning, Layer: Monitoring,
 			Summary:     "The exporter cannot write its state.",

@@ -61,6 +61,8 @@ type Sources struct {
 	Incidents func() (incident.Status, error)
 	// Spent is what the exporter's sessions have cost the server; nil is not known.
 	Spent func() []pg.Spent
+	// SpentLimit is limits.watch_share; 0 is none.
+	SpentLimit float64
 	// Maintenance is what is known of maintenance, its windows and the guard; nil
 	// is nothing.
 	Maintenance func() activity.Status
@@ -75,7 +77,7 @@ func All(sources Sources) []Collector {
 		archiverCollector(sources.Observe),
 		businessCollector(sources.Business),
 		checkCollector(),
-		costCollector(sources.Spent),
+		costCollector(sources.Spent, sources.SpentLimit),
 		databaseCollector(sources.Accumulate),
 		databaseConflictsCollector(),
 		horizonCollector(),

@@ -43,22 +43,31 @@ var (
 	}
 )
 
+var costLimit = &Family{
+	Name: Namespace + "cost_watch_limit_ratio", Type: Gauge,
+	Help:   "Share of the time for which everything but the checks may wait for the server (configuration: limits.watch_share); the checks have limits of their own.",
+	Source: "configuration",
+}
+
 // purposes are what the exporter asks the server for while it watches.
 var purposes = []string{"business", "check", "log", "maintenance", "plan", "scrape"}
 
 // costCollector shows what the exporter costs the server. It asks the server
 // nothing.
-func costCollector(spent func() []pg.Spent) Collector {
+func costCollector(spent func() []pg.Spent, limit float64) Collector {
 	return Collector{
 		Name:     "cost",
 		Help:     "What the exporter's own sessions cost the server.",
-		Families: []*Family{costOpened, costOpen, costStatements, costLockTimeouts, costSent, costReceived, costWaited},
+		Families: []*Family{costOpened, costOpen, costStatements, costLockTimeouts, costSent, costReceived, costWaited, costLimit},
 		Snapshot: func(_ *state.Snapshot, sink *Sink) {
 			by := make(map[string]pg.Spent)
 			if spent != nil {
 				for _, s := range spent() {
 					by[s.Purpose] = s
 				}
+			}
+			if limit > 0 {
+				sink.Add(costLimit, limit)
 			}
 			for _, purpose := range purposes {
 				s := by[purpose]

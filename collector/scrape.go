@@ -90,8 +90,9 @@ type report struct {
 // and always with the success and duration of every collector.
 func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 	reports := make([]report, len(s.collectors))
+	leads := s.sources.leads()
 	meanwhile := make(chan []report, 1)
-	go func() { meanwhile <- s.collectKnown() }()
+	go func() { meanwhile <- s.collectKnown(leads) }()
 	var connectError error
 	if s.needsServer() {
 		connectError = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
@@ -101,7 +102,7 @@ func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 	for i, r := range <-meanwhile {
 		c := s.collectors[i]
 		switch {
-		case c.Leader && !s.sources.leads():
+		case c.Leader && !leads:
 			reports[i] = report{sink: newSink(c.Families)}
 		case r.sink != nil:
 			reports[i] = r
@@ -112,12 +113,13 @@ func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 	return s.expose(reports, connectError)
 }
 
-// collectKnown collects what needs no server.
-func (s *Set) collectKnown() []report {
+// collectKnown collects what needs no server, and nothing that only a leader
+// knows when this exporter is none.
+func (s *Set) collectKnown(leads bool) []report {
 	reports := make([]report, len(s.collectors))
 	snapshot := s.sources.Snapshot()
 	for i, c := range s.collectors {
-		if c.Snapshot == nil || c.Leader && !s.sources.leads() {
+		if c.Snapshot == nil || c.Leader && !leads {
 			continue
 		}
 		started := time.Now()

@@ -122,6 +122,9 @@ type Limits struct {
 	ReplicationLag Duration `yaml:"replication_lag"`
 	// ConcurrentChecks is how many checks run at once, in all targets together.
 	ConcurrentChecks int `yaml:"concurrent_checks"`
+	// WatchShare is the share of the time for which everything but the checks may
+	// wait for the server; more is an alert.
+	WatchShare float64 `yaml:"watch_share"`
 	// Findings is how many findings have a series of their own.
 	Findings int `yaml:"findings"`
 }
@@ -164,7 +167,7 @@ func Default() Validated {
 		Invariants:  []check.Invariant{}, Sealed: []check.Sealed{}, MaterializedViews: []check.MaterializedView{}, Transactions: []Transaction{},
 		Limits: Limits{
 			CheckRate: defaultCheckRate, Latency: Duration(100 * time.Millisecond), ReplicationLag: Duration(30 * time.Second), Findings: 50,
-			ConcurrentChecks: 4,
+			ConcurrentChecks: 4, WatchShare: 0.5,
 		},
 		Recovery: defaultRecovery(), Maintenance: defaultMaintenance(), Guard: defaultGuard(), Fleet: defaultFleet(),
 	}}
@@ -292,6 +295,9 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 	}
 	if c.Limits.ConcurrentChecks < 1 || c.Limits.ConcurrentChecks > 100 {
 		return fail("must be between 1 and 100", nil, "limits", "concurrent_checks")
+	}
+	if c.Limits.WatchShare <= 0 || c.Limits.WatchShare > 1 {
+		return fail("must be more than 0 and at most 1", nil, "limits", "watch_share")
 	}
 	if c.Limits.Findings < 1 || c.Limits.Findings > 1000 {
 		return fail("must be between 1 and 1000", nil, "limits", "findings")

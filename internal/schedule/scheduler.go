@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// tick is how often the scheduler looks for a due check.
+	// tick is how often the scheduler looks for a due check. After one it pauses as
+	// long as that took, and for a tick at most: many short ones are soon done.
 	tick = time.Second
 	// planInterval is how often it looks for new and dropped databases.
 	planInterval = time.Minute
@@ -224,8 +225,6 @@ func (s *Scheduler) runSlots(ctx context.Context) {
 	defer s.done.Done()
 	started := time.Now()
 	var planned time.Time
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
 	for {
 		reachable := true
 		if s.takeReplan() || time.Since(planned) >= planInterval {
@@ -237,13 +236,18 @@ func (s *Scheduler) runSlots(ctx context.Context) {
 				s.suspectFindings()
 			}
 		}
-		if c, ok := s.askedFor(); ok && reachable {
+		pause := tick
+		c, due := s.askedFor()
+		if !due {
+			c, due = s.next(started)
+		}
+		if due && reachable {
+			began := time.Now()
 			s.runSlot(ctx, c)
-		} else if c, ok := s.next(started); ok && reachable {
-			s.runSlot(ctx, c)
+			pause = min(pause, time.Since(began))
 		}
 		select {
-		case <-ticker.C:
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return
 		}
