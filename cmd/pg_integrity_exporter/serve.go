@@ -112,10 +112,13 @@ const gcPercent = 50
 
 // openStore opens the state, or goes on in memory when the directory cannot be
 // used: watching matters more than remembering. Another exporter in the same
-// directory is a mistake that must be mended first.
+// directory, or a newer one before this one, is a mistake that must be mended
+// first.
 func (f *serveFlags) openStore() (*state.Store, error) {
 	store, err := state.Open(f.statePath, f.logger)
-	if _, ok := errors.AsType[*state.InUseError](err); ok {
+	_, inUse := errors.AsType[*state.InUseError](err)
+	_, newer := errors.AsType[*state.NewerError](err)
+	if inUse || newer {
 		return nil, err
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -49,25 +52,92 @@ func (e *InUseError) Error() string {
 	return e.Path + " is in use by another pg_integrity_exporter: stop it, or give this one its own --state.path"
 }
 
+// NewerError says that a newer program wrote the state.
+type NewerError struct {
+	// Path is the database file, Format the format that it has.
+	Path, Format string
+}
+
+// Error says what to do.
+func (e *NewerError) Error() string {
+	return fmt.Sprintf("%s has format %s, and this program knows %s: use the newer program, or give this one another --state.path", e.Path, e.Format, formatVersion)
+}
+
 // Open opens or makes the state in a directory. The error is an *InUseError
-// when another process holds it.
+// when another process holds it, and a *NewerError when a newer program wrote it.
 func Open(directory string, logger *slog.Logger) (*Store, error) {
 	if err := os.MkdirAll(directory, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w (choose another with --state.path)", err)
 	}
 	path := filepath.Join(directory, fileName)
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType})
-	if err != nil {
-		if errors.Is(err, bolterrors.ErrTimeout) {
-			return nil, &InUseError{Path: path}
+	store := &Store{directory: directory, logger: logger, targets: make(map[string]*Target)}
+	err := guarded(func() (err error) {
+		store.db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: lockTimeout, FreelistType: bolt.FreelistMapType})
+		return err
+	})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return nil, &InUseError{Path: path}
+	}
+	if err == nil {
+		if err = guarded(store.verify); err != nil {
+			err = errors.Join(err, guarded(store.db.Close))
 		}
+	}
+	if newer, ok := errors.AsType[*NewerError](err); ok {
+		return nil, newer
+	}
+	if err != nil {
 		return nil, fmt.Errorf("opening the state: %s: %w (move the file away to start anew, or choose another directory with --state.path)", path, err)
 	}
-	store := &Store{db: db, directory: directory, logger: logger, targets: make(map[string]*Target)}
-	if err := store.checkVersion(); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), db.Close())
-	}
 	return store, nil
+}
+
+// guarded makes errors of what a damaged file does to its reader: panics, and
+// faults where the file ends too early.
+func guarded(use func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("the file is damaged: %v", cause)
+		}
+	}()
+	return use()
+}
+
+// verify reads everything before anything is written: a damaged file is left as
+// it is.
+func (s *Store) verify() error {
+	if err := s.db.View(s.known); err != nil {
+		return err
+	}
+	return s.db.Update(func(tx *bolt.Tx) error {
+		meta, err := tx.CreateBucketIfNotExists(metaBucket)
+		if err != nil || meta.Get(versionKey) != nil {
+			return err
+		}
+		return meta.Put(versionKey, []byte(formatVersion))
+	})
+}
+
+// known says whether this program knows the format, and everything in it.
+func (s *Store) known(tx *bolt.Tx) error {
+	if meta := tx.Bucket(metaBucket); meta != nil {
+		if version := meta.Get(versionKey); version != nil && string(version) != formatVersion {
+			if _, err := strconv.ParseUint(string(version), 10, 16); err != nil {
+				return fmt.Errorf("the file is damaged: its format is %q", version)
+			}
+			return &NewerError{Path: s.db.Path(), Format: string(version)}
+		}
+	}
+	return tx.ForEach(func(name []byte, bucket *bolt.Bucket) error {
+		if !bytes.HasPrefix(name, targetPrefix) {
+			return nil
+		}
+		if err := newSnapshot().load(bucket); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
+	})
 }
 
 // InMemory is a store that forgets everything when the process ends; its
@@ -93,23 +163,6 @@ var (
 	metaBucket = []byte("meta")
 	versionKey = []byte("version")
 )
-
-func (s *Store) checkVersion() error {
-	return s.db.Update(func(tx *bolt.Tx) error {
-		meta, err := tx.CreateBucketIfNotExists(metaBucket)
-		if err != nil {
-			return err
-		}
-		version := meta.Get(versionKey)
-		if version == nil {
-			return meta.Put(versionKey, []byte(formatVersion))
-		}
-		if string(version) != formatVersion {
-			return fmt.Errorf("the state has format %s, this program knows %s: use the newer program, or move the file away", version, formatVersion)
-		}
-		return nil
-	})
-}
 
 // complain logs a failed write once, until it changes.
 func (s *Store) complain(err error) {
@@ -161,6 +214,7 @@ var (
 	missedKey       = []byte("missed_slots")
 	accumulatorsKey = []byte("accumulators")
 	positionsKey    = []byte("log_positions")
+	oldPositionKey  = []byte("log_position") // of the only source, before there were several
 	samplesKey      = []byte("log_samples")
 	countersBucket  = []byte("log_counters")
 )
@@ -173,17 +227,19 @@ type runCount struct {
 }
 
 func (s *Store) write(target string, snapshot *Snapshot, records []record) error {
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		bucket, err := tx.CreateBucketIfNotExists(targetBucket(target))
-		if err != nil {
-			return err
-		}
-		for _, r := range records {
-			if err := r.put(bucket, snapshot); err != nil {
+	err := guarded(func() error {
+		return s.db.Update(func(tx *bolt.Tx) error {
+			bucket, err := tx.CreateBucketIfNotExists(targetBucket(target))
+			if err != nil {
 				return err
 			}
-		}
-		return nil
+			for _, r := range records {
+				if err := r.put(bucket, snapshot); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("writing the state: %w", err)
@@ -191,7 +247,9 @@ func (s *Store) write(target string, snapshot *Snapshot, records []record) error
 	return nil
 }
 
-func targetBucket(name string) []byte { return []byte("target " + name) }
+var targetPrefix = []byte("target ")
+
+func targetBucket(name string) []byte { return append(bytes.Clone(targetPrefix), name...) }
 
 func (r record) put(bucket *bolt.Bucket, s *Snapshot) error {
 	switch r.kind {
@@ -208,7 +266,7 @@ func (r record) put(bucket *bolt.Bucket, s *Snapshot) error {
 	case recordAccumulators:
 		return putJSON(bucket, accumulatorsKey, s.accumulators)
 	case recordPositions:
-		return putJSON(bucket, positionsKey, s.positions)
+		return errors.Join(putJSON(bucket, positionsKey, s.positions), bucket.Delete(oldPositionKey))
 	case recordSamples:
 		return putJSON(bucket, samplesKey, s.Samples)
 	case recordCounter:
@@ -250,22 +308,17 @@ func (s *Store) Target(name string) (*Target, error) {
 }
 
 func (s *Store) load(name string) (*Target, error) {
-	snapshot := &Snapshot{
-		Up:           s.usable(),
-		Counters:     make(map[pglog.Counter]uint64),
-		Runs:         make(map[RunKey]uint64),
-		MissedSlots:  make(map[string]uint64),
-		Held:         make(map[Pressure]time.Duration),
-		accumulators: make(map[string]accumulator),
-		positions:    make(map[string]pglog.Position),
-	}
+	snapshot := newSnapshot()
+	snapshot.Up = s.usable()
 	if s.usable() {
-		err := s.db.View(func(tx *bolt.Tx) error {
-			bucket := tx.Bucket(targetBucket(name))
-			if bucket == nil {
-				return nil
-			}
-			return snapshot.load(bucket)
+		err := guarded(func() error {
+			return s.db.View(func(tx *bolt.Tx) error {
+				bucket := tx.Bucket(targetBucket(name))
+				if bucket == nil {
+					return nil
+				}
+				return snapshot.load(bucket)
+			})
 		})
 		if err != nil {
 			return nil, fmt.Errorf("reading the state of %s: %w", name, err)
@@ -276,8 +329,23 @@ func (s *Store) load(name string) (*Target, error) {
 	return target, nil
 }
 
+func newSnapshot() *Snapshot {
+	return &Snapshot{
+		Counters:     make(map[pglog.Counter]uint64),
+		Runs:         make(map[RunKey]uint64),
+		MissedSlots:  make(map[string]uint64),
+		Held:         make(map[Pressure]time.Duration),
+		accumulators: make(map[string]accumulator),
+		positions:    make(map[string]pglog.Position),
+	}
+}
+
+// anySource is where the position is that was kept before sources had names.
+const anySource = ""
+
 func (s *Snapshot) load(bucket *bolt.Bucket) error {
 	var runs []runCount
+	var old pglog.Position
 	for _, part := range []struct {
 		key  []byte
 		into any
@@ -290,6 +358,7 @@ func (s *Snapshot) load(bucket *bolt.Bucket) error {
 		{accumulatorsKey, &s.accumulators},
 		{positionsKey, &s.positions},
 		{samplesKey, &s.Samples},
+		{oldPositionKey, &old},
 	} {
 		content := bucket.Get(part.key)
 		if content == nil {
@@ -298,6 +367,9 @@ func (s *Snapshot) load(bucket *bolt.Bucket) error {
 		if err := json.Unmarshal(content, part.into); err != nil {
 			return fmt.Errorf("%s: %w", part.key, err)
 		}
+	}
+	if old != (pglog.Position{}) {
+		s.positions[anySource] = old
 	}
 	for _, run := range runs {
 		s.Runs[run.RunKey] = run.Count

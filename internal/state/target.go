@@ -289,7 +289,13 @@ func (t *Target) MissedSlot(name string) {
 
 // LogPosition is where the reader of a source of the log is to go on; the zero
 // position is the beginning of everything.
-func (t *Target) LogPosition(source string) pglog.Position { return t.Snapshot().positions[source] }
+func (t *Target) LogPosition(source string) pglog.Position {
+	positions := t.Snapshot().positions
+	if position, known := positions[source]; known {
+		return position
+	}
+	return positions[anySource]
+}
 
 // CommitLog keeps what a log reader has read and found since the last call,
 // together with the position behind it.
@@ -309,6 +315,7 @@ func (t *Target) CommitLog(batch pglog.Batch, findings []Finding) {
 	}
 	t.change(func(next *Snapshot) {
 		if batch.Source != "" {
+			delete(next.positions, anySource)
 			next.positions[batch.Source] = batch.Position
 		}
 		for counter, n := range batch.Counts {
