@@ -69,11 +69,6 @@ func (f *serveFlags) serve(ctx context.Context) int {
 	return 0
 }
 
-// gcPercent makes the garbage collector run twice as often as usual: what is in
-// use is a few MiB, so it costs next to nothing, and memory is what the server
-// beside the exporter could use.
-const gcPercent = 50
-
 // watch serves until ctx ends.
 func (f *serveFlags) watch(ctx context.Context) error {
 	if f.target != "" {
@@ -82,11 +77,7 @@ func (f *serveFlags) watch(ctx context.Context) error {
 	if slices.ContainsFunc(os.Args, func(argument string) bool { return secret.Mask(argument) != argument }) {
 		f.logger.Warn("the command line has a password, which every user of this machine can read: use a passfile, dsn_file or DATA_SOURCE_PASS_FILE (docs/security.md)")
 	}
-<<<<<<< HEAD
 	if os.Getenv("GOGC") == "" {
-=======
-	if _, given := f.environment("GOGC"); !given {
->>>>>>> ee0b068 (docs: three sessions, who pays, the changes; serve: memory for the server beside the exporter)
 		debug.SetGCPercent(gcPercent)
 	}
 	store, err := f.openStore()

@@ -17,8 +17,8 @@ import (
 )
 
 // The fleet is one real server under many names: each target is an address of
-// its own of the loopback network, and has its own sessions and its own state.
-// Each is scraped every fleetInterval, for fleetRounds of them.
+// its own of the loopback network, and has a session of its own. Each is probed
+// every fleetInterval, for fleetRounds of them.
 const (
 	fleetTargets  = 1000
 	fleetInterval = 15 * time.Second
@@ -31,16 +31,15 @@ const (
 const fleetHead = `
 ## (d) %d targets, each scraped every %.0f s
 
-One real server under many names: each target is an address of its own of the loopback network (127.1.x.y), with its own session, checks
-and state in one exporter. The log is not read: a fleet sends it (log.listen), or each server has an exporter of its own beside it. Up to
-4 checks run at once in all targets together (limits.concurrent_checks), and none of the targets has been checked before.
+One real server under many names: each target is an address of its own of the loopback network (127.1.x.y), named in /probe, with a
+session of its own. What a server shows of its sessions is therefore about all %[1]d at once. A probe collects metrics alone; checks, log and
+maintenance are for targets in the configuration.
 
-| exporter | p50 ms | p95 ms | late or failed | CPU cores own | CPU ms server per scrape | memory MiB (peak) | sessions |
+| exporter | p50 ms | p95 ms | late or failed | CPU cores own | CPU ms server per probe | memory MiB (peak) | sessions |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 `
 
-// fleetName and fleetAddress are those of a target.
-func fleetName(n int) string    { return fmt.Sprintf("server%d", n) }
+// fleetAddress is that of a target.
 func fleetAddress(n int) string { return fmt.Sprintf("127.1.%d.%d", n/250, 1+n%250) }
 
 // measureFleet measures this exporter with many targets.
@@ -65,16 +64,16 @@ func (b *bench) measureFleet(ctx context.Context, install pgtest.Install, p peer
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(directory)) }()
 	file := filepath.Join(directory, "fleet.yml")
-	var text strings.Builder
-	text.WriteString("log: {enabled: false}\ntargets:\n")
-	for n := range b.targets {
-		fmt.Fprintf(&text, "- {name: %s, target: {dsn: \"postgresql://%s@%s:%d/postgres?sslmode=disable\"}}\n", fleetName(n), role, fleetAddress(n), server.Port)
-	}
-	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
+	text := fmt.Sprintf(`log: {enabled: false}
+maintenance: {enabled: false}
+probe: {allow: ["127.1.*:%d"], max_targets: %d, max_concurrent: 100}
+auth_modules: {fleet: {type: userpass, userpass: {username: %s}, options: {sslmode: disable}}}
+`, server.Port, b.targets, role)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing the configuration: %w", err)
 	}
 	p.command = slices.Insert(slices.Clone(p.command), 1, "--config.file="+file)
-	program, err := launch(ctx, p, "")
+	program, err := launch(ctx, p, server.DSN("postgres", role))
 	if err != nil {
 		return err
 	}
@@ -121,7 +120,7 @@ func (m fleetMeasured) row(name string) string {
 // interval. The first round connects and is not counted.
 func scrapeFleet(ctx context.Context, r *program, server *pgtest.Server, targets int) (m fleetMeasured, err error) {
 	pid := r.PID()
-	address := strings.TrimSuffix(r.url, "/metrics") + "/probe?target="
+	address := strings.TrimSuffix(r.url, "/metrics") + "/probe?auth_module=fleet&target="
 	var mu sync.Mutex
 	var own, backends time.Duration
 	var counted time.Time
@@ -138,7 +137,7 @@ func scrapeFleet(ctx context.Context, r *program, server *pgtest.Server, targets
 			}
 			scraping.Go(func() {
 				started := time.Now()
-				body, err := r.get(ctx, address+url.QueryEscape(fleetName(n)))
+				body, err := r.get(ctx, address+url.QueryEscape(fmt.Sprintf("%s:%d/postgres", fleetAddress(n), server.Port)))
 				took := time.Since(started)
 				if round == 0 {
 					return
@@ -146,7 +145,13 @@ func scrapeFleet(ctx context.Context, r *program, server *pgtest.Server, targets
 				mu.Lock()
 				defer mu.Unlock()
 				m.times = append(m.times, took)
-				if err != nil || took > fleetInterval || !strings.Contains(string(body), "\npgintegrity_up 1\n") {
+				if err == nil && !strings.Contains(string(body), "\npgintegrity_up 1\n") {
+					err = errors.New("the server counts as down")
+				}
+				if err != nil && m.late == 0 {
+					fmt.Fprintln(os.Stderr, "the first failed probe:", err)
+				}
+				if err != nil || took > fleetInterval {
 					m.late++
 				}
 			})
