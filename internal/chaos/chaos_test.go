@@ -115,6 +115,12 @@ func faults() []fault {
 	}
 }
 
+// Memory is flat when after the first rounds it does not grow by more than this.
+const (
+	settlingRounds = 3
+	maxGrowth      = 8 << 20
+)
+
 // TestChaos makes one thing after the other go wrong, and looks at the end for
 // what was left behind. Nothing runs beside it: goroutines and files are counted.
 func TestChaos(t *testing.T) {
@@ -122,6 +128,7 @@ func TestChaos(t *testing.T) {
 	s := begin(t, server, config)
 	s.settled(t)
 	before := s.debris(t)
+	var settled uint64 // memory in use after the first rounds
 	for began, round := time.Now(), 0; round == 0 || time.Since(began) < *duration; round++ {
 		for _, f := range faults() {
 			if f.long && testing.Short() {
@@ -141,6 +148,11 @@ func TestChaos(t *testing.T) {
 			runtime.GC()
 			runtime.ReadMemStats(&memory)
 			t.Logf("round %d: %d MiB in use", round, memory.HeapInuse>>20)
+			if round <= settlingRounds {
+				settled = max(settled, memory.HeapInuse)
+			} else if memory.HeapInuse > settled+maxGrowth {
+				t.Fatalf("memory grows: %d MiB after round %d, at most %d MiB in the first %d", memory.HeapInuse>>20, round, settled>>20, settlingRounds)
+			}
 		}
 	}
 }

@@ -147,6 +147,11 @@ func (t *Target) open(ctx context.Context, database string, purpose Purpose, bar
 		return nil, &ConnectError{Target: t.Name(), err: err}
 	}
 	facts, err := readFacts(ctx, conn)
+	if err == nil && !facts.Pooled && conn.PgConn().ParameterStatus("server_encoding") == "SQL_ASCII" {
+		// The server does not know what its bytes mean. Asked for UTF8, it refuses to
+		// send those that are none, in names and values.
+		_, err = conn.Exec(ctx, "SET client_encoding = 'SQL_ASCII'")
+	}
 	if err != nil {
 		(&Conn{Conn: conn}).Close()
 		return nil, err
