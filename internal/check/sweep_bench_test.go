@@ -46,7 +46,7 @@ func BenchmarkSweep(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(size)
 			for b.Loop() {
-				if out, err := exec.CommandContext(b.Context(), "pg_amcheck", append([]string{"--dbname=" + server.DSN("postgres"), "--jobs=1"}, options...)...).CombinedOutput(); err != nil {
+				if out, err := exec.CommandContext(b.Context(), "pg_amcheck", append(options, "--jobs=1", server.DSN("postgres"))...).CombinedOutput(); err != nil {
 					b.Skipf("pg_amcheck: %v %s", err, out)
 				}
 			}

@@ -57,7 +57,7 @@ func amcheck(t *testing.T, server *pgtest.Server, schema string) string {
 	before := crashes(server)
 	ctx, cancel := context.WithTimeout(t.Context(), peerLimit)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "pg_amcheck", "--dbname="+server.DSN("lab"), "--schema="+schema, "--heapallindexed", "--parent-check", "--rootdescend").CombinedOutput()
+	out, err := exec.CommandContext(ctx, "pg_amcheck", "--schema="+schema, "--heapallindexed", "--parent-check", "--rootdescend", server.DSN("lab")).CombinedOutput()
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
