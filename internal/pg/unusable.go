@@ -18,9 +18,11 @@ const (
 	// session made the server restart: it must not be the exporter that does so
 	// again and again.
 	panicPause = 24 * time.Hour
-	// deathPause is that after an attempt that ended without a word while the server
-	// restarted, which may have had another cause. It doubles with each in a row.
+	// deathPause is that after attempts in a row that ended without a word while the
+	// server restarted, of which some may have had another cause: from freeDeaths on,
+	// and twice as long with each more.
 	deathPause = time.Minute
+	freeDeaths = 3
 	// restartLimit is how long a server is waited for that an attempt made restart.
 	restartLimit = 30 * time.Second
 )
@@ -54,7 +56,7 @@ func (e *UnusableError) Unwrap() error { return e.err }
 type unusable struct {
 	mu   sync.Mutex
 	left map[string]left
-	// restarted is when an attempt last made the server restart.
+	// restarted is when an attempt last made the server restart for certain.
 	restarted time.Time
 }
 
@@ -62,7 +64,8 @@ type unusable struct {
 type left struct {
 	err   error
 	until time.Time
-	pause time.Duration
+	// deaths are the attempts in a row that ended without a word.
+	deaths int
 }
 
 // lookup gives the error of a database that is left alone now.
@@ -87,20 +90,21 @@ func (u *unusable) leave(database string, err error, panicked bool) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := time.Now()
-	l := left{pause: panicPause}
-	if !panicked {
-		l.pause = min(max(2*u.left[database].pause, deathPause), panicPause)
-	}
-	l.until = now.Add(l.pause)
+	l := left{deaths: u.left[database].deaths}
 	if panicked {
+		u.restarted, l.until = now, now.Add(panicPause)
 		l.err = &UnusableError{Database: database, Restarts: true, Until: l.until, err: err}
 	} else {
-		l.err = fmt.Errorf("%w; the server restarted at that moment, so database %q is left alone until %s", err, database, l.until.UTC().Format(time.RFC3339))
+		l.err = err
+		if l.deaths++; l.deaths >= freeDeaths {
+			l.until = now.Add(min(deathPause<<min(l.deaths-freeDeaths, 20), panicPause))
+			l.err = fmt.Errorf("%w; the server restarted at that moment, again, so database %q is left alone until %s", err, database, l.until.UTC().Format(time.RFC3339))
+		}
 	}
 	if u.left == nil {
 		u.left = make(map[string]left)
 	}
-	u.left[database], u.restarted = l, now
+	u.left[database] = l
 	return l.err
 }
 
@@ -169,13 +173,11 @@ func (t *Target) examine(ctx context.Context, database string, err error) error 
 
 // restarts says that the server is starting again; it gives it a moment to notice.
 func (t *Target) restarts(ctx context.Context) bool {
-	for range 10 {
-		if state := t.answer(ctx); state != "" {
-			return state == cannotConnectNow
-		}
-		wait(ctx, restartPoll)
+	if state := t.answer(ctx); state != "" {
+		return state == cannotConnectNow
 	}
-	return false
+	wait(ctx, restartPoll)
+	return t.answer(ctx) == cannotConnectNow
 }
 
 // awaitStart waits until the server has started again.
