@@ -30,10 +30,10 @@ func (r *row) count(column, result string) {
 
 // cell is what was found of what was tried.
 func (r *row) cell(column string) string {
-	switch tried, found := r.tried[column], r.found[column]; {
-	case tried == 0:
+	switch tried, found := r.tried[column], r.found[column]; tried {
+	case 0:
 		return ""
-	case tried == found:
+	case found:
 		return "all"
 	default:
 		return fmt.Sprintf("%d of %d", found, tried)

@@ -168,7 +168,7 @@ func (w *Watcher) isHere(ctx context.Context, s settings, pattern string) error 
 	session := &session{lane: w.lane}
 	listed, err := session.List(ctx)
 	if err != nil {
-		return nil // without pg_monitor nobody can tell, and the directory is there
+		return nil //nolint:nilerr // without pg_monitor nobody can tell, and the directory is there
 	}
 	for _, f := range listed {
 		if matched, err := filepath.Match(pattern, f.Name); err != nil || !matched {

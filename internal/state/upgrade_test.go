@@ -140,7 +140,7 @@ func TestNewer(t *testing.T) {
 // be read is left as it is.
 func TestRuinedState(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // garbage
+	random := rand.New(rand.NewPCG(1, 2))
 	whole, err := os.ReadFile(filepath.Join(written(t, "6d0fe9b"), "state.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +175,7 @@ func TestRuinedState(t *testing.T) {
 		content := bytes.Clone(whole)
 		at := random.IntN(len(content))
 		for i := at; i < min(len(content), at+1+random.IntN(2000)); i++ {
-			content[i] = byte(random.Uint32()) //nolint:gosec // garbage
+			content[i] = byte(random.Uint32())
 		}
 		try("garbage", content)
 	}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"compress/gzip"
 	"io"
 	"log/slog"
@@ -20,7 +21,7 @@ var (
 		compressor, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // the level is valid
 		return compressor
 	}}
-	texts = sync.Pool{New: func() any { return new(textWriter) }}
+	texts = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 )
 
 // expose writes families in the format that the client prefers. They were
@@ -29,7 +30,7 @@ func expose(w http.ResponseWriter, r *http.Request, logger *slog.Logger, familie
 	format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultAcceptedFormats()...)
 	w.Header().Set("Content-Type", string(format))
 	w.Header().Set("Vary", "Accept-Encoding")
-	text := texts.Get().(*textWriter) //nolint:forcetypeassert // the pool holds nothing else
+	text := texts.Get().(*bytes.Buffer) //nolint:forcetypeassert // the pool holds nothing else
 	defer texts.Put(text)
 	text.Reset()
 	if err := encode(text, format, families); err != nil {
@@ -54,22 +55,17 @@ func expose(w http.ResponseWriter, r *http.Request, logger *slog.Logger, familie
 }
 
 // encode writes families in a format.
-func encode(text *textWriter, format expfmt.Format, families [][]*dto.MetricFamily) error {
-	var ours bool
-	text.openMetrics, ours = writes(format)
-	write := text.family
-	if !ours {
-		write = expfmt.NewEncoder(text, format).Encode
-	}
+func encode(text *bytes.Buffer, format expfmt.Format, families [][]*dto.MetricFamily) error {
+	encoder := expfmt.NewEncoder(text, format)
 	for _, list := range families {
 		for _, family := range list {
-			if err := write(family); err != nil {
+			if err := encoder.Encode(family); err != nil {
 				return err
 			}
 		}
 	}
-	if text.openMetrics {
-		text.WriteString("# EOF\n")
+	if end, ok := encoder.(expfmt.Closer); ok {
+		return end.Close()
 	}
 	return nil
 }

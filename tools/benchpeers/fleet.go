@@ -93,7 +93,7 @@ func trustLoopback(ctx context.Context, server *pgtest.Server) error {
 	if err != nil {
 		return fmt.Errorf("letting the fleet in: %w", err)
 	}
-	_, err = file.WriteString("host all all 127.0.0.0/8 trust\n")
+	_, err = file.WriteString("host all all 127.0.0.0/8 trust\n") //nolint:dupword // databases and users
 	if err := errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("letting the fleet in: %w", err)
 	}
