@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"pg_integrity_exporter/internal/pg"
 )
 
 // verdict says what an error of the server means for the relation that was
@@ -72,13 +74,7 @@ func text(err error) string {
 }
 
 // sqlstate is the SQLSTATE of an error of the server.
-func sqlstate(err error) string {
-	var pgError *pgconn.PgError
-	if !errors.As(err, &pgError) {
-		return ""
-	}
-	return pgError.Code
-}
+func sqlstate(err error) string { return pg.SQLState(err) }
 
 var (
 	blockWord = regexp.MustCompile(`\b(?:block|blocks|Block|page|tid=\()[ =]*(\d+)`)

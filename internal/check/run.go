@@ -104,10 +104,7 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	if by := s.scope.Heaps.lost(); by != "" {
 		return fmt.Errorf("left alone: the server process of the check %s died while it read the catalogues", by)
 	}
-	conn, err := target.Connect(ctx, s.database, pg.Purpose{
-		Name: "check", StatementTimeout: statementTimeout, LockTimeout: lockTimeout, CancelOnServer: true,
-		ConnectTimeout: connectTimeout, GiveWay: s.scope.GiveWay, Patient: true,
-	})
+	conn, err := s.connect(ctx, target)
 	if pooled, ok := errors.AsType[*pg.PooledError](err); ok {
 		s.skipf("%v", pooled)
 		return nil
@@ -133,12 +130,19 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	return errors.Join(s.finishPass(ctx), s.lookForDropped(ctx))
 }
 
+func (s *session) connect(ctx context.Context, target *pg.Target) (*pg.Conn, error) {
+	return target.Connect(ctx, s.database, pg.Purpose{
+		Name: "check", StatementTimeout: statementTimeout, LockTimeout: lockTimeout, CancelOnServer: true,
+		ConnectTimeout: connectTimeout, GiveWay: s.scope.GiveWay, Patient: true,
+	})
+}
+
 // foundUnusable reports a database in which no session can be opened. What did not
 // make the server restart is tried once more.
 func (s *session) foundUnusable(ctx context.Context, target *pg.Target, unusable *pg.UnusableError) error {
 	if !unusable.Restarts {
 		pauseToConfirm(ctx)
-		conn, err := target.Connect(ctx, s.database, pg.Purpose{Name: "check", StatementTimeout: connectTimeout, LockTimeout: lockTimeout, ConnectTimeout: connectTimeout, Patient: true})
+		conn, err := s.connect(ctx, target)
 		if err == nil {
 			conn.Close()
 			return errors.New("a session could be opened only at the second attempt: " + unusable.Error())

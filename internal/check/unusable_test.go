@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/pgtest"
@@ -70,10 +69,10 @@ func TestUnusable(t *testing.T) {
 	})
 }
 
-// restarts counts how often the server restarted because of a crash.
+// restarts counts how often the server restarted because of a crash; it says so
+// before it accepts sessions again.
 func restarts(t *testing.T, server *pgtest.Server) int {
 	t.Helper()
-	time.Sleep(100 * time.Millisecond) // what is being written
 	content, err := os.ReadFile(filepath.Join(server.Directory, "output.log"))
 	if err != nil {
 		t.Fatal(err)

@@ -207,10 +207,7 @@ func (t *Target) answer(ctx context.Context) string {
 	if err == nil {
 		conn.Close(ctx) //nolint:errcheck,gosec // a pooler may take any name
 	}
-	if pgError, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pgError.Code
-	}
-	return ""
+	return SQLState(err)
 }
 
 func wait(ctx context.Context, d time.Duration) {
