@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 const (
@@ -117,23 +115,11 @@ func (s *session) blame(ctx context.Context, name string, err error) {
 }
 
 // tellDied reports that the server process died that was reading a relation, when
-// the server proves it: it does not accept sessions because it is starting again.
-// A broken network ends a session, too, and proves nothing.
+// the server proves it.
 func (s *session) tellDied(ctx context.Context, name string) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	restarting := false
-	for range 10 {
-		conn, err := pgx.ConnectConfig(ctx, s.conn.Config())
-		if err == nil {
-			conn.Close(ctx) //nolint:errcheck,gosec // nothing was asked
-		}
-		if restarting = sqlstate(err) == "57P03"; restarting {
-			break
-		}
-		pauseToConfirm(ctx)
-	}
-	if !restarting {
+	if !s.target.Restarting(ctx) {
 		return
 	}
 	relation := RelationName{"pg_catalog", "pg_class"}

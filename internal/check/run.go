@@ -34,6 +34,7 @@ const (
 
 // session is one run of one check in one database.
 type session struct {
+	target *pg.Target
 	conn   *pg.Conn
 	scope  Scope
 	logger *slog.Logger
@@ -76,10 +77,10 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 		result.Database = ""
 	}
 	s := &session{
-		scope: scope, logger: logger, name: c.Name, database: database, home: target.Database(), server: c.Server, result: &result,
+		target: target, scope: scope, logger: logger, name: c.Name, database: database, home: target.Database(), server: c.Server, result: &result,
 		ofRelation: make(map[RelationName]int), seen: make(map[string]bool),
 	}
-	if err := s.connectAndRun(ctx, target, c); err != nil {
+	if err := s.connectAndRun(ctx, c); err != nil {
 		s.problem("", err)
 	}
 	result.Finished = time.Now()
@@ -100,17 +101,17 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 	return result
 }
 
-func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check) error {
+func (s *session) connectAndRun(ctx context.Context, c Check) error {
 	if by := s.scope.Heaps.lost(); by != "" {
 		return fmt.Errorf("left alone: the server process of the check %s died while it read the catalogues", by)
 	}
-	conn, err := s.connect(ctx, target)
+	conn, err := s.connect(ctx)
 	if pooled, ok := errors.AsType[*pg.PooledError](err); ok {
 		s.skipf("%v", pooled)
 		return nil
 	}
 	if unusable, ok := errors.AsType[*pg.UnusableError](err); ok && c.Name == "catalog" {
-		return s.foundUnusable(ctx, target, unusable)
+		return s.foundUnusable(ctx, unusable)
 	}
 	if err != nil {
 		return fmt.Errorf("%w (%s)", err, pg.FailureOf(err).Advice())
@@ -130,8 +131,8 @@ func (s *session) connectAndRun(ctx context.Context, target *pg.Target, c Check)
 	return errors.Join(s.finishPass(ctx), s.lookForDropped(ctx))
 }
 
-func (s *session) connect(ctx context.Context, target *pg.Target) (*pg.Conn, error) {
-	return target.Connect(ctx, s.database, pg.Purpose{
+func (s *session) connect(ctx context.Context) (*pg.Conn, error) {
+	return s.target.Connect(ctx, s.database, pg.Purpose{
 		Name: "check", StatementTimeout: statementTimeout, LockTimeout: lockTimeout, CancelOnServer: true,
 		ConnectTimeout: connectTimeout, GiveWay: s.scope.GiveWay, Patient: true,
 	})
@@ -139,10 +140,10 @@ func (s *session) connect(ctx context.Context, target *pg.Target) (*pg.Conn, err
 
 // foundUnusable reports a database in which no session can be opened. What did not
 // make the server restart is tried once more.
-func (s *session) foundUnusable(ctx context.Context, target *pg.Target, unusable *pg.UnusableError) error {
+func (s *session) foundUnusable(ctx context.Context, unusable *pg.UnusableError) error {
 	if !unusable.Restarts {
 		pauseToConfirm(ctx)
-		conn, err := s.connect(ctx, target)
+		conn, err := s.connect(ctx)
 		if err == nil {
 			conn.Close()
 			return errors.New("a session could be opened only at the second attempt: " + unusable.Error())

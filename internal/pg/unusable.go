@@ -163,7 +163,7 @@ func (t *Target) examine(ctx context.Context, database string, err error) error 
 	case panicking:
 		return t.unusable.leave(database, err, true)
 	case silent:
-		if t.restarts(ctx) {
+		if t.Restarting(ctx) {
 			return t.unusable.leave(database, err, false)
 		}
 	case noDamage:
@@ -171,13 +171,17 @@ func (t *Target) examine(ctx context.Context, database string, err error) error 
 	return err
 }
 
-// restarts says that the server is starting again; it gives it a moment to notice.
-func (t *Target) restarts(ctx context.Context) bool {
-	if state := t.answer(ctx); state != "" {
-		return state == cannotConnectNow
+// Restarting says that the server is starting again, after a session of it ended
+// without a word: a process of it died then. A broken network ends a session, too.
+// The server is given a second to notice.
+func (t *Target) Restarting(ctx context.Context) bool {
+	for range noticeAttempts {
+		if t.answer(ctx) == cannotConnectNow {
+			return true
+		}
+		wait(ctx, restartPoll)
 	}
-	wait(ctx, restartPoll)
-	return t.answer(ctx) == cannotConnectNow
+	return false
 }
 
 // awaitStart waits until the server has started again.
@@ -195,6 +199,7 @@ func (t *Target) awaitStart(ctx context.Context) {
 const (
 	cannotConnectNow = "57P03"
 	restartPoll      = 100 * time.Millisecond
+	noticeAttempts   = 10
 )
 
 // answer is the SQLSTATE with which the server refuses a session in a database that
