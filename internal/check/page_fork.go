@@ -84,9 +84,8 @@ func (r *reader) forks(ctx context.Context) ([]fork, error) {
 
 // storageSQL lists how the columns of some relations are stored. ACCESS SHARE on
 // catalogues only.
-const storageSQL = `SELECT a.attrelid, a.attlen, a.attalign::text, a.atttypid, coalesce(e.oid, 0)
-	FROM pg_attribute a LEFT JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
-	WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 ORDER BY a.attrelid, a.attnum`
+const storageSQL = `SELECT attrelid, attlen, attalign::text, atttypid FROM pg_attribute
+	WHERE attrelid = ANY ($1::oid[]) AND attnum > 0 ORDER BY attrelid, attnum`
 
 // columns makes sure that the columns of a relation are known. They are asked for
 // many at a time, and forgotten when others are needed.
@@ -123,20 +122,31 @@ func hasColumns(f *fork) bool {
 }
 
 func (r *reader) columnsOf(ctx context.Context, oids []uint32, byOID map[uint32]*fork) error {
+	type column struct {
+		Relation uint32
+		Length   int16
+		Align    string
+		Type     uint32
+	}
 	rows, err := r.conn.Query(ctx, storageSQL, oids)
 	if err != nil {
 		return fmt.Errorf("listing columns: %w", err)
 	}
-	var oid, typeOID, element uint32
-	var length int16
-	var align string
-	_, err = pgx.ForEachRow(rows, []any{&oid, &length, &align, &typeOID, &element}, func() error {
-		f := byOID[oid]
-		f.relation.Columns = append(f.relation.Columns, page.NewColumn(length, align[0], typeOID, element, r.utf8 && !f.Shared))
-		return nil
-	})
+	columns, err := pgx.CollectRows(rows, pgx.RowToStructByPos[column])
 	if err != nil {
 		return fmt.Errorf("listing columns: %w", err)
+	}
+	named := make([]uint32, len(columns))
+	for i, c := range columns {
+		named[i] = c.Type
+	}
+	types, err := r.types(ctx, named)
+	if err != nil {
+		return err
+	}
+	for _, c := range columns {
+		f := byOID[c.Relation]
+		f.relation.Columns = append(f.relation.Columns, page.NewColumn(c.Length, c.Align[0], storedType(types[c.Type], f.relation.Kind), r.utf8 && !f.Shared))
 	}
 	for _, f := range byOID {
 		if len(f.relation.Columns) != f.natts {
@@ -145,3 +155,18 @@ func (r *reader) columnsOf(ctx context.Context, oids []uint32, byOID map[uint32]
 	}
 	return nil
 }
+
+// storedType is what the values of a column are like in a kind of relation. GiST
+// and GIN keep what their operator classes make of them.
+func storedType(t *page.Type, kind page.Kind) *page.Type {
+	if t == nil || kind == page.Heap || kind == page.Btree {
+		return t
+	}
+	if t.Kind != 'b' || t.Of != 0 || t.OID == inetOID {
+		return nil
+	}
+	return t
+}
+
+// inetOID is the type of addresses, of which inet_ops keeps something else.
+const inetOID = 869

@@ -24,21 +24,22 @@ const kindsSQL = `CREATE TABLE t (i int, p point, a int[], n numeric, j jsonb, d
 
 // columns describes the columns of t, of its TOAST table and of t_btree.
 func columns(kind page.Kind, chunks bool) []page.Column {
-	text, numeric := page.NewColumn(-1, 'i', 25, 0, true), page.NewColumn(-1, 'i', 1700, 0, true)
+	of := func(length int16, align byte, oid uint32) page.Column {
+		return page.NewColumn(length, align, &page.Type{OID: oid, Kind: 'b', Length: length, Align: align}, true)
+	}
+	number, text, numeric := of(4, 'i', 23), of(-1, 'i', 25), of(-1, 'i', 1700)
 	switch {
 	case chunks:
-		return []page.Column{page.NewColumn(4, 'i', 26, 0, true), page.NewColumn(4, 'i', 23, 0, true), page.NewColumn(-1, 'i', 17, 0, true)}
+		return []page.Column{of(4, 'i', 26), number, of(-1, 'i', 17)}
 	case kind == page.Heap:
-		return []page.Column{
-			page.NewColumn(4, 'i', 23, 0, true), page.NewColumn(16, 'd', 600, 0, true), page.NewColumn(-1, 'i', 1007, 23, true), numeric,
-			page.NewColumn(-1, 'i', 3802, 0, true), page.NewColumn(8, 'd', 1184, 0, true), text,
-		}
+		numbers := &page.Type{OID: 1007, Kind: 'b', Of: 23, Element: &page.Type{OID: 23, Kind: 'b', Length: 4, Align: 'i'}}
+		return []page.Column{number, of(16, 'd', 600), page.NewColumn(-1, 'i', numbers, true), numeric, of(-1, 'i', 3802), of(8, 'd', 1184), text}
 	case kind == page.Btree:
 		return []page.Column{text, numeric}
 	case kind == page.Gist:
-		return []page.Column{page.NewColumn(32, 'd', 603, 0, true)}
+		return []page.Column{of(32, 'd', 603)}
 	case kind == page.Gin:
-		return []page.Column{page.NewColumn(4, 'i', 23, 0, true)}
+		return []page.Column{number}
 	}
 	return nil
 }

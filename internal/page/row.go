@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"unicode/utf8"
 )
 
 // maxChunk is how many bytes a chunk of a TOAST value has; only the last has
@@ -19,34 +18,13 @@ type Column struct {
 	value  func(v []byte) string
 }
 
-// NewColumn describes a column: attlen, attalign, the type, and the type of
-// the elements if it is an array. Text that is not valid UTF-8 is damage where
-// the database's encoding is UTF8.
-func NewColumn(length int16, align byte, typeOID, element uint32, isUTF8 bool) Column {
-	c := Column{length: int(length), align: map[byte]int{'c': 1, 's': 2, 'i': 4, 'd': 8}[align]}
+// NewColumn describes a column of a type: attlen, attalign, and what its values
+// must be like. Text that is not valid UTF-8 is damage where the database's
+// encoding is UTF8.
+func NewColumn(length int16, align byte, t *Type, isUTF8 bool) Column {
+	c := Column{length: int(length), align: map[byte]int{'c': 1, 's': 2, 'i': 4, 'd': 8}[align], value: t.problem(length, isUTF8)}
 	if c.align == 0 {
 		c.align = 1
-	}
-	if element != 0 {
-		c.value = func(v []byte) string { return arrayProblem(v, element) }
-		return c
-	}
-	switch typeOID {
-	case 16:
-		c.value = boolProblem
-	case 25, 114, 1042, 1043: // text, json, character, character varying
-		c.value = textProblem
-		if isUTF8 {
-			c.value = utf8Problem
-		}
-	case 1700:
-		c.value = numericProblem
-	case 3802:
-		c.value = jsonbProblem
-	case 1082:
-		c.value = dateProblem
-	case 1114, 1184:
-		c.value = timestampProblem
 	}
 	return c
 }
@@ -105,9 +83,11 @@ func chunkProblem(data []byte) string {
 	return ""
 }
 
-// walk is a walk over the columns of a tuple.
+// walk is a walk over the columns of a tuple, or the parts of a value.
 type walk struct {
 	data []byte
+	// before is how many bytes are before data in what columns are aligned in.
+	before int
 	// at is where the next column begins.
 	at       int
 	index    bool
@@ -129,10 +109,14 @@ func (w *walk) columns(columns []Column, nulls []byte) string {
 	return ""
 }
 
+func (w *walk) alignTo(align int) {
+	w.at = (w.at+w.before+align-1)&^(align-1) - w.before
+}
+
 func (w *walk) column(c *Column) string {
 	switch {
 	case c.length > 0:
-		w.at = (w.at + c.align - 1) &^ (c.align - 1)
+		w.alignTo(c.align)
 		if w.at+c.length > len(w.data) {
 			return fmt.Sprintf("its value ends at byte %d, behind the end of the tuple at %d", w.at+c.length, len(w.data))
 		}
@@ -161,7 +145,7 @@ func (w *walk) column(c *Column) string {
 // varlena steps over a value with a length word.
 func (w *walk) varlena(c *Column) string {
 	if w.at < len(w.data) && w.data[w.at] == 0 {
-		w.at = (w.at + c.align - 1) &^ (c.align - 1)
+		w.alignTo(c.align)
 	}
 	if w.at >= len(w.data) {
 		return fmt.Sprintf("its value begins at byte %d, behind the end of the tuple at %d", w.at, len(w.data))
@@ -223,133 +207,6 @@ func (w *walk) pointer(v []byte) string {
 		return "its TOAST value has the number 0"
 	case w.hasToast && relation != w.toast:
 		return fmt.Sprintf("its value is in the TOAST table with OID %d, but the table's own is %d", relation, w.toast)
-	}
-	return ""
-}
-
-func boolProblem(v []byte) string {
-	if v[0] > 1 {
-		return fmt.Sprintf("its value %d is neither true nor false", v[0])
-	}
-	return ""
-}
-
-func textProblem(v []byte) string {
-	if bytes.IndexByte(v, 0) >= 0 {
-		return "its text has bytes of zero, which no text can have"
-	}
-	return ""
-}
-
-func utf8Problem(v []byte) string {
-	if !utf8.Valid(v) {
-		return "its text is not valid UTF-8"
-	}
-	return textProblem(v)
-}
-
-func numericProblem(v []byte) string {
-	if len(v) < 2 || len(v)%2 != 0 {
-		return fmt.Sprintf("its number has %d bytes", len(v))
-	}
-	digits := v[2:]
-	switch header := binary.LittleEndian.Uint16(v); {
-	case header&0xc000 == 0xc000:
-		if len(digits) != 0 || header != 0xc000 && header != 0xd000 && header != 0xf000 {
-			return fmt.Sprintf("its number has an unknown special value (0x%04x)", header)
-		}
-		return ""
-	case header&0x8000 == 0:
-		if len(digits) < 2 {
-			return "its number ends within its head"
-		}
-		digits = digits[2:]
-	}
-	for ; len(digits) > 0; digits = digits[2:] {
-		if digit := binary.LittleEndian.Uint16(digits); digit > 9999 {
-			return fmt.Sprintf("its number has a digit %d of base 10000", digit)
-		}
-	}
-	return ""
-}
-
-func dateProblem(v []byte) string {
-	const first, end = -2451545, 2145031949
-	d := int32(binary.LittleEndian.Uint32(v))
-	if (d < first || d >= end) && d != -1<<31 && d != 1<<31-1 {
-		return fmt.Sprintf("its date is impossible (%d days from 2000-01-01)", d)
-	}
-	return ""
-}
-
-func timestampProblem(v []byte) string {
-	const first, end = -211813488000000000, 9223371331200000000
-	t := int64(binary.LittleEndian.Uint64(v))
-	if (t < first || t >= end) && t != -1<<63 && t != 1<<63-1 {
-		return fmt.Sprintf("its timestamp is impossible (%d microseconds from 2000-01-01)", t)
-	}
-	return ""
-}
-
-func arrayProblem(v []byte, element uint32) string {
-	if len(v) < 12 {
-		return fmt.Sprintf("its array has only %d bytes", len(v))
-	}
-	dimensions, data, of := int32(binary.LittleEndian.Uint32(v)), int(int32(binary.LittleEndian.Uint32(v[4:]))), binary.LittleEndian.Uint32(v[8:])
-	switch {
-	case dimensions < 0 || dimensions > 6:
-		return fmt.Sprintf("its array has %d dimensions", dimensions)
-	case of != element:
-		return fmt.Sprintf("its array has elements of the type with OID %d instead of %d", of, element)
-	case len(v) < 12+8*int(dimensions):
-		return fmt.Sprintf("its array of %d dimensions has only %d bytes", dimensions, len(v))
-	case data != 0 && (data < 16+8*int(dimensions) || data-4 > len(v)):
-		return fmt.Sprintf("the elements of its array begin at byte %d of %d", data, len(v)+4)
-	}
-	for i := range dimensions {
-		if size := int32(binary.LittleEndian.Uint32(v[12+4*i:])); size < 0 {
-			return fmt.Sprintf("dimension %d of its array has %d elements", i+1, size)
-		}
-	}
-	return ""
-}
-
-// jsonbProblem looks at the outermost container: its entries must fit the value.
-func jsonbProblem(v []byte) string {
-	const scalar, object, array, countMask, isOffset, lengthMask = 0x10000000, 0x20000000, 0x40000000, 0x0fffffff, 0x80000000, 0x0fffffff
-	if len(v) < 4 {
-		return fmt.Sprintf("its jsonb has only %d bytes", len(v))
-	}
-	header := binary.LittleEndian.Uint32(v)
-	count := int(header & countMask)
-	switch header &^ countMask {
-	case object:
-		count *= 2
-	case array:
-	case array | scalar:
-		if count != 1 {
-			return fmt.Sprintf("its jsonb is a scalar of %d values", count)
-		}
-	default:
-		return fmt.Sprintf("its jsonb is of an unknown kind (0x%08x)", header)
-	}
-	if 4+4*count > len(v) {
-		return fmt.Sprintf("its jsonb of %d bytes says that it has %d values", len(v), count)
-	}
-	data, at := v[4+4*count:], 0
-	for i := range count {
-		entry := binary.LittleEndian.Uint32(v[4+4*i:])
-		if entry&isOffset != 0 {
-			if int(entry&lengthMask) < at {
-				return fmt.Sprintf("value %d of its jsonb ends before it begins", i)
-			}
-			at = int(entry & lengthMask)
-		} else {
-			at += int(entry & lengthMask)
-		}
-		if at > len(data) {
-			return fmt.Sprintf("value %d of its jsonb ends at byte %d of %d", i, at, len(data))
-		}
 	}
 	return ""
 }

@@ -1,0 +1,224 @@
+package check_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/pgtest"
+)
+
+// typesOf are types for the values below.
+const typesOf = `CREATE TYPE mood AS ENUM ('sad', 'calm', 'glad'); CREATE DOMAIN good_mood AS mood CHECK (value <> 'sad');
+	CREATE DOMAIN days AS date[]; CREATE TYPE pair AS (a int, b text); CREATE TYPE spans AS RANGE (subtype = text);
+	CREATE DOMAIN odd AS int CHECK (value % 2 = 1)`
+
+// possible are expressions of many values (g counts from 1) and their types.
+var possible = map[string][]string{
+	"bool":         {"g % 2 = 0"},
+	"name":         {"'n' || g", "repeat('n', 63)", "repeat('ä', 40)", "''"},
+	"int2vector":   {"'1 2 3'", "''"},
+	"oidvector":    {"'1 2 3'"},
+	"text":         {"chr(200 + g)", "''"},
+	"json":         {`'{"a": [1, -2.5e-3, null, "\u00e4\\"]}'`, "'1'", `' [ ] '`, `to_json(repeat('x', g))`, `'{"a": 1, "a": 2}'`},
+	"jsonb":        {`'{"a": [1, -2.5e-3, null, "\u00e4\\", true, {}, []], "bb": {"c": {"d": [[1], [2, "x"]]}}}'`, "'1'", `'"x"'`, "'null'", "'[]'", "'{}'", "to_jsonb(ARRAY(SELECT i * 1.5 FROM generate_series(1, g) i))", "jsonb_build_object(g::text, g, 'k', g || 'v', 'long ' || g, ARRAY[g, 2])", "jsonb_object_agg_of(g)"},
+	"jsonpath":     {"'$.a[*] ? (@ > 1)'", "'strict $'"},
+	"numeric":      {"g", "0", "-g / 7.0", "'NaN'", "1e100 * g", "g * 1e-50", "0.00", "10000 * g", "0.0001 * g", "round(g / 3.0, 6)", "(g * 1000)::numeric(20, 3)", "power(g::numeric, 9.5)", "numeric '123.4500'", "g % 10 * 1.000"},
+	"date":         {"'epoch'::date + g", "'infinity'", "'-infinity'", "'4713-01-01 BC'", "'5874897-12-31'"},
+	"time":         {"'00:00'::time + g * interval '1 s'", "'24:00'"},
+	"timetz":       {"'24:00+15:59'", "now()::timetz", "timetz '10:00' AT TIME ZONE interval '100 hours'"},
+	"timestamp":    {"'epoch'::timestamp + g * interval '1 day'", "'infinity'", "'-infinity'", "'294276-12-31 23:59:59.999999'", "'4713-01-01 BC'"},
+	"timestamptz":  {"now()"},
+	"interval":     {"g * interval '1 month 2 days 3 s'"},
+	"inet":         {"('10.0.0.' || g % 250)::inet", "'::1/64'", "'10.1.2.3/8'"},
+	"cidr":         {"'10.0.0.0/8'", "'fe80::/10'", "'0.0.0.0/0'", "set_masklen('10.128.0.0/9'::cidr, 8)"},
+	"macaddr":      {"'08:00:2b:01:02:03'"},
+	"bit(11)":      {"B'10110111011'"},
+	"varbit":       {"B'1011'", "B''", "B'101101110111111100001'", "(g::bit(31))::varbit << 3"},
+	"box":          {"box(point(g, 1), point(3, 5))", "'(NaN,1),(2,3)'", "box '((1,2),(3,4))' * point(0, 1)"},
+	"circle":       {"circle(point(g, 1), g)", "'<(1,2),0>'"},
+	"line":         {"line(point(1, g), point(2, 5))", "'{0,1,2}'", "line(point(1, 1), point(1, 2))"},
+	"lseg":         {"'[(1,2),(3,4)]'"},
+	"path":         {"'[(1,2),(3,4),(5,6)]'", "'((1,2),(3,4))'", "path '[(1,2)]' + path '[(3,4)]'"},
+	"polygon":      {"polygon(7, circle(point(g, 2), 5))", "'((1,2),(3,4),(NaN,6))'", "'((1,2))'", "polygon(box(point(1, 2), point(3, g)))"},
+	"tsvector":     {"to_tsvector('simple', 'a fat cat ' || g || ' sat on a mat and a cat')", "strip(to_tsvector('simple', 'b a c'))", "''", "setweight(to_tsvector('simple', 'x y'), 'A') || to_tsvector('simple', 'b x ä')"},
+	"tsquery":      {"'a & b | !c'"},
+	"int4range":    {"int4range(g, g + 10)", "'empty'", "'(,5]'", "'[3,)'", "'(,)'", "int4range(g, g, '[]')"},
+	"int8range":    {"int8range(g, g + 1000000)"},
+	"numrange":     {"numrange(g, g * 1.5)", "'[1.5,1.5]'", "'(,1]'"},
+	"daterange":    {"daterange('2026-01-01', '2026-01-01'::date + g)", "'[2026-01-01,infinity]'", "'(-infinity,2026-01-01)'"},
+	"tstzrange":    {"tstzrange(now(), NULL)", "tsrange(now()::timestamp, now()::timestamp, '[]')::text::tstzrange"},
+	"spans":        {"spans('a', 'b' || g)", "spans(repeat('x', 200), repeat('y', 300))", "'empty'"},
+	"mood":         {"'glad'", "(ARRAY['sad', 'calm'])[1 + g % 2]"},
+	"good_mood":    {"'glad'"},
+	"odd":          {"2 * g + 1"},
+	"pair":         {"ROW(g, 'x' || g)", "ROW(NULL, 'x')", "ROW(NULL, NULL)"},
+	"days":         {"ARRAY['epoch'::date, 'infinity']"},
+	"good_mood[]":  {"ARRAY['calm', NULL, 'glad']"},
+	"pair[]":       {"ARRAY[ROW(1, 'a'), ROW(g, repeat('b', g))]::pair[]"},
+	"int[]":        {"ARRAY[g, 2]", "'{}'", "'[5:6]={1,2}'", "ARRAY[[1, NULL], [3, g]]", "array_fill(g, ARRAY[2, 3, 4])"},
+	"text[]":       {"ARRAY['a', NULL, '', repeat('x', g)]", "string_to_array(repeat('a,', g), ',')", "(ARRAY['a', 'bb', 'ccc', 'dddd'])[2:3]", "array_remove(ARRAY['a', 'b', NULL], 'a')"},
+	"float8[]":     {"ARRAY[g, 2.5]", "'{}'"},
+	"bool[]":       {"ARRAY[true, false, true]"},
+	"numeric[]":    {"ARRAY[g, 2.5, 'NaN']"},
+	"jsonb[]":      {"ARRAY['{\"a\": 1}'::jsonb, '2']"},
+	"int4range[]":  {"ARRAY[int4range(1, g + 1), 'empty']"},
+	"aclitem[]":    {"acldefault('r', 10)"},
+	"\"char\"[]":   {"ARRAY['a', 'b']::\"char\"[]"},
+	"name[]":       {"ARRAY['a', repeat('ä', 30)]::name[]"},
+	"varchar(5)[]": {"ARRAY['abcde', NULL]"},
+}
+
+// jsonbSQL makes an object with keys of many lengths.
+const jsonbSQL = `CREATE FUNCTION jsonb_object_agg_of(g int) RETURNS jsonb LANGUAGE sql AS $$ SELECT jsonb_object_agg(repeat(chr(97 + i % 26), 1 + i % 7) || i, i * 0.5) FROM generate_series(1, g) i $$`
+
+// TestPossibleValues reads values of every type, and is silent.
+func TestPossibleValues(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major), pgtest.Checksums())
+		server.MustExec(t, "erp", typesOf)
+		server.MustExec(t, "erp", jsonbSQL)
+		var script strings.Builder
+		n := 0
+		for name, expressions := range possible {
+			array := "ARRAY[v, NULL, v]"
+			if strings.HasSuffix(name, "[]") || strings.HasSuffix(name, "vector") || name == "days" {
+				array = "v" // there are no arrays of such
+			}
+			for _, expression := range expressions {
+				n++
+				fmt.Fprintf(&script, "CREATE TABLE p%d (v %s); INSERT INTO p%[1]d SELECT (%[3]s)::%[2]s FROM generate_series(1, 60) g;\n", n, name, expression)
+				fmt.Fprintf(&script, "CREATE TABLE more%d AS SELECT NULL::int AS n, v, 1 AS one, v AS w, %s AS a FROM p%[1]d;\n", n, array)
+			}
+		}
+		server.MustExec(t, "erp", script.String())
+		if major >= 14 {
+			server.MustExec(t, "erp", "CREATE TABLE many AS SELECT int4multirange(int4range(1, g + 1), int4range(g + 5, g + 9)) AS i, '{}'::nummultirange AS e, nummultirange(numrange(1, g), numrange(g + 2, NULL)) AS n FROM generate_series(1, 50) g")
+		}
+		server.MustExec(t, "erp", "VACUUM FREEZE")
+		server.MustExec(t, "erp", "CHECKPOINT")
+		document := sweep(t, server, check.Options{Checks: named(t, "page")})
+		for _, finding := range document.Findings {
+			t.Errorf("%+v", finding)
+		}
+		if c := document.Checks[0]; c.Outcome != check.OutcomeOK {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
+// impossible are values that their types cannot have: a value, what of its bytes
+// becomes what, and what is said.
+var impossible = []struct{ typeName, value, from, to, says string }{
+	{"name", "'abcdefgh'", hex.EncodeToString([]byte("abcdefgh")), hex.EncodeToString([]byte("abcd\xffefg")), "not valid UTF-8"},
+	{"int2vector", "'7001 7002'", "02000000" + "00000000" + "591b5a1b", "03000000" + "00000000" + "591b5a1b", "impossible head"},
+	{"json", `'{"abcdefg": 1}'`, hex.EncodeToString([]byte(`"abcdefg":`)), hex.EncodeToString([]byte(`"abcdefg";`)), "not JSON"},
+	{"jsonb", `'{"x": {"abcdefg": 1, "hijklmn": 2}}'`, hex.EncodeToString([]byte("abcdefg")), hex.EncodeToString([]byte("zbcdefg")), "out of order"},
+	{"jsonb", `'{"x": [12345678, "abcdefg"]}'`, "d204" + "2e16", "d204" + "2eff", "digit"},
+	{"numeric", "123456789.5", "0100" + "2909", "0000" + "2909", "begins or ends"},
+	{"numeric", "1234567.8901", "0182" + "7b00", "8180" + "7b00", "4 decimals"},
+	{"time", "'12:34:56'", "001cda8b0a000000", "001cda8b7a000000", "time of day"},
+	{"inet", "'10.20.30.40'", "02200a141e28", "09200a141e28", "unknown family"},
+	{"inet", "'10.20.30.40'", "02200a141e28", "02f00a141e28", "netmask"},
+	{"cidr", "'10.20.0.0/16'", "02100a140000", "02100a140100", "behind its netmask"},
+	{"varbit", "B'1011011101111111'", "10000000b77f", "18000000b77f", "bit string"},
+	{"circle", "'<(3,4),5>'", "00000000000008400000000000001040" + "0000000000001440", "00000000000008400000000000001040" + "00000000000014c0", "radius"},
+	{"box", "'(3,4),(1,2)'", "00000000000008400000000000001040", "00000000000008c00000000000001040", "corners"},
+	{"polygon", "'((1,2),(3,4),(5,6))'", "00000000000008400000000000001040", "0000000000c07f400000000000001040", "box around"},
+	{"path", "'[(1,2),(3,4)]'", "0200000000000000", "0300000000000000", "number of points"},
+	{"tsvector", "'aaaa bbbb cccc'", hex.EncodeToString([]byte("aaaabbbb")), hex.EncodeToString([]byte("zaaabbbb")), "out of order"},
+	{"int4range", "'[1000,2000)'", "e8030000d0070000", "d8070000d0070000", "behind the upper"},
+	{"int4range", "'[1000,2000)'", "e8030000d007000002", "e8030000d007000006", "flags"},
+	{"numrange", "'[1000,2000)'", "e8030b", "e8ff0b", "digit"},
+	{"mood", "'glad'", "", "", "does not have"},
+	{"pair", "ROW(1000, 'abcdefg')", "", "", "of another type"},
+	{"int[]", "ARRAY[7001, 7002]", "02000000" + "01000000" + "591b0000", "03000000" + "01000000" + "591b0000", "element 3"},
+	{"int[]", "ARRAY[7001, 7002]", "02000000" + "01000000" + "591b0000", "01000000" + "01000000" + "591b0000", "ends at byte"},
+	{"bool[]", "ARRAY[true, true, true]", "03000000" + "01000000" + "010101", "03000000" + "01000000" + "010501", "element 2"},
+	{"text[]", "ARRAY['abcdefg', 'hijklmn']", hex.EncodeToString([]byte("hijklmn")), hex.EncodeToString([]byte("hij\xfflmn")), "element 2"},
+	{"date[]", "ARRAY['2026-01-01', '2026-01-02']::date[]", "192500001a250000", "192500801a250000", "element 1"},
+	{"good_mood[]", "ARRAY['glad', 'calm']::good_mood[]", "", "", "element 1"},
+}
+
+// TestImpossibleValues damages values, so that they are none of their types, with
+// valid checksums.
+func TestImpossibleValues(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major), pgtest.Checksums())
+		server.MustExec(t, "erp", typesOf)
+		for i, d := range impossible {
+			server.MustExec(t, "erp", fmt.Sprintf("CREATE TABLE i%d (a int, v %s, z int) WITH (autovacuum_enabled = off); INSERT INTO i%d VALUES (1, %s, 2)", i, d.typeName, i, d.value))
+		}
+		oid := func(sql string) string {
+			var n uint32
+			if err := server.Query(t.Context(), "erp", sql, &n); err != nil {
+				t.Fatal(err)
+			}
+			return hex.EncodeToString([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})
+		}
+		glad, pair := oid("SELECT oid FROM pg_enum WHERE enumlabel = 'glad'"), oid("SELECT 'pair'::regtype::oid")
+		server.MustExec(t, "erp", "CHECKPOINT")
+		var relations []pgtest.Relation
+		for i := range impossible {
+			relations = append(relations, server.MustRelation(t, "erp", fmt.Sprintf("i%d", i)))
+		}
+		server.WhileDown(t, func() error {
+			for i, r := range relations {
+				d := impossible[i]
+				from, to := d.from, d.to
+				if from == "" {
+					if from = glad; d.typeName == "pair" {
+						from = pair
+					}
+					to = "01020304"
+				}
+				if err := exchange(r, from, to); err != nil {
+					return fmt.Errorf("%s %s: %w", d.typeName, d.value, err)
+				}
+			}
+			return nil
+		})
+		all := sweep(t, server, check.Options{Checks: named(t, "page")}).Findings
+		for i, d := range impossible {
+			found := false
+			for _, f := range all {
+				found = found || f.Relation == fmt.Sprintf("i%d", i) && strings.Contains(f.Message, d.says)
+			}
+			if !found {
+				t.Errorf("%s %s (i%d): nothing says %q", d.typeName, d.value, i, d.says)
+			}
+		}
+		if t.Failed() {
+			for _, f := range all {
+				t.Logf("%s: %s", f.Relation, f.Message)
+			}
+		}
+	})
+}
+
+// exchange changes bytes, given as hex digits, in the first page of a relation.
+func exchange(r pgtest.Relation, from, to string) error {
+	before, err := hex.DecodeString(from)
+	if err != nil {
+		return err
+	}
+	after, err := hex.DecodeString(to)
+	if err != nil {
+		return err
+	}
+	content, err := os.ReadFile(r.Path)
+	if err != nil {
+		return err
+	}
+	at := bytes.LastIndex(content, before)
+	if at < 0 {
+		return fmt.Errorf("the bytes %s are not there", from)
+	}
+	return r.EditValid(0, func(p []byte) { copy(p[at:], after) })
+}

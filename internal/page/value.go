@@ -1,0 +1,668 @@
+package page
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"unicode/utf8"
+)
+
+// Type is what a value must be like (pg_type, with the domain's base type in place
+// of a domain). A nil *Type is one of which nothing is known.
+type Type struct {
+	// OID is pg_type.oid, Kind pg_type.typtype: b, c, e, r or m.
+	OID  uint32
+	Kind byte
+	// Length and Align are typlen and typalign.
+	Length int16
+	Align  byte
+	// Element is what an array's elements or a range's bounds are like, and Of the
+	// type that an array says that they have: a domain may be one.
+	Element *Type
+	Of      uint32
+	// Labels are the values of an enum (pg_enum.oid).
+	Labels map[uint32]struct{}
+}
+
+// sizes are the lengths of types that have a fixed one.
+var sizes = map[uint32]int16{
+	boolOID: 1, nameOID: 64, dateOID: 4, timeOID: 8, timetzOID: 12, timestampOID: 8, timestamptzOID: 8, boxOID: 32, circleOID: 24, lineOID: 24,
+}
+
+// problem is the function that says what is impossible about a value of the type,
+// given without its length word; nil when every value is possible, or when the
+// column's length (attlen) is not that of the type.
+func (t *Type) problem(length int16, isUTF8 bool) func(v []byte) string {
+	if t == nil {
+		return nil
+	}
+	size := int16(-1)
+	if t.Kind == 'e' {
+		size = 4
+	} else if fixed, ok := sizes[t.OID]; ok {
+		size = fixed
+	}
+	if length != size {
+		return nil
+	}
+	text := textProblem
+	if isUTF8 {
+		text = utf8Problem
+	}
+	switch {
+	case t.Kind == 'e':
+		return t.labelProblem
+	case t.Kind == 'c':
+		return t.rowProblem
+	case t.Kind == 'm':
+		return t.multirangeProblem
+	case t.Kind == 'r':
+		bound := NewColumn(t.Element.length(), t.Element.align(), t.Element, isUTF8)
+		return func(v []byte) string { return t.rangeProblem(v, &bound) }
+	case t.Of != 0:
+		element := NewColumn(t.Element.length(), t.Element.align(), t.Element, isUTF8)
+		return func(v []byte) string { return t.arrayProblem(v, &element) }
+	}
+	switch t.OID {
+	case boolOID:
+		return boolProblem
+	case nameOID:
+		return func(v []byte) string { return nameProblem(v, text) }
+	case int2vectorOID:
+		return func(v []byte) string { return vectorProblem(v, int2OID, 2) }
+	case oidvectorOID:
+		return func(v []byte) string { return vectorProblem(v, oidOID, 4) }
+	case textOID, xmlOID, nodeTreeOID, bpcharOID, varcharOID:
+		return text
+	case jsonOID:
+		return func(v []byte) string { return jsonProblem(v, text) }
+	case jsonbOID:
+		return func(v []byte) string { return jsonbProblem(v, text) }
+	case jsonpathOID:
+		return jsonpathProblem
+	case numericOID:
+		return numericProblem
+	case dateOID:
+		return dateProblem
+	case timeOID, timetzOID:
+		return timeProblem
+	case timestampOID, timestamptzOID:
+		return timestampProblem
+	case inetOID, cidrOID:
+		return func(v []byte) string { return inetProblem(v, t.OID == cidrOID) }
+	case bitOID, varbitOID:
+		return bitProblem
+	case boxOID:
+		return boxProblem
+	case pathOID:
+		return pathProblem
+	case polygonOID:
+		return polygonProblem
+	case circleOID:
+		return circleProblem
+	case lineOID:
+		return lineProblem
+	case tsvectorOID:
+		return func(v []byte) string { return tsvectorProblem(v, text) }
+	}
+	return nil
+}
+
+// Types whose values are looked at (pg_type.dat); they never change.
+const (
+	boolOID, nameOID, int8OID, int2OID, int2vectorOID, int4OID, textOID, oidOID, oidvectorOID = 16, 19, 20, 21, 22, 23, 25, 26, 30
+
+	jsonOID, xmlOID, nodeTreeOID, bpcharOID, varcharOID = 114, 142, 194, 1042, 1043
+	pathOID, boxOID, polygonOID, lineOID, circleOID     = 602, 603, 604, 628, 718
+	cidrOID, inetOID, bitOID, varbitOID, numericOID     = 650, 869, 1560, 1562, 1700
+	dateOID, timeOID, timestampOID                      = 1082, 1083, 1114
+	timestamptzOID, timetzOID, tsvectorOID              = 1184, 1266, 3614
+	jsonbOID, int4rangeOID, daterangeOID, int8rangeOID  = 3802, 3904, 3912, 3926
+	jsonpathOID                                         = 4072
+)
+
+// length is typlen, 0 of an unknown type.
+func (t *Type) length() int16 {
+	if t == nil {
+		return 0
+	}
+	return t.Length
+}
+
+func (t *Type) align() byte {
+	if t == nil {
+		return 0
+	}
+	return t.Align
+}
+
+func u16(v []byte) int    { return int(binary.LittleEndian.Uint16(v)) }
+func u32(v []byte) uint32 { return binary.LittleEndian.Uint32(v) }
+func i32(v []byte) int    { return int(int32(binary.LittleEndian.Uint32(v))) }
+func i64(v []byte) int64  { return int64(binary.LittleEndian.Uint64(v)) }
+func f64(v []byte) float64 {
+	return math.Float64frombits(binary.LittleEndian.Uint64(v))
+}
+
+func boolProblem(v []byte) string {
+	if v[0] > 1 {
+		return fmt.Sprintf("its value %d is neither true nor false", v[0])
+	}
+	return ""
+}
+
+func nameProblem(v []byte, text func([]byte) string) string {
+	end := bytes.IndexByte(v, 0)
+	if end < 0 {
+		return fmt.Sprintf("its name has no end within %d bytes", len(v))
+	}
+	return text(v[:end])
+}
+
+func textProblem(v []byte) string {
+	if bytes.IndexByte(v, 0) >= 0 {
+		return "its text has bytes of zero, which no text can have"
+	}
+	return ""
+}
+
+func utf8Problem(v []byte) string {
+	if !utf8.Valid(v) {
+		return "its text is not valid UTF-8"
+	}
+	return textProblem(v)
+}
+
+func jsonProblem(v []byte, text func([]byte) string) string {
+	if problem := text(v); problem != "" {
+		return problem
+	}
+	if !json.Valid(v) {
+		return "its text is not JSON"
+	}
+	return ""
+}
+
+func jsonpathProblem(v []byte) string {
+	const lax = 1 << 31
+	if len(v) < 4 || u32(v)&^lax != 1 {
+		return "its jsonpath is of an unknown version"
+	}
+	return ""
+}
+
+// numericProblem looks at a number: no digits of zero at its ends, and none behind
+// the last decimal that it says it has.
+func numericProblem(v []byte) string {
+	if len(v) < 2 || len(v)%2 != 0 {
+		return fmt.Sprintf("its number has %d bytes", len(v))
+	}
+	header, digits := u16(v), v[2:]
+	var weight, scale int
+	negative := false
+	switch {
+	case header&0xc000 == 0xc000:
+		if len(digits) != 0 || header != 0xc000 && header != 0xd000 && header != 0xf000 {
+			return fmt.Sprintf("its number has an unknown special value (0x%04x)", header)
+		}
+		return ""
+	case header&0x8000 != 0:
+		scale, weight, negative = header>>7&0x3f, header&0x3f, header&0x2000 != 0
+		if header&0x40 != 0 {
+			weight -= 0x40
+		}
+	default:
+		if len(digits) < 2 {
+			return "its number ends within its head"
+		}
+		scale, weight, negative = header&0x3fff, int(int16(u16(digits))), header&0x4000 != 0
+		digits = digits[2:]
+	}
+	if len(digits) == 0 {
+		if weight != 0 || negative {
+			return fmt.Sprintf("its number has no digits, but is not zero (0x%04x)", header)
+		}
+		return ""
+	}
+	for at := 0; at < len(digits); at += 2 {
+		if digit := u16(digits[at:]); digit > 9999 {
+			return fmt.Sprintf("its number has a digit %d of base 10000", digit)
+		}
+	}
+	last := u16(digits[len(digits)-2:])
+	if u16(digits) == 0 || last == 0 {
+		return "its number begins or ends with a digit of zero of base 10000, which no number keeps"
+	}
+	decimals := (len(digits)/2 - 1 - weight) * 4
+	for ; last%10 == 0; last /= 10 {
+		decimals--
+	}
+	if decimals > scale {
+		return fmt.Sprintf("its number has %d decimals, but says that it has %d", decimals, scale)
+	}
+	return ""
+}
+
+func dateProblem(v []byte) string {
+	const first, end = -2451545, 2145031949
+	if d := i32(v); (d < first || d >= end) && d != math.MinInt32 && d != math.MaxInt32 {
+		return fmt.Sprintf("its date is impossible (%d days from 2000-01-01)", d)
+	}
+	return ""
+}
+
+func timeProblem(v []byte) string {
+	const day = 86_400_000_000
+	if t := i64(v); t < 0 || t > day {
+		return fmt.Sprintf("its time of day is impossible (%d microseconds from midnight)", t)
+	}
+	return ""
+}
+
+func timestampProblem(v []byte) string {
+	const first, end = -211813488000000000, 9223371331200000000
+	if t := i64(v); (t < first || t >= end) && t != math.MinInt64 && t != math.MaxInt64 {
+		return fmt.Sprintf("its timestamp is impossible (%d microseconds from 2000-01-01)", t)
+	}
+	return ""
+}
+
+func (t *Type) labelProblem(v []byte) string {
+	if _, ok := t.Labels[u32(v)]; !ok && len(t.Labels) > 0 {
+		return fmt.Sprintf("its enum value has the OID %d, which the type does not have", u32(v))
+	}
+	return ""
+}
+
+func inetProblem(v []byte, network bool) string {
+	if len(v) < 2 {
+		return fmt.Sprintf("its address has %d bytes", len(v))
+	}
+	size, ok := map[byte]int{2: 4, 3: 16}[v[0]]
+	bits, address := int(v[1]), v[2:]
+	switch {
+	case !ok:
+		return fmt.Sprintf("its address is of the unknown family %d", v[0])
+	case len(address) != size || bits > 8*size:
+		return fmt.Sprintf("its address of family %d has %d bytes and a netmask of %d bits", v[0], len(address), bits)
+	}
+	for i := bits; network && i < 8*size; i++ {
+		if address[i/8]&(0x80>>(i%8)) != 0 {
+			return "its network address has bits behind its netmask"
+		}
+	}
+	return ""
+}
+
+func bitProblem(v []byte) string {
+	if len(v) < 4 {
+		return fmt.Sprintf("its bit string has %d bytes", len(v))
+	}
+	bits, data := i32(v), v[4:]
+	if bits < 0 || len(data) != (bits+7)/8 {
+		return fmt.Sprintf("its bit string of %d bytes says that it has %d bits", len(data), bits)
+	}
+	if bits%8 != 0 && data[len(data)-1]<<(bits%8) != 0 {
+		return fmt.Sprintf("its bit string has bits behind its end at %d", bits)
+	}
+	return ""
+}
+
+func boxProblem(v []byte) string {
+	if f64(v) < f64(v[16:]) || f64(v[8:]) < f64(v[24:]) {
+		return "its box has its corners in the wrong order"
+	}
+	return ""
+}
+
+func circleProblem(v []byte) string {
+	if r := f64(v[16:]); r < 0 {
+		return fmt.Sprintf("its circle has the radius %g", r)
+	}
+	return ""
+}
+
+func lineProblem(v []byte) string {
+	if f64(v) == 0 && f64(v[8:]) == 0 {
+		return "its line has no direction"
+	}
+	return ""
+}
+
+func pathProblem(v []byte) string {
+	if len(v) < 12 || i32(v) < 1 || len(v) != 12+16*i32(v) || u32(v[4:]) > 1 {
+		return fmt.Sprintf("its path of %d bytes does not fit its number of points", len(v))
+	}
+	return ""
+}
+
+func polygonProblem(v []byte) string {
+	const head = 4 + 32
+	if len(v) < head || i32(v) < 1 || len(v) != head+16*i32(v) {
+		return fmt.Sprintf("its polygon of %d bytes does not fit its number of points", len(v))
+	}
+	low, high := [2]float64{math.Inf(1), math.Inf(1)}, [2]float64{math.Inf(-1), math.Inf(-1)}
+	for at := head; at < len(v); at += 16 {
+		for i := range low {
+			low[i], high[i] = min(low[i], f64(v[at+8*i:])), max(high[i], f64(v[at+8*i:]))
+		}
+	}
+	for i := range low {
+		if math.IsNaN(low[i]) || math.IsNaN(high[i]) {
+			return ""
+		}
+	}
+	if f64(v[4:]) != high[0] || f64(v[12:]) != high[1] || f64(v[20:]) != low[0] || f64(v[28:]) != low[1] {
+		return "its polygon does not fit the box around it"
+	}
+	return ""
+}
+
+// tsvectorProblem looks at a list of lexemes: within the value, in order, each once.
+func tsvectorProblem(v []byte, text func([]byte) string) string {
+	if len(v) < 4 || i32(v) < 0 || 4+4*i32(v) > len(v) {
+		return fmt.Sprintf("its tsvector of %d bytes does not fit its number of lexemes", len(v))
+	}
+	count := i32(v)
+	area := v[4+4*count:]
+	var last []byte
+	for i := range count {
+		entry := u32(v[4+4*i:])
+		at, length := int(entry>>12), int(entry>>1&0x7ff)
+		end := at + length
+		if end > len(area) {
+			return fmt.Sprintf("lexeme %d of its tsvector ends at byte %d of %d", i+1, end, len(area))
+		}
+		lexeme := area[at:end]
+		if i > 0 && bytes.Compare(last, lexeme) >= 0 {
+			return fmt.Sprintf("lexeme %d of its tsvector is out of order", i+1)
+		}
+		if problem := text(lexeme); problem != "" {
+			return problem
+		}
+		last = lexeme
+		if entry&1 == 0 {
+			continue
+		}
+		if end += end & 1; end+2 > len(area) || u16(area[end:]) == 0 || end+2+2*u16(area[end:]) > len(area) {
+			return fmt.Sprintf("the positions of lexeme %d of its tsvector end behind it", i+1)
+		}
+	}
+	return ""
+}
+
+// vectorProblem looks at an int2vector or oidvector, an array of one dimension.
+func vectorProblem(v []byte, element uint32, size int) string {
+	const head = 20
+	if len(v) < head || i32(v) != 1 || u32(v[8:]) != element || i32(v[12:]) < 0 || i32(v[4:]) == 0 && len(v) != head+size*i32(v[12:]) {
+		return fmt.Sprintf("its vector of %d bytes has an impossible head", len(v))
+	}
+	return ""
+}
+
+// arrayProblem looks at an array, and at each element.
+func (t *Type) arrayProblem(v []byte, element *Column) string {
+	if len(v) < 12 {
+		return fmt.Sprintf("its array has only %d bytes", len(v))
+	}
+	dimensions, data, of := i32(v), i32(v[4:]), u32(v[8:])
+	switch {
+	case dimensions < 0 || dimensions > 6:
+		return fmt.Sprintf("its array has %d dimensions", dimensions)
+	case of != t.Of:
+		return fmt.Sprintf("its array has elements of the type with OID %d instead of %d", of, t.Of)
+	case len(v) < 12+8*dimensions:
+		return fmt.Sprintf("its array of %d dimensions has only %d bytes", dimensions, len(v))
+	case data != 0 && (data < 16+8*dimensions || data-4 > len(v)):
+		return fmt.Sprintf("the elements of its array begin at byte %d of %d", data, len(v)+4)
+	}
+	count := min(dimensions, 1)
+	for i := range dimensions {
+		size := i32(v[12+4*i:])
+		if count *= size; size < 0 || count > maxElements {
+			return fmt.Sprintf("dimension %d of its array has %d elements", i+1, size)
+		}
+	}
+	if element.length == 0 {
+		return ""
+	}
+	begin := (16 + 8*dimensions + 7) &^ 7
+	var nulls []byte
+	if data != 0 {
+		nulls, begin = v[12+8*dimensions:], data
+		if len(nulls) < (count+7)/8 {
+			return fmt.Sprintf("its array of %d bytes says that it has %d elements", len(v)+4, count)
+		}
+	}
+	if begin -= 4; begin > len(v) {
+		if count == 0 {
+			return ""
+		}
+		return fmt.Sprintf("its array of %d bytes says that it has %d elements", len(v)+4, count)
+	}
+	w := walk{data: v[begin:], before: begin + 4}
+	for i := range count {
+		if nulls != nil && nulls[i/8]>>(i%8)&1 == 0 {
+			continue
+		}
+		if problem := w.column(element); problem != "" {
+			return fmt.Sprintf("element %d of its array: %s", i+1, problem)
+		}
+	}
+	if w.alignTo(element.align); count > 0 && w.at < len(w.data) {
+		return fmt.Sprintf("its array of %d elements ends at byte %d of %d", count, begin+w.at, len(v))
+	}
+	return ""
+}
+
+// maxElements is how many elements an array may have (MaxArraySize).
+const maxElements = 0x3fffffff / 8
+
+// Flags of a range.
+const (
+	rangeEmpty, lowerInclusive, upperInclusive, lowerInfinite, upperInfinite = 1, 2, 4, 8, 16
+
+	rangeFlags = 31
+)
+
+// rangeProblem looks at a range: its flags, its bounds, and their order where that
+// of the bytes is that of the values.
+func (t *Type) rangeProblem(v []byte, bound *Column) string {
+	if len(v) < 5 || u32(v) != t.OID {
+		return fmt.Sprintf("its range of %d bytes is of another type", len(v))
+	}
+	flags, bounds := v[len(v)-1], v[4:len(v)-1]
+	if problem := flagsProblem(flags); problem != "" {
+		return problem
+	}
+	if flags&rangeEmpty != 0 {
+		if flags != rangeEmpty || len(bounds) > 0 {
+			return fmt.Sprintf("its range is empty, but has bounds (0x%02x)", flags)
+		}
+		return ""
+	}
+	if bound.length == 0 {
+		return ""
+	}
+	w := walk{data: bounds, before: 8}
+	var at [2]int
+	for i, infinite := range []byte{lowerInfinite, upperInfinite} {
+		if flags&infinite != 0 {
+			continue
+		}
+		if problem := w.column(bound); problem != "" {
+			return fmt.Sprintf("bound %d of its range: %s", i+1, problem)
+		}
+		at[i] = w.at - bound.length
+	}
+	switch {
+	case w.at != len(bounds):
+		return fmt.Sprintf("the bounds of its range end at byte %d of %d", w.at, len(bounds))
+	case flags&(lowerInfinite|upperInfinite) != 0:
+		return ""
+	}
+	var lower, upper int64
+	switch t.Element.OID {
+	case int4OID, dateOID:
+		lower, upper = int64(i32(bounds[at[0]:])), int64(i32(bounds[at[1]:]))
+	case int8OID, timestampOID, timestamptzOID:
+		lower, upper = i64(bounds[at[0]:]), i64(bounds[at[1]:])
+	default:
+		return ""
+	}
+	const both = lowerInclusive | upperInclusive
+	switch {
+	case lower > upper || lower == upper && flags&both != both:
+		return "the lower bound of its range is behind the upper one"
+	case (t.OID == int4rangeOID || t.OID == int8rangeOID) && flags&both != lowerInclusive:
+		return fmt.Sprintf("its range of whole numbers has the flags 0x%02x, but is kept with its lower bound and without its upper one", flags)
+	}
+	return ""
+}
+
+func flagsProblem(flags byte) string {
+	if flags&^rangeFlags != 0 || flags&lowerInfinite != 0 && flags&lowerInclusive != 0 || flags&upperInfinite != 0 && flags&upperInclusive != 0 {
+		return fmt.Sprintf("its range has impossible flags (0x%02x)", flags)
+	}
+	return ""
+}
+
+func (t *Type) multirangeProblem(v []byte) string {
+	if len(v) < 8 || u32(v) != t.OID {
+		return fmt.Sprintf("its multirange of %d bytes is of another type", len(v))
+	}
+	count := i32(v[4:])
+	if count < 0 || count > len(v) || count > 0 && 8+4*(count-1)+count > len(v) {
+		return fmt.Sprintf("its multirange of %d bytes says that it has %d ranges", len(v), count)
+	}
+	if count == 0 {
+		return ""
+	}
+	for _, flags := range v[8+4*(count-1):][:count] {
+		if problem := flagsProblem(flags); problem != "" || flags&rangeEmpty != 0 {
+			return fmt.Sprintf("its multirange has a range of impossible flags (0x%02x)", flags)
+		}
+	}
+	return ""
+}
+
+// rowProblem looks at a value of a composite type: the head of its tuple.
+func (t *Type) rowProblem(v []byte) string {
+	const head = 19
+	if len(v) < head || u32(v[4:]) != t.OID {
+		return fmt.Sprintf("its row of %d bytes is of another type", len(v))
+	}
+	natts, nulls, begin := u16(v[14:])&0x07ff, u16(v[16:])&hasNull != 0, int(v[18])
+	size := head + 4
+	if nulls {
+		size += (natts + 7) / 8
+	}
+	if begin != (size+7)&^7 || begin-4 > len(v) {
+		return fmt.Sprintf("its row of %d columns begins at byte %d of %d", natts, begin, len(v)+4)
+	}
+	return ""
+}
+
+// maxDepth is how deep the values of a jsonb are looked at.
+const maxDepth = 200
+
+// jsonbProblem looks at a jsonb: all its containers, their values, and the order
+// of keys.
+func jsonbProblem(v []byte, text func([]byte) string) string {
+	_, problem := jsonbContainer(v, text, 0)
+	return problem
+}
+
+// jsonbContainer looks at a container that begins with v and says how long it is.
+func jsonbContainer(v []byte, text func([]byte) string, depth int) (length int, problem string) {
+	const scalar, object, array, countMask, isOffset, lengthMask, kindMask = 0x10000000, 0x20000000, 0x40000000, 0x0fffffff, 0x80000000, 0x0fffffff, 0x70000000
+	if depth > maxDepth {
+		return len(v), ""
+	}
+	if len(v) < 4 {
+		return 0, fmt.Sprintf("a container of its jsonb has only %d bytes", len(v))
+	}
+	header := u32(v)
+	pairs, count := int(header&countMask), int(header&countMask)
+	switch header &^ countMask {
+	case object:
+		count *= 2
+	case array:
+		pairs = 0
+	case array | scalar:
+		if pairs = 0; count != 1 || depth > 0 {
+			return 0, fmt.Sprintf("its jsonb is a scalar of %d values", count)
+		}
+	default:
+		return 0, fmt.Sprintf("its jsonb is of an unknown kind (0x%08x)", header)
+	}
+	if 4+4*count > len(v) {
+		return 0, fmt.Sprintf("its jsonb of %d bytes says that it has %d values", len(v), count)
+	}
+	data, begin := v[4+4*count:], 0
+	var last []byte
+	for i := range count {
+		entry := u32(v[4+4*i:])
+		end := int(entry & lengthMask)
+		if entry&isOffset == 0 {
+			end += begin
+		}
+		if end < begin {
+			return 0, fmt.Sprintf("value %d of its jsonb ends before it begins", i)
+		}
+		if end > len(data) {
+			return 0, fmt.Sprintf("value %d of its jsonb ends at byte %d of %d", i, end, len(data))
+		}
+		value := data[begin:end]
+		if i < pairs {
+			if entry&kindMask != 0 {
+				return 0, fmt.Sprintf("key %d of its jsonb is not a string", i)
+			}
+			if i > 0 && (len(last) > len(value) || len(last) == len(value) && bytes.Compare(last, value) >= 0) {
+				return 0, fmt.Sprintf("key %d of its jsonb is out of order", i)
+			}
+			last = value
+		}
+		if problem := jsonbValue(entry&kindMask, data, begin, end, text, depth); problem != "" {
+			return 0, problem
+		}
+		begin = end
+	}
+	return 4 + 4*count + begin, ""
+}
+
+// jsonbValue looks at one value of a container, data[begin:end].
+func jsonbValue(kind uint32, data []byte, begin, end int, text func([]byte) string, depth int) string {
+	const isString, isNumeric, isFalse, isTrue, isNull, isContainer = 0, 0x10000000, 0x20000000, 0x30000000, 0x40000000, 0x50000000
+	aligned := (begin + 3) &^ 3
+	switch kind {
+	case isString:
+		return text(data[begin:end])
+	case isFalse, isTrue, isNull:
+		if begin != end {
+			return "a value without content of its jsonb has a length"
+		}
+	case isNumeric:
+		if aligned >= end {
+			return "a number of its jsonb has no bytes"
+		}
+		w := walk{data: data[aligned:end], index: true}
+		if problem := w.column(&Column{length: -1, align: 4, value: numericProblem}); problem != "" || w.at != end-aligned {
+			return "a number of its jsonb: " + problem
+		}
+	case isContainer:
+		if aligned >= end {
+			return "a container of its jsonb has no bytes"
+		}
+		length, problem := jsonbContainer(data[aligned:end], text, depth+1)
+		if problem == "" && length != end-aligned && depth < maxDepth {
+			problem = fmt.Sprintf("a container of its jsonb ends at byte %d of %d", length, end-aligned)
+		}
+		return problem
+	default:
+		return fmt.Sprintf("a value of its jsonb is of an unknown kind (0x%08x)", kind)
+	}
+	return ""
+}
