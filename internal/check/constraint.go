@@ -108,7 +108,7 @@ func (s *session) leaveAlone(ctx context.Context, t table, verify function) (boo
 		return false, err
 	}
 	if s.scope.Heaps.damaged(t.OID) || s.scope.Reported.damaged(t.Name) {
-		s.problemf("%s: its pages are damaged (see the checks page and heap), so its rows are left alone", t.Name)
+		s.problemf("%s: its pages are damaged or not proved sane (see the checks page and heap), so its rows are left alone", t.Name)
 		return true, nil
 	}
 	return false, nil

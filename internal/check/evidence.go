@@ -47,6 +47,8 @@ func judge(err error) verdict {
 		return suspicious
 	case strings.HasPrefix(pgError.Code, "22"), pgError.Code == "54000":
 		return suspicious // a value that cannot be decoded
+	case pgError.Code == "0A000" && strings.Contains(pgError.Message, "lz4"):
+		return suspicious // a value says that it is compressed in a way that this server never could
 	}
 	return inconclusive
 }

@@ -15,6 +15,9 @@ const (
 	// rangeBlocks is how many pages one call of verify_heapam looks at: 64 MB. A
 	// rate limit is kept between calls.
 	rangeBlocks = 8192
+	// pieceBlocks is how many it looks at when so many took longer than verifyLimit.
+	pieceBlocks = 64
+	verifyLimit = time.Minute
 	// confirmAfter is how long to wait before a finding is looked at again.
 	confirmAfter = 100 * time.Millisecond
 )
@@ -106,16 +109,38 @@ func runHeap(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	if verify.Name == "" {
+		return s.each(ctx, len(tables), func(i int) error { return s.readHeap(ctx, tables[i]) }, func(i int) string { return tables[i].Name.String() })
+	}
+	lost, err := s.withDamagedTOAST(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.limit(ctx, verifyLimit); err != nil {
+		return err
+	}
 	return s.each(ctx, len(tables), func(i int) error {
-		return s.heap(ctx, tables[i], verify)
+		return s.heap(ctx, tables[i], &verification{function: verify, noTOAST: lost[tables[i].OID]})
 	}, func(i int) string { return tables[i].Name.String() })
 }
 
+// verification is how verify_heapam is called for a table.
+type verification struct {
+	function
+
+	// noTOAST leaves out its values in the TOAST table: verify_heapam goes through the
+	// index of that, and does not end when pages of it lead to each other.
+	noTOAST bool
+}
+
+// limit sets how long a statement may take from now on.
+func (s *session) limit(ctx context.Context, most time.Duration) error {
+	_, err := s.conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", most.Milliseconds()))
+	return err
+}
+
 // heap looks at one table.
-func (s *session) heap(ctx context.Context, t table, verify function) error {
-	if verify.Name == "" {
-		return s.readHeap(ctx, t)
-	}
+func (s *session) heap(ctx context.Context, t table, verify *verification) error {
 	blocks, err := s.blocks(ctx, t)
 	if err != nil {
 		return err
@@ -140,9 +165,38 @@ func (s *session) heap(ctx context.Context, t table, verify function) error {
 	if err != nil {
 		return err
 	}
-	s.scope.Heaps.note(t.OID, clean && len(s.result.Findings) == before)
+	if clean = clean && len(s.result.Findings) == before; !clean || !verify.noTOAST {
+		s.scope.Heaps.note(t.OID, clean)
+	}
 	s.looked(t.Name)
+	if verify.noTOAST {
+		return errors.New("its values in the TOAST table were not looked at: that or its index is damaged or too slow; the checks page and toast tell more")
+	}
 	return nil
+}
+
+// withDamagedTOAST are the tables of which another check has found the TOAST table
+// or its index damaged. ACCESS SHARE on catalogues only.
+func (s *session) withDamagedTOAST(ctx context.Context) (map[uint32]bool, error) {
+	damaged := s.scope.Heaps.allDamaged()
+	if len(damaged) == 0 {
+		return nil, nil
+	}
+	const sql = `SELECT c.oid FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.reltoastrelid
+		WHERE c.reltoastrelid <> 0 AND (c.reltoastrelid = ANY ($1::oid[]) OR i.indexrelid = ANY ($1::oid[]))`
+	rows, err := s.conn.Query(ctx, sql, damaged)
+	if err != nil {
+		return nil, fmt.Errorf("listing TOAST tables: %w", err)
+	}
+	oids, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
+	if err != nil {
+		return nil, fmt.Errorf("listing TOAST tables: %w", err)
+	}
+	tables := make(map[uint32]bool, len(oids))
+	for _, oid := range oids {
+		tables[oid] = true
+	}
+	return tables, nil
 }
 
 // blocks is the real number of pages of a table. ACCESS SHARE on the table.
@@ -167,10 +221,10 @@ type tuple struct {
 
 // verify calls verify_heapam for a range of pages; nil is the whole table.
 // ACCESS SHARE on the table and its TOAST table.
-func (s *session) verify(ctx context.Context, t table, f function, start, end *uint32) ([]tuple, error) {
+func (s *session) verify(ctx context.Context, t table, f *verification, start, end *uint32) ([]tuple, error) {
 	rows, err := s.conn.Query(ctx, "SELECT blkno, offnum, attnum, msg FROM "+f.call()+
-		`($1::oid::regclass, on_error_stop => false, check_toast => true, skip => 'none', startblock => $2::bigint, endblock => $3::bigint)`,
-		t.OID, start, end)
+		`($1::oid::regclass, on_error_stop => false, check_toast => $4, skip => 'none', startblock => $2::bigint, endblock => $3::bigint)`,
+		t.OID, start, end, !f.noTOAST)
 	if err != nil {
 		return nil, err
 	}
@@ -179,13 +233,16 @@ func (s *session) verify(ctx context.Context, t table, f function, start, end *u
 
 // verifyRange looks at a range of pages, and goes on behind a page that ends
 // verify_heapam: such a page must not hide the others.
-func (s *session) verifyRange(ctx context.Context, t table, f function, start, end *uint32) error {
+func (s *session) verifyRange(ctx context.Context, t table, f *verification, start, end *uint32) error {
 	tuples, err := s.verify(ctx, t, f, start, end)
 	if err == nil {
 		return s.confirmTuples(ctx, t, f, tuples)
 	}
 	if sqlstate(err) == "22023" && start != nil {
 		return s.verifyShrunk(ctx, t, f, *start, *end)
+	}
+	if sqlstate(err) == "57014" && ctx.Err() == nil && start != nil {
+		return s.verifyPieces(ctx, t, f, *start, *end, err)
 	}
 	if gone(err) || judge(err) == inconclusive {
 		return err
@@ -222,8 +279,27 @@ func (s *session) verifyRange(ctx context.Context, t table, f function, start, e
 	return s.verifyRange(ctx, t, f, &after, end)
 }
 
+// verifyPieces looks at a range that took too long: in small pieces, and at last
+// without the values in the TOAST table, for the rest of the table too.
+func (s *session) verifyPieces(ctx context.Context, t table, f *verification, start, end uint32, slow error) error {
+	if end-start < pieceBlocks {
+		if f.noTOAST {
+			return slow
+		}
+		f.noTOAST = true
+		return s.verifyRange(ctx, t, f, &start, &end)
+	}
+	for ; start <= end; start += pieceBlocks {
+		last := min(start+pieceBlocks-1, end)
+		if err := s.verifyRange(ctx, t, f, &start, &last); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // verifyShrunk looks at what is left of a range after the table became shorter.
-func (s *session) verifyShrunk(ctx context.Context, t table, f function, start, end uint32) error {
+func (s *session) verifyShrunk(ctx context.Context, t table, f *verification, start, end uint32) error {
 	blocks, err := s.blocks(ctx, t)
 	if err != nil {
 		return err
@@ -240,7 +316,7 @@ func (s *session) verifyShrunk(ctx context.Context, t table, f function, start, 
 
 // confirmTuples looks a second time at pages with findings, and reports those
 // that both looks have.
-func (s *session) confirmTuples(ctx context.Context, t table, f function, tuples []tuple) error {
+func (s *session) confirmTuples(ctx context.Context, t table, f *verification, tuples []tuple) error {
 	for len(tuples) > 0 && !s.full(t.Name) {
 		block := uint32(tuples[0].Block)
 		rest := slices.IndexFunc(tuples, func(other tuple) bool { return uint32(other.Block) != block })

@@ -72,12 +72,21 @@ func runPage(ctx context.Context, s *session) error {
 	for _, f := range forks {
 		s.result.TotalBytes += int64(f.Pages) * page.Size
 	}
-	return s.each(ctx, len(forks), func(i int) error {
+	err = s.each(ctx, len(forks), func(i int) error {
 		if err := r.columns(ctx, forks, i); err != nil {
 			return err
 		}
 		return r.fork(ctx, &forks[i])
 	}, func(i int) string { return forks[i].Name.String() })
+	if err != nil {
+		return err
+	}
+	// Whoever fetches a value through a damaged index may never come back.
+	lost, err := s.withDamagedTOAST(ctx)
+	for oid := range lost {
+		s.scope.Heaps.note(oid, false)
+	}
+	return err
 }
 
 // reader finds a way to the files; nil is none, and the reason is noted.

@@ -183,6 +183,10 @@ func (w *walk) varlena(c *Column) string {
 	return ""
 }
 
+// maxRatio is more than what pglz or LZ4 make of one byte: a match of three bytes
+// gives at most 273, a byte of LZ4 at most 255.
+const maxRatio = 273
+
 // pointer looks at a pointer to a value in the TOAST table.
 func (w *walk) pointer(v []byte) string {
 	const size, onDisk = 18, 18
@@ -203,6 +207,8 @@ func (w *walk) pointer(v []byte) string {
 		return fmt.Sprintf("its TOAST value of %d bytes says that it has %d bytes in the TOAST table, compressed by method %d", raw, extern, method)
 	case extern == raw-4 && method != 0:
 		return fmt.Sprintf("its TOAST value of %d bytes is not compressed, but says by method %d", raw, method)
+	case int64(raw) > maxRatio*int64(extern):
+		return fmt.Sprintf("its TOAST value of %d bytes in the TOAST table says that it has %d, more than compression makes of so many", extern, raw)
 	case value == 0:
 		return "its TOAST value has the number 0"
 	case w.hasToast && relation != w.toast:
