@@ -90,7 +90,7 @@ func checkCollector() Collector {
 			checkFindings, checkLastSuccess, checkLastRun, checkInterval, checkDuration, checkBytes,
 			checkCoverage, checkApplicable, checkRuns, checkScheduleMissed, checkDetailed, checkHeld, findingInfo, findingInfoTruncated,
 		},
-		Snapshot: emitChecks,
+		Kept: emitChecks,
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 )
 
 // Collector is one part of a scrape. It has either SQL and Scan, and then
-// needs the server, or Snapshot, and then needs only what the exporter
-// already knows.
+// needs the server, or Snapshot or Kept or both, and then needs only what the
+// exporter already knows.
 type Collector struct {
 	// Name is the collector's file, flag and value of the label collector.
 	Name string
@@ -31,9 +31,12 @@ type Collector struct {
 	// Scan turns the rows of SQL into samples. It must read to the end and
 	// return the error of the rows.
 	Scan func(rows pgx.Rows, sink *Sink) error
-	// Snapshot turns what the exporter already knows into samples. They are made
-	// anew for each scrape: kept, they would be most of the memory of a fleet.
+	// Snapshot turns what the exporter already knows into samples.
 	Snapshot func(snapshot *state.Snapshot, sink *Sink)
+	// Kept is Snapshot for samples that are the same for as long as
+	// Snapshot.Revision is. It gives no sample of a family that Snapshot gives some
+	// of.
+	Kept func(snapshot *state.Snapshot, sink *Sink)
 	// Leader says that of several exporters of one server only the leader knows.
 	Leader bool
 }

@@ -21,6 +21,7 @@ import (
 
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/exposition"
 	"pg_integrity_exporter/internal/maintenance/activity"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/pgtest"
@@ -70,9 +71,27 @@ func scrape(t testing.TB, set *collector.Set, limit time.Duration) samples {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	began := time.Now()
-	families := set.Scrape(ctx)
+	page := set.Scrape(ctx)
 	if took := time.Since(began); took > limit+500*time.Millisecond {
 		t.Errorf("the scrape took %s, its limit was %s", took, limit)
+	}
+	return read(t, page)
+}
+
+// read reads a page back, and holds that no series is there twice.
+func read(t testing.TB, page *exposition.Page) samples {
+	t.Helper()
+	families, err := page.Families()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	for line := range strings.Lines(string(page.Text())) {
+		series := line[:strings.LastIndexByte(line, ' ')]
+		if line[0] != '#' && seen[series] {
+			t.Errorf("%s is there twice", series)
+		}
+		seen[series] = true
 	}
 	return samples(families)
 }
@@ -405,6 +424,9 @@ func TestFamilies(t *testing.T) {
 		if !strings.HasSuffix(family.Help, ".") || strings.ToUpper(family.Help[:1]) != family.Help[:1] {
 			t.Errorf("%s: HELP is not a sentence: %q", family.Name, family.Help)
 		}
+		if strings.ContainsAny(family.Help, "\\\n") {
+			t.Errorf("%s: HELP has what must be escaped: %q", family.Name, family.Help)
+		}
 		if family.Source == "" {
 			t.Errorf("%s: no source", family.Name)
 		}
@@ -418,7 +440,7 @@ func BenchmarkScrape(b *testing.B) {
 	b.Run("ours", func(b *testing.B) {
 		set, _ := watch(b, server.DSN("postgres"))
 		for b.Loop() {
-			if up, _ := samples(set.Scrape(b.Context())).get("pgintegrity_up"); up != 1 {
+			if up, _ := read(b, set.Scrape(b.Context())).get("pgintegrity_up"); up != 1 {
 				b.Fatal("the server is down")
 			}
 		}

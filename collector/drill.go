@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/prometheus/common/expfmt"
-
 	"pg_integrity_exporter/internal/recovery"
 )
 
@@ -14,16 +12,13 @@ import (
 // runs.
 func WriteDrills(w io.Writer, watched recovery.Watched, history recovery.History) error {
 	sink := newSink(recoveryFamilies)
+	defer sink.free()
 	emitDrills(watched, history, sink)
-	if sink.err != nil {
-		return sink.err
+	if err := sink.finish(); err != nil {
+		return err
 	}
-	out := newPage()
-	out.add(sink)
-	for _, family := range out.sorted() {
-		if _, err := expfmt.MetricFamilyToText(w, family); err != nil {
-			return fmt.Errorf("writing metrics: %w", err)
-		}
+	if _, err := w.Write(page([]*Sink{sink})); err != nil {
+		return fmt.Errorf("writing metrics: %w", err)
 	}
 	return nil
 }

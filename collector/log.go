@@ -114,7 +114,8 @@ func logCollector() Collector {
 			logMessages, errorsTotal, errorsByCategory, applicationErrors, roleErrors, transactionsFailures, corruptionEvents,
 			serverEvents, logReaderUp, logBlind, logBacklog, logReadBytes, logParseFailures, logLostBytes, logLastMessage,
 		},
-		Snapshot: emitLog,
+		Snapshot: emitLogReader,
+		Kept:     emitLog,
 	}
 }
 
@@ -133,12 +134,16 @@ func emitLog(snapshot *state.Snapshot, sink *Sink) {
 		sink.AddBool(logBlind, blind, reason)
 	}
 	emitNames(snapshot, sink)
+	sink.Add(logLostBytes, counted(snapshot, pglog.Counter{Kind: pglog.CountLostBytes}))
+}
+
+// emitLogReader shows how the log reader fares, which changes with every line.
+func emitLogReader(snapshot *state.Snapshot, sink *Sink) {
 	status := snapshot.Log
 	sink.AddBool(logReaderUp, status.Up)
 	sink.Add(logBacklog, float64(status.BacklogBytes))
 	sink.Add(logReadBytes, float64(status.ReadBytes))
 	sink.Add(logParseFailures, float64(status.ParseFailures))
-	sink.Add(logLostBytes, counted(snapshot, pglog.Counter{Kind: pglog.CountLostBytes}))
 	sink.Add(logLastMessage, timestamp(status.LastMessage))
 }
 

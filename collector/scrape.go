@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	dto "github.com/prometheus/client_model/go"
 
+	"pg_integrity_exporter/internal/exposition"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/state"
 )
@@ -71,6 +70,7 @@ type Set struct {
 	errors      map[string]string // last error of each collector, so that a repeated one is logged once
 	unreachable string
 	pooled      bool
+	kept        *kept
 }
 
 // NewSet makes a set of collectors that share one lane.
@@ -88,18 +88,21 @@ type report struct {
 
 // Scrape collects everything once. It returns when ctx ends at the latest,
 // and always with the success and duration of every collector.
-func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
+func (s *Set) Scrape(ctx context.Context) *exposition.Page {
 	reports := make([]report, len(s.collectors))
 	leads := s.sources.leads()
-	meanwhile := make(chan []report, 1)
-	go func() { meanwhile <- s.collectKnown(leads) }()
+	var known []report
+	var kept *kept
+	var meanwhile sync.WaitGroup
+	meanwhile.Go(func() { known, kept = s.collectKnown(leads) })
 	var connectError error
 	if s.needsServer() {
 		connectError = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
 			return s.collectFromServer(ctx, conn, reports)
 		})
 	}
-	for i, r := range <-meanwhile {
+	meanwhile.Wait()
+	for i, r := range known {
 		c := s.collectors[i]
 		switch {
 		case c.Leader && !leads:
@@ -110,28 +113,30 @@ func (s *Set) Scrape(ctx context.Context) []*dto.MetricFamily {
 			reports[i] = report{sink: newSink(c.Families), err: connectError, applicable: true}
 		}
 	}
-	return s.expose(reports, connectError)
+	return &exposition.Page{Kept: kept.page, Fresh: s.expose(reports, connectError)}
 }
 
 // collectKnown collects what needs no server, and nothing that only a leader
 // knows when this exporter is none.
-func (s *Set) collectKnown(leads bool) []report {
+func (s *Set) collectKnown(leads bool) ([]report, *kept) {
 	reports := make([]report, len(s.collectors))
 	snapshot := s.sources.Snapshot()
+	kept := s.keep(snapshot, leads)
 	for i, c := range s.collectors {
-		if c.Snapshot == nil || c.Leader && !leads {
+		if c.Snapshot == nil && c.Kept == nil || c.Leader && !leads {
 			continue
 		}
 		started := time.Now()
-		sink := known(c, snapshot)
-		reports[i] = report{sink: sink, err: sink.err, applicable: true, duration: time.Since(started)}
+		sink := emit(c, c.Snapshot, snapshot)
+		kept.addTo(sink, i)
+		reports[i] = report{sink: sink, err: errors.Join(kept.errs[i], sink.finish()), applicable: true, duration: time.Since(started)}
 	}
-	return reports
+	return reports, kept
 }
 
-// known gives the samples of a collector that asks the server nothing. A panic
+// emit gives the samples of a collector that asks the server nothing. A panic
 // in it is its error, as in scan.
-func known(c Collector, snapshot *state.Snapshot) (sink *Sink) {
+func emit(c Collector, from func(snapshot *state.Snapshot, sink *Sink), snapshot *state.Snapshot) (sink *Sink) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			sink = newSink(c.Families)
@@ -139,7 +144,9 @@ func known(c Collector, snapshot *state.Snapshot) (sink *Sink) {
 		}
 	}()
 	sink = newSink(c.Families)
-	c.Snapshot(snapshot, sink)
+	if from != nil {
+		from(snapshot, sink)
+	}
 	return sink
 }
 
@@ -200,11 +207,11 @@ func scan(rows pgx.Rows, c Collector, sink *Sink) (err error) {
 		}
 		rows.Close()
 	}()
-	return errors.Join(c.Scan(rows, sink), sink.err)
+	return errors.Join(c.Scan(rows, sink), sink.finish())
 }
 
-func (s *Set) expose(reports []report, connectError error) []*dto.MetricFamily {
-	out := newPage()
+// expose writes what the collectors gave, and frees their sinks.
+func (s *Set) expose(reports []report, connectError error) []byte {
 	own := newSink(scrapeFamilies)
 	own.AddBool(scrapeUp, connectError == nil)
 	failure, unreachable := pg.Failure(""), ""
@@ -222,18 +229,22 @@ func (s *Set) expose(reports []report, connectError error) []*dto.MetricFamily {
 	for _, reason := range pg.Failures() {
 		own.AddBool(scrapeFailure, reason == failure, string(reason))
 	}
+	shown := []*Sink{own}
 	for i, c := range s.collectors {
 		r := reports[i]
 		own.AddBool(scrapeSuccess, r.err == nil, c.Name)
 		own.AddBool(scrapeApplicable, r.applicable, c.Name)
 		own.Add(scrapeDuration, r.duration.Seconds(), c.Name)
 		s.log(c.Name, r.err)
-		if r.err == nil {
-			out.add(r.sink) // all or nothing: no half truths
+		if r.err == nil && r.sink != nil {
+			shown = append(shown, r.sink) // all or nothing: no half truths
 		}
 	}
-	out.add(own)
-	return out.sorted()
+	text := page(shown)
+	for _, sink := range shown {
+		sink.free()
+	}
+	return text
 }
 
 // noticePooler says once that there is a pooler, and once that it is gone.
@@ -287,8 +298,4 @@ func advice(err error) string {
 		return "the statement took longer than its limit; the server is overloaded"
 	}
 	return pg.FailureOf(err).Advice()
-}
-
-func sortFamilies(families []*Family) {
-	slices.SortFunc(families, func(a, b *Family) int { return strings.Compare(a.Name, b.Name) })
 }

@@ -8,8 +8,7 @@ import (
 	"runtime"
 	"testing"
 
-	dto "github.com/prometheus/client_model/go"
-
+	"pg_integrity_exporter/internal/exposition"
 	"pg_integrity_exporter/internal/web"
 )
 
@@ -131,10 +130,10 @@ auth_modules: {a: {type: userpass, userpass: {username: u, password: p}, options
 	for name, script := range scripts() {
 		t.Run(name, func(t *testing.T) {
 			address := play(t, script)
-			page := inTime(t, func(ctx context.Context) []*dto.MetricFamily {
+			page := inTime(t, func(ctx context.Context) *exposition.Page {
 				page, err := e.Probe(ctx, web.Probe{Target: address + "/postgres", AuthModule: "a"})
 				if err != nil {
-					t.Error(err)
+					t.Fatal(err)
 				}
 				return page
 			})

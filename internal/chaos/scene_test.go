@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"pg_integrity_exporter/internal/exporter"
+	"pg_integrity_exporter/internal/exposition"
 	"pg_integrity_exporter/internal/pgtest"
 	"pg_integrity_exporter/internal/state"
 )
@@ -90,7 +91,7 @@ func (s *scene) scrape(t *testing.T) []*dto.MetricFamily {
 	return inTime(t, s.exporter.Scrape)
 }
 
-func inTime(t *testing.T, scrape func(ctx context.Context) []*dto.MetricFamily) []*dto.MetricFamily {
+func inTime(t *testing.T, scrape func(ctx context.Context) *exposition.Page) []*dto.MetricFamily {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -99,7 +100,11 @@ func inTime(t *testing.T, scrape func(ctx context.Context) []*dto.MetricFamily) 
 	if took := time.Since(began); took > patience+grace {
 		t.Errorf("a scrape took %s", took.Round(time.Millisecond))
 	}
-	return page
+	families, err := page.Families()
+	if err != nil {
+		t.Error(err)
+	}
+	return families
 }
 
 // value adds the samples of a family whose labels have a value.

@@ -12,12 +12,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/business"
 	"pg_integrity_exporter/internal/config"
 	"pg_integrity_exporter/internal/drill"
+	"pg_integrity_exporter/internal/exposition"
 	"pg_integrity_exporter/internal/incident"
 	"pg_integrity_exporter/internal/logwatch"
 	"pg_integrity_exporter/internal/maintenance/activity"
@@ -352,11 +351,11 @@ func (e *Exporter) reloaded() (ok bool, success time.Time) {
 
 // Scrape collects the metrics of the one target that is not in targets before ctx
 // ends. Those in targets are instances of their own, see Probe.
-func (e *Exporter) Scrape(ctx context.Context) []*dto.MetricFamily {
+func (e *Exporter) Scrape(ctx context.Context) *exposition.Page {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if !e.main {
-		return nil
+		return new(exposition.Page)
 	}
 	return e.running[0].set.Scrape(ctx)
 }

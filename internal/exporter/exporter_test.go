@@ -17,6 +17,7 @@ import (
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/exporter"
+	"pg_integrity_exporter/internal/exposition"
 	"pg_integrity_exporter/internal/pgtest"
 	"pg_integrity_exporter/internal/state"
 )
@@ -69,7 +70,11 @@ func value(e *exporter.Exporter, name string, labels map[string]string) (sum flo
 }
 
 // sumOf sums the samples of a metric of one scrape; found says that there is one.
-func sumOf(families []*dto.MetricFamily, name string, labels map[string]string) (sum float64, found bool) {
+func sumOf(page *exposition.Page, name string, labels map[string]string) (sum float64, found bool) {
+	families, err := page.Families()
+	if err != nil {
+		panic(err) // no client could read it
+	}
 	for _, family := range families {
 		if family.GetName() != name {
 			continue

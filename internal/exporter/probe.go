@@ -13,10 +13,9 @@ import (
 	"sync"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/config"
+	"pg_integrity_exporter/internal/exposition"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/state"
 	"pg_integrity_exporter/internal/web"
@@ -63,7 +62,7 @@ func newProbes(fleet config.Fleet, disabled []string, logger *slog.Logger) *prob
 }
 
 // probe collects the metrics of a server before ctx ends.
-func (p *probes) probe(ctx context.Context, asked web.Probe) ([]*dto.MetricFamily, error) {
+func (p *probes) probe(ctx context.Context, asked web.Probe) (*exposition.Page, error) {
 	key, err := p.key(asked)
 	if err != nil {
 		return nil, err
@@ -233,7 +232,7 @@ func validModules(fleet config.Fleet) error {
 
 // Probe collects the metrics of a configured target by its name, or of a server
 // that the configuration allows to be named.
-func (e *Exporter) Probe(ctx context.Context, asked web.Probe) ([]*dto.MetricFamily, error) {
+func (e *Exporter) Probe(ctx context.Context, asked web.Probe) (*exposition.Page, error) {
 	if asked.Target == "" {
 		return nil, &web.ProbeError{Status: http.StatusBadRequest, Text: "the parameter target is missing"}
 	}

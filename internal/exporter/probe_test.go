@@ -12,9 +12,8 @@ import (
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"pg_integrity_exporter/internal/exporter"
+	"pg_integrity_exporter/internal/exposition"
 	"pg_integrity_exporter/internal/pgtest"
 	"pg_integrity_exporter/internal/state"
 	"pg_integrity_exporter/internal/web"
@@ -27,7 +26,7 @@ func writeFile(t *testing.T, name, text string) {
 	}
 }
 
-func ask(t *testing.T, e *exporter.Exporter, asked web.Probe) ([]*dto.MetricFamily, error) {
+func ask(t *testing.T, e *exporter.Exporter, asked web.Probe) (*exposition.Page, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -139,11 +138,11 @@ func refused(t *testing.T, e *exporter.Exporter, server *pgtest.Server) {
 	}
 }
 
-func must(families []*dto.MetricFamily, err error) []*dto.MetricFamily {
+func must(page *exposition.Page, err error) *exposition.Page {
 	if err != nil {
 		panic(err)
 	}
-	return families
+	return page
 }
 
 // TestFleetErrors holds that a fleet which cannot be watched is refused as a

@@ -17,6 +17,9 @@ const CheckLog = "log"
 // Snapshot is everything that is known about one target at one moment. It is
 // never changed after it was published.
 type Snapshot struct {
+	// Revision is another one when anything has changed but Up, WriteFailures, Log,
+	// Samples and what is not exported.
+	Revision uint64
 	// Up is whether the state is kept on disk.
 	Up bool
 	// WriteFailures counts writes that the disk refused.

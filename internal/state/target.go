@@ -39,6 +39,14 @@ func (t *Target) Snapshot() *Snapshot { return t.current.Load() }
 // change makes a new snapshot, writes it and publishes it. write names what to
 // write; when an earlier write failed, everything is written.
 func (t *Target) change(mutate func(next *Snapshot), write ...record) {
+	t.note(func(next *Snapshot) {
+		mutate(next)
+		next.Revision++
+	}, write...)
+}
+
+// note is change for what is not part of the revision.
+func (t *Target) note(mutate func(next *Snapshot), write ...record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.apply(mutate, write...)
@@ -313,7 +321,11 @@ func (t *Target) CommitLog(batch pglog.Batch, findings []Finding) {
 	if len(findings) > 0 {
 		write = append(write, record{kind: recordFindings})
 	}
-	t.change(func(next *Snapshot) {
+	keep := t.change
+	if len(batch.Counts) == 0 && len(findings) == 0 {
+		keep = t.note
+	}
+	keep(func(next *Snapshot) {
 		if batch.Source != "" {
 			delete(next.positions, anySource)
 			next.positions[batch.Source] = batch.Position
@@ -348,7 +360,7 @@ func (t *Target) LogStatus(status pglog.Status) {
 	if t.Snapshot().Log == status {
 		return
 	}
-	t.change(func(next *Snapshot) { next.Log = status })
+	t.note(func(next *Snapshot) { next.Log = status })
 }
 
 // LogNames publishes whose errors are counted by name.

@@ -30,7 +30,7 @@ func (e *ProbeError) Error() string { return e.Text }
 func probe(options Options, inFlight chan struct{}) http.Handler {
 	return scrape(options, inFlight, func(ctx context.Context, w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
-		families, err := options.Probe(ctx, Probe{Target: query.Get("target"), Module: query.Get("module"), AuthModule: query.Get("auth_module")})
+		page, err := options.Probe(ctx, Probe{Target: query.Get("target"), Module: query.Get("module"), AuthModule: query.Get("auth_module")})
 		if refused, ok := errors.AsType[*ProbeError](err); ok {
 			http.Error(w, refused.Text, refused.Status)
 			return
@@ -39,7 +39,7 @@ func probe(options Options, inFlight chan struct{}) http.Handler {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		expose(w, r, options.Logger, families)
+		expose(w, r, options.Logger, page)
 	})
 }
 

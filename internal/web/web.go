@@ -4,19 +4,24 @@
 package web
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/version"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
+
+	"pg_integrity_exporter/internal/exposition"
 )
 
 // timeoutHeader is what Prometheus says of its own patience, in seconds.
@@ -27,10 +32,10 @@ type Options struct {
 	// TelemetryPath is where the metrics are.
 	TelemetryPath string
 	// Scrape collects the metrics of the server before its context ends.
-	Scrape func(ctx context.Context) []*dto.MetricFamily
+	Scrape func(ctx context.Context) *exposition.Page
 	// Probe collects the metrics of a server that the request names; nil is that
 	// none may be named. Its error may be a *ProbeError.
-	Probe func(ctx context.Context, asked Probe) ([]*dto.MetricFamily, error)
+	Probe func(ctx context.Context, asked Probe) (*exposition.Page, error)
 	// Targets lists the configured targets, for service discovery.
 	Targets func() []string
 	// WatchedTarget is what the integrity page shows of a target by its name.
@@ -149,20 +154,28 @@ func reload(options Options) http.HandlerFunc {
 // metrics gathers within the time that Prometheus gives.
 func metrics(options Options, inFlight chan struct{}) http.Handler {
 	return scrape(options, inFlight, func(ctx context.Context, w http.ResponseWriter, r *http.Request) {
-		own := make(chan []*dto.MetricFamily, 1)
-		go func() { own <- gather(options) }() // while the server works
-		families := options.Scrape(ctx)
-		expose(w, r, options.Logger, families, <-own)
+		var own []byte
+		var meanwhile sync.WaitGroup // while the server works
+		meanwhile.Go(func() { own = gather(options) })
+		page := options.Scrape(ctx)
+		meanwhile.Wait()
+		page.Fresh = append(page.Fresh, own...)
+		expose(w, r, options.Logger, page)
 	})
 }
 
 // gather gives the exporter's own metrics.
-func gather(options Options) []*dto.MetricFamily {
-	own, err := options.Self.Gather()
+func gather(options Options) []byte {
+	families, err := options.Self.Gather()
+	var text bytes.Buffer
+	for _, family := range families {
+		_, textErr := expfmt.MetricFamilyToText(&text, family)
+		err = errors.Join(err, textErr)
+	}
 	if err != nil {
 		options.Logger.Error("the exporter's own metrics are incomplete", "err", err)
 	}
-	return own
+	return text.Bytes()
 }
 
 // scrape bounds how many scrapes are under way, and the time of each.

@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -14,7 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
+
+	"pg_integrity_exporter/internal/exposition"
 )
 
 // serve starts the pages; what the test does not set has a harmless value.
@@ -69,15 +71,17 @@ func fetch(t *testing.T, method, url string, header map[string]string) (int, htt
 	return response.StatusCode, response.Header, string(body)
 }
 
-func one(name string) []*dto.MetricFamily {
-	kind, value, help := dto.MetricType_GAUGE, 1.0, "Help."
-	return []*dto.MetricFamily{{Name: &name, Help: &help, Type: &kind, Metric: []*dto.Metric{{Gauge: &dto.Gauge{Value: &value}}}}}
+func one(name string) *exposition.Page {
+	return &exposition.Page{
+		Kept:  exposition.Keep([]byte("# TYPE pgintegrity_kept gauge\npgintegrity_kept 1\n")),
+		Fresh: fmt.Appendf(nil, "# HELP %[1]s Help.\n# TYPE %[1]s gauge\n%[1]s 1\n", name),
+	}
 }
 
 func TestMetricsKeepPrometheusDeadline(t *testing.T) {
 	t.Parallel()
 	deadlines := make(chan time.Duration, 1)
-	server := serve(t, Options{Scrape: func(ctx context.Context) []*dto.MetricFamily {
+	server := serve(t, Options{Scrape: func(ctx context.Context) *exposition.Page {
 		deadline, ok := ctx.Deadline()
 		if !ok {
 			t.Error("a scrape without a deadline")
@@ -102,10 +106,10 @@ func TestMetricsKeepPrometheusDeadline(t *testing.T) {
 func TestMetricsBoundsScrapesUnderWay(t *testing.T) {
 	t.Parallel()
 	started, release := make(chan struct{}), make(chan struct{})
-	server := serve(t, Options{MaxRequests: 1, Scrape: func(context.Context) []*dto.MetricFamily {
+	server := serve(t, Options{MaxRequests: 1, Scrape: func(context.Context) *exposition.Page {
 		close(started)
 		<-release
-		return nil
+		return new(exposition.Page)
 	}})
 	done := make(chan struct{})
 	go func() {
@@ -174,7 +178,7 @@ func TestPages(t *testing.T) {
 // in each format that a client may ask for.
 func TestMetricsCompressed(t *testing.T) {
 	t.Parallel()
-	server := serve(t, Options{Scrape: func(context.Context) []*dto.MetricFamily { return one("pgintegrity_up") }})
+	server := serve(t, Options{Scrape: func(context.Context) *exposition.Page { return one("pgintegrity_up") }})
 	for _, accept := range []string{"", "text/plain;version=0.0.4", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"} {
 		var plain string
 		for _, coding := range []string{"identity", "gzip", "br, gzip;q=0.5", "gzip;q=0"} {
@@ -225,7 +229,7 @@ func TestProbeAndTargets(t *testing.T) {
 	var asked Probe
 	server := serve(t, Options{
 		Targets: func() []string { return []string{"orders", "billing"} },
-		Probe: func(_ context.Context, p Probe) ([]*dto.MetricFamily, error) {
+		Probe: func(_ context.Context, p Probe) (*exposition.Page, error) {
 			if p.Target == "evil" {
 				return nil, &ProbeError{Status: http.StatusForbidden, Text: "evil may not be probed"}
 			}

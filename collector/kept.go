@@ -1,0 +1,80 @@
+package collector
+
+import (
+	"slices"
+
+	"pg_integrity_exporter/internal/exposition"
+	"pg_integrity_exporter/internal/state"
+)
+
+// kept is what collectors made of a snapshot, for as long as its revision is the
+// same. It is compressed: as text it would be most of the memory of a fleet.
+type kept struct {
+	revision uint64
+	leads    bool
+	page     *exposition.Kept
+	// shared are the lines of families that another collector adds to, by
+	// collector: they have to stand together with those.
+	shared map[int]map[*Family][]byte
+	errs   map[int]error
+}
+
+// addTo adds the lines that a collector shares with others to its sink.
+func (k *kept) addTo(sink *Sink, i int) {
+	for family, lines := range k.shared[i] {
+		n := slices.Index(sink.families, family)
+		sink.lines[n] = append(sink.lines[n], lines...)
+	}
+}
+
+// keep gives what is kept of a snapshot, made anew when it has changed.
+func (s *Set) keep(snapshot *state.Snapshot, leads bool) *kept {
+	s.mu.Lock()
+	k := s.kept
+	s.mu.Unlock()
+	if k != nil && k.revision == snapshot.Revision && k.leads == leads {
+		return k
+	}
+	k = &kept{revision: snapshot.Revision, leads: leads, shared: make(map[int]map[*Family][]byte), errs: make(map[int]error)}
+	var whole []*Sink
+	shared := s.shared()
+	for i, c := range s.collectors {
+		if c.Kept == nil || c.Leader && !leads {
+			continue
+		}
+		sink := emit(c, c.Kept, snapshot)
+		if err := sink.finish(); err != nil {
+			k.errs[i] = err
+			continue
+		}
+		k.shared[i] = sink.take(shared)
+		whole = append(whole, sink)
+	}
+	if text := page(whole); len(text) > 0 {
+		k.page = exposition.Keep(text)
+	}
+	for _, sink := range whole {
+		sink.free()
+	}
+	s.mu.Lock()
+	s.kept = k
+	s.mu.Unlock()
+	return k
+}
+
+// shared are the families that several collectors add to.
+func (s *Set) shared() map[*Family]bool {
+	collectors := make(map[*Family]int)
+	for _, c := range s.collectors {
+		for _, family := range c.Families {
+			collectors[family]++
+		}
+	}
+	shared := make(map[*Family]bool)
+	for family, n := range collectors {
+		if n > 1 {
+			shared[family] = true
+		}
+	}
+	return shared
+}
