@@ -24,6 +24,7 @@ import (
 	"pg_integrity_exporter/alerts"
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/exporter"
+	"pg_integrity_exporter/internal/process"
 	"pg_integrity_exporter/internal/secret"
 	"pg_integrity_exporter/internal/state"
 	"pg_integrity_exporter/internal/web"
@@ -132,7 +133,7 @@ func (f *serveFlags) listen(ctx context.Context, e *exporter.Exporter) error {
 	self := prometheus.NewRegistry()
 	self.MustRegister(
 		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		process.NewCollector(),
 		version.NewCollector(programName),
 	)
 	runbooks, err := fs.Sub(alerts.FS, "runbooks")

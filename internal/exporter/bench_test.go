@@ -25,6 +25,7 @@ import (
 	"pg_integrity_exporter/internal/exporter"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/pgtest"
+	"pg_integrity_exporter/internal/process"
 	"pg_integrity_exporter/internal/state"
 	"pg_integrity_exporter/internal/web"
 )
@@ -48,7 +49,7 @@ func BenchmarkScrape(b *testing.B) {
 	}
 	b.Cleanup(e.Stop)
 	self := prometheus.NewRegistry()
-	self.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	self.MustRegister(collectors.NewGoCollector(), process.NewCollector())
 	ours, err := web.Handler(web.Options{
 		TelemetryPath: "/metrics", Scrape: e.Scrape, Self: self, Timeout: 10 * time.Second, MaxRequests: 1, Logger: logger, Watched: e.Watched,
 		Runbooks: os.DirFS(b.TempDir()),
