@@ -17,7 +17,7 @@ func WriteDrills(w io.Writer, watched recovery.Watched, history recovery.History
 	if err := sink.finish(); err != nil {
 		return err
 	}
-	if _, err := w.Write(page([]*Sink{sink})); err != nil {
+	if _, err := w.Write(write(nil, []*Sink{sink})); err != nil {
 		return fmt.Errorf("writing metrics: %w", err)
 	}
 	return nil

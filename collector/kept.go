@@ -50,8 +50,10 @@ func (s *Set) keep(snapshot *state.Snapshot, leads bool) *kept {
 		k.shared[i] = sink.take(shared)
 		whole = append(whole, sink)
 	}
-	if text := page(whole); len(text) > 0 {
-		k.page = exposition.Keep(text)
+	page := exposition.NewPage()
+	defer page.Free()
+	if page.Fresh = write(page.Fresh, whole); len(page.Fresh) > 0 {
+		k.page = exposition.Keep(page.Fresh)
 	}
 	for _, sink := range whole {
 		sink.free()

@@ -93,15 +93,14 @@ func (s *Set) Scrape(ctx context.Context) *exposition.Page {
 	leads := s.sources.leads()
 	var known []report
 	var kept *kept
-	var meanwhile sync.WaitGroup
-	meanwhile.Go(func() { known, kept = s.collectKnown(leads) })
+	meanwhile := sync.OnceFunc(func() { known, kept = s.collectKnown(leads) })
 	var connectError error
 	if s.needsServer() {
 		connectError = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
-			return s.collectFromServer(ctx, conn, reports)
+			return s.collectFromServer(ctx, conn, reports, meanwhile)
 		})
 	}
-	meanwhile.Wait()
+	meanwhile()
 	for i, r := range known {
 		c := s.collectors[i]
 		switch {
@@ -113,7 +112,10 @@ func (s *Set) Scrape(ctx context.Context) *exposition.Page {
 			reports[i] = report{sink: newSink(c.Families), err: connectError, applicable: true}
 		}
 	}
-	return &exposition.Page{Kept: kept.page, Fresh: s.expose(reports, connectError)}
+	page := exposition.NewPage()
+	page.Kept = kept.page
+	page.Fresh = s.expose(page.Fresh, reports, connectError)
+	return page
 }
 
 // collectKnown collects what needs no server, and nothing that only a leader
@@ -154,10 +156,10 @@ func (s *Set) needsServer() bool {
 	return slices.ContainsFunc(s.collectors, func(c Collector) bool { return c.SQL != nil })
 }
 
-// collectFromServer sends all statements at once and reads the answers in
-// turn. It fails only when the session itself fails; what was collected
+// collectFromServer sends all statements at once, calls meanwhile, and reads the
+// answers in turn. It fails only when the session itself fails; what was collected
 // before that stays in reports.
-func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []report) error {
+func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []report, meanwhile func()) error {
 	s.noticePooler(conn)
 	if err := conn.Refresh(ctx); err != nil {
 		return err
@@ -179,6 +181,7 @@ func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []re
 	if err := pipeline.Flush(); err != nil {
 		return errors.Join(fmt.Errorf("sending statements: %w", err), pipeline.Close())
 	}
+	meanwhile()
 	started := time.Now()
 	for i, c := range s.collectors {
 		if sent[i] == "" {
@@ -210,8 +213,8 @@ func scan(rows pgx.Rows, c Collector, sink *Sink) (err error) {
 	return errors.Join(c.Scan(rows, sink), sink.finish())
 }
 
-// expose writes what the collectors gave, and frees their sinks.
-func (s *Set) expose(reports []report, connectError error) []byte {
+// expose adds what the collectors gave to text, and frees their sinks.
+func (s *Set) expose(text []byte, reports []report, connectError error) []byte {
 	own := newSink(scrapeFamilies)
 	own.AddBool(scrapeUp, connectError == nil)
 	failure, unreachable := pg.Failure(""), ""
@@ -240,7 +243,7 @@ func (s *Set) expose(reports []report, connectError error) []byte {
 			shown = append(shown, r.sink) // all or nothing: no half truths
 		}
 	}
-	text := page(shown)
+	text = write(text, shown)
 	for _, sink := range shown {
 		sink.free()
 	}

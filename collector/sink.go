@@ -141,24 +141,22 @@ func ordered(lines []byte) (_ []byte, twice bool) {
 	return ordered(append(lines[:0], bytes.Join(split, nil)...))
 }
 
-// page writes families with the lines that sinks have of them, ordered by name.
-func page(all []*Sink) []byte {
+// write adds families with the lines that sinks have of them, ordered by name, to
+// text.
+func write(text []byte, all []*Sink) []byte {
 	type part struct {
 		family *Family
 		lines  []byte
 	}
 	var parts []part
-	size := 0
 	for _, sink := range all {
 		for i, family := range sink.families {
 			if len(sink.lines[i]) > 0 {
 				parts = append(parts, part{family, sink.lines[i]})
-				size += 2*len(family.Name) + len(family.Help) + len(sink.lines[i]) + len("# HELP  \n# TYPE  counter\n")
 			}
 		}
 	}
 	slices.SortStableFunc(parts, func(a, b part) int { return strings.Compare(a.family.Name, b.family.Name) })
-	text := make([]byte, 0, size)
 	for i, p := range parts {
 		if i == 0 || p.family != parts[i-1].family {
 			text = append(text, "# HELP "...)

@@ -14,9 +14,6 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/collectors/version"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
 	"go.yaml.in/yaml/v3"
@@ -130,12 +127,6 @@ func (f *serveFlags) openStore() (*state.Store, error) {
 }
 
 func (f *serveFlags) listen(ctx context.Context, e *exporter.Exporter) error {
-	self := prometheus.NewRegistry()
-	self.MustRegister(
-		collectors.NewGoCollector(),
-		process.NewCollector(),
-		version.NewCollector(programName),
-	)
 	runbooks, err := fs.Sub(alerts.FS, "runbooks")
 	if err != nil {
 		return fmt.Errorf("opening the embedded runbooks: %w", err)
@@ -150,7 +141,7 @@ func (f *serveFlags) listen(ctx context.Context, e *exporter.Exporter) error {
 		return err
 	}
 	handler, err := web.Handler(web.Options{
-		TelemetryPath: f.telemetryPath, Scrape: e.Scrape, Self: self, Reload: reload, Runbooks: runbooks,
+		TelemetryPath: f.telemetryPath, Scrape: e.Scrape, Self: process.New(programName).Append, Reload: reload, Runbooks: runbooks,
 		Timeout: f.timeout, TimeoutOffset: f.timeoutOffset, MaxRequests: f.maxRequests, Logger: f.logger,
 		Watched: e.Watched, User: f.user, Profiling: f.profiling,
 		Probe: e.Probe, Targets: e.Targets, WatchedTarget: e.WatchedTarget,

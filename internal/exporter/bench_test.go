@@ -48,10 +48,8 @@ func BenchmarkScrape(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.Cleanup(e.Stop)
-	self := prometheus.NewRegistry()
-	self.MustRegister(collectors.NewGoCollector(), process.NewCollector())
 	ours, err := web.Handler(web.Options{
-		TelemetryPath: "/metrics", Scrape: e.Scrape, Self: self, Timeout: 10 * time.Second, MaxRequests: 1, Logger: logger, Watched: e.Watched,
+		TelemetryPath: "/metrics", Scrape: e.Scrape, Self: process.New("bench").Append, Timeout: 10 * time.Second, MaxRequests: 1, Logger: logger, Watched: e.Watched,
 		Runbooks: os.DirFS(b.TempDir()),
 	})
 	if err != nil {

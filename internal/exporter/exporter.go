@@ -355,7 +355,7 @@ func (e *Exporter) Scrape(ctx context.Context) *exposition.Page {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if !e.main {
-		return new(exposition.Page)
+		return exposition.NewPage()
 	}
 	return e.running[0].set.Scrape(ctx)
 }

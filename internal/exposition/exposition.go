@@ -27,6 +27,19 @@ type Page struct {
 	Fresh []byte
 }
 
+// pages are used again.
+var pages = sync.Pool{New: func() any { return new(Page) }}
+
+// NewPage makes a page without families.
+func NewPage() *Page {
+	page := pages.Get().(*Page) //nolint:forcetypeassert // the pool holds nothing else
+	page.Kept, page.Fresh = nil, page.Fresh[:0]
+	return page
+}
+
+// Free gives the memory of a page back, that nobody needs any more.
+func (p *Page) Free() { pages.Put(p) }
+
 // Kept is text that is compressed already. Its blocks can stand before those of
 // other text in one stream.
 type Kept struct {

@@ -1,5 +1,3 @@
-// Package process shows what the exporter's own process uses, under the names that
-// client libraries have for it.
 package process
 
 import (
@@ -7,75 +5,49 @@ import (
 	"os"
 	"strconv"
 	"syscall"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
-// NewCollector is collectors.NewProcessCollector at a tenth of the cost: that
-// reads six files of /proc for each scrape, this one.
-func NewCollector() prometheus.Collector {
-	return &collector{started: startTime(), page: os.Getpagesize()}
-}
+// processReader reads one file of /proc for each scrape; the library reads six.
+type processReader struct{ started []byte }
 
-type collector struct {
-	started float64
-	page    int
+func newProcessReader() processReader {
+	return processReader{familyOf(processFamilies(), "process_start_time_seconds")}
 }
 
 var (
-	cpuSeconds  = prometheus.NewDesc("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", nil, nil)
-	openFiles   = prometheus.NewDesc("process_open_fds", "Number of open file descriptors.", nil, nil)
-	maxFiles    = prometheus.NewDesc("process_max_fds", "Maximum number of open file descriptors.", nil, nil)
-	virtual     = prometheus.NewDesc("process_virtual_memory_bytes", "Virtual memory size in bytes.", nil, nil)
-	maxVirtual  = prometheus.NewDesc("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.", nil, nil)
-	resident    = prometheus.NewDesc("process_resident_memory_bytes", "Resident memory size in bytes.", nil, nil)
-	startedTime = prometheus.NewDesc("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", nil, nil)
+	cpuSeconds = counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
+	openFiles  = gauge("process_open_fds", "Number of open file descriptors.")
+	maxFiles   = gauge("process_max_fds", "Maximum number of open file descriptors.")
+	virtual    = gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.")
+	resident   = gauge("process_resident_memory_bytes", "Resident memory size in bytes.")
 )
 
-// Describe is prometheus.Collector.
-func (c *collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{cpuSeconds, openFiles, maxFiles, virtual, maxVirtual, resident, startedTime} {
-		descs <- desc
-	}
-}
-
-// Collect is prometheus.Collector. What cannot be read is left out.
-func (c *collector) Collect(metrics chan<- prometheus.Metric) {
-	gauge := func(desc *prometheus.Desc, value float64) {
-		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value)
-	}
+func (p processReader) append(text []byte) []byte {
 	var usage syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &usage) == nil {
-		seconds := float64(usage.Utime.Nano()+usage.Stime.Nano()) / 1e9
-		metrics <- prometheus.MustNewConstMetric(cpuSeconds, prometheus.CounterValue, seconds)
+		text = cpuSeconds.append(text, float64(usage.Utime.Nano()+usage.Stime.Nano())/1e9, "")
 	}
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
-		gauge(maxFiles, float64(limit.Cur))
+		text = maxFiles.append(text, float64(limit.Cur), "")
 	}
-	if syscall.Getrlimit(syscall.RLIMIT_AS, &limit) == nil {
-		gauge(maxVirtual, float64(limit.Cur))
-	}
-	if n, ok := files(); ok {
-		gauge(openFiles, float64(n))
+	if n, ok := countFiles(); ok {
+		text = openFiles.append(text, float64(n), "")
 	}
 	if content, err := os.ReadFile("/proc/self/statm"); err == nil { // in pages: size, resident, …
 		fields := bytes.Fields(content)
-		for i, desc := range []*prometheus.Desc{virtual, resident} {
+		for i, family := range []family{virtual, resident} {
 			if n, err := strconv.Atoi(string(fields[i])); err == nil {
-				gauge(desc, float64(n*c.page))
+				text = family.append(text, float64(n*os.Getpagesize()), "")
 			}
 		}
 	}
-	if c.started > 0 {
-		gauge(startedTime, c.started)
-	}
+	return append(text, p.started...)
 }
 
-// files counts the open files: since Linux 6.2 that is the size of their
+// countFiles counts the open files: since Linux 6.2 that is the size of their
 // directory.
-func files() (n int64, ok bool) {
+func countFiles() (n int64, ok bool) {
 	var stat syscall.Stat_t
 	if syscall.Stat("/proc/self/fd", &stat) == nil && stat.Size > 0 {
 		return stat.Size, true
@@ -84,17 +56,15 @@ func files() (n int64, ok bool) {
 	return int64(len(entries)), err == nil
 }
 
-// startTime asks the library, once; 0 is not known.
-func startTime() float64 {
-	registry := prometheus.NewRegistry()
-	if registry.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})) != nil {
-		return 0
+// familyOf cuts one family out of a text.
+func familyOf(text []byte, name string) []byte {
+	start := bytes.Index(text, []byte("# HELP "+name+" "))
+	if start < 0 {
+		return nil
 	}
-	families, _ := registry.Gather() // what it could not read is not there
-	for _, family := range families {
-		if family.GetName() == "process_start_time_seconds" {
-			return family.GetMetric()[0].GetGauge().GetValue()
-		}
+	family := text[start:]
+	if end := bytes.Index(family[1:], []byte("# HELP ")); end >= 0 {
+		family = family[:end+1]
 	}
-	return 0
+	return family
 }

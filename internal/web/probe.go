@@ -39,6 +39,7 @@ func probe(options Options, inFlight chan struct{}) http.Handler {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
+		defer page.Free()
 		expose(w, r, options.Logger, page)
 	})
 }

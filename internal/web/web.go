@@ -4,20 +4,15 @@
 package web
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/pprof"
 	"strconv"
-	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/version"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 
@@ -40,8 +35,8 @@ type Options struct {
 	Targets func() []string
 	// WatchedTarget is what the integrity page shows of a target by its name.
 	WatchedTarget func(name string) (Watched, bool)
-	// Self gathers the exporter's own metrics.
-	Self prometheus.Gatherer
+	// Self adds the exporter's own metrics to a text.
+	Self func(text []byte) []byte
 	// Reload reads the configuration again.
 	Reload func() error
 	// Runbooks holds one NAME.md for each alert.
@@ -151,31 +146,14 @@ func reload(options Options) http.HandlerFunc {
 	}
 }
 
-// metrics gathers within the time that Prometheus gives.
+// metrics serves a scrape within the time that Prometheus gives.
 func metrics(options Options, inFlight chan struct{}) http.Handler {
 	return scrape(options, inFlight, func(ctx context.Context, w http.ResponseWriter, r *http.Request) {
-		var own []byte
-		var meanwhile sync.WaitGroup // while the server works
-		meanwhile.Go(func() { own = gather(options) })
 		page := options.Scrape(ctx)
-		meanwhile.Wait()
-		page.Fresh = append(page.Fresh, own...)
+		defer page.Free()
+		page.Fresh = options.Self(page.Fresh)
 		expose(w, r, options.Logger, page)
 	})
-}
-
-// gather gives the exporter's own metrics.
-func gather(options Options) []byte {
-	families, err := options.Self.Gather()
-	var text bytes.Buffer
-	for _, family := range families {
-		_, textErr := expfmt.MetricFamilyToText(&text, family)
-		err = errors.Join(err, textErr)
-	}
-	if err != nil {
-		options.Logger.Error("the exporter's own metrics are incomplete", "err", err)
-	}
-	return text.Bytes()
 }
 
 // scrape bounds how many scrapes are under way, and the time of each.
