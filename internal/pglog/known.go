@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // knownMessage is a message that damage produces, as PostgreSQL's source writes
@@ -157,9 +158,10 @@ var knownMessages = []knownMessage{
 type matcher struct {
 	knownMessage
 
-	literal string         // the longest part without a conversion
-	start   *regexp.Regexp // the beginning of a text
-	whole   *regexp.Regexp // all of it
+	literal string // the longest part without a conversion
+	// start is the beginning of a text, whole all of it. They are made when the
+	// literal was seen: all of them are two megabytes, and most servers log none.
+	start, whole func() *regexp.Regexp
 }
 
 var conversion = regexp.MustCompile(`%[usX]`)
@@ -172,7 +174,8 @@ var matchers = func() []matcher {
 		pattern = strings.NewReplacer("%u", `-?\d+`, "%s", `.+`, "%X", `[0-9A-Fa-f]+`).Replace(pattern)
 		list = append(list, matcher{
 			known, slices.MaxFunc(literals, func(a, b string) int { return len(a) - len(b) }),
-			regexp.MustCompile(`^(?:` + pattern + `)`), regexp.MustCompile(`^(?:` + pattern + `)$`),
+			sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:` + pattern + `)`) }),
+			sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:` + pattern + `)$`) }),
 		})
 	}
 	return list
@@ -188,12 +191,12 @@ func knownKind(sqlstate, text string) EventKind {
 		if sqlstate == UnknownState {
 			// The server's own suspects are worth nothing when users' errors may look
 			// the same.
-			if k.kind != Suspect && k.whole.MatchString(text) {
+			if k.kind != Suspect && k.whole().MatchString(text) {
 				return k.kind
 			}
 			continue
 		}
-		if strings.Contains(k.states, sqlstate) && k.start.MatchString(text) {
+		if strings.Contains(k.states, sqlstate) && k.start().MatchString(text) {
 			return k.kind
 		}
 	}
