@@ -51,10 +51,11 @@ func (s *Sink) Add(family *Family, value float64, labelValues ...string) {
 		s.err = fmt.Errorf("metric %s has %d labels, not %d", family.Name, len(family.Labels), len(labelValues))
 		return
 	}
-	line := append(s.lines[i], family.Name...)
+	line := s.lines[i]
+	line = append(line, family.Name...)
 	separator := byte('{')
 	for _, n := range family.sorted() {
-		text := labelValues[n] //nolint:gosec // the lengths are compared above
+		text := labelValues[n]
 		if text == "" {
 			continue // an empty label is no label
 		}

@@ -92,7 +92,7 @@ func (p *Page) Gzip(out *bytes.Buffer) {
 	compress(out, p.Fresh, true)
 	end := out.AvailableBuffer()
 	end = binary.LittleEndian.AppendUint32(end, crc32.Update(kept.checksum, crc32.IEEETable, p.Fresh))
-	end = binary.LittleEndian.AppendUint32(end, uint32(kept.size+len(p.Fresh))) //nolint:gosec // modulo 2^32, as RFC 1952 wants it
+	end = binary.LittleEndian.AppendUint32(end, uint32(kept.size+len(p.Fresh))) // modulo 2^32
 	out.Write(end)
 }
 

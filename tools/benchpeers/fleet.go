@@ -16,24 +16,26 @@ import (
 	"pg_integrity_exporter/internal/pgtest"
 )
 
-// The fleet is one real server under many names: each target is an address of
+// The fleet is a few real servers under many names: each target is an address of
 // its own of the loopback network, and has a session of its own. Each is probed
-// every fleetInterval, for fleetRounds of them.
+// every fleetInterval, for fleetRounds of them. One server alone would show a
+// thousand sessions to each of a thousand probes.
 const (
 	fleetTargets  = 1000
+	fleetServers  = 20
 	fleetInterval = 15 * time.Second
 	fleetRounds   = 4
-	// fleetReserve are the connections that the server has beside one for each
-	// target: for checks and for the superuser.
-	fleetReserve = 40
+	// fleetReserve are the connections that a server has beside one for each of its
+	// targets: for the superuser, and for new ones before the old ones are gone.
+	fleetReserve = 20
 )
 
 const fleetHead = `
 ## (d) %d targets, each scraped every %.0f s
 
-One real server under many names: each target is an address of its own of the loopback network (127.1.x.y), named in /probe, with a
-session of its own. What a server shows of its sessions is therefore about all %[1]d at once. A probe collects metrics alone; checks, log and
-maintenance are for targets in the configuration.
+%d real servers under many names: each target is an address of its own of the loopback network (127.1.x.y), named in /probe, with a
+session of its own. A probe collects metrics alone; checks, log and maintenance are for targets in the configuration. The exporter runs
+with --web.max-requests=200: its default of 40 is for a handful of servers.
 
 | exporter | p50 ms | p95 ms | late or failed | CPU cores own | CPU ms server per probe | memory MiB (peak) | sessions |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -42,20 +44,71 @@ maintenance are for targets in the configuration.
 // fleetAddress is that of a target.
 func fleetAddress(n int) string { return fmt.Sprintf("127.1.%d.%d", n/250, 1+n%250) }
 
+// fleet is the servers of the fleet.
+type fleet struct {
+	servers []*pgtest.Server
+	role    string
+}
+
+// target is the address of one target.
+func (f *fleet) target(n int) string {
+	return fmt.Sprintf("%s:%d", fleetAddress(n), f.servers[n%len(f.servers)].Port)
+}
+
+// cpu is the CPU time of all servers.
+func (f *fleet) cpu() (total time.Duration) {
+	for _, server := range f.servers {
+		total += serverCPU(server)
+	}
+	return total
+}
+
+// sessions counts those of the exporter.
+func (f *fleet) sessions(ctx context.Context) (total int, err error) {
+	for _, server := range f.servers {
+		var n int
+		if err := server.Query(ctx, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+f.role+"'", &n); err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+func (f *fleet) close() (err error) {
+	for _, server := range f.servers {
+		err = errors.Join(err, server.Close())
+	}
+	return err
+}
+
+// launchFleet starts servers for so many targets. They must be closed, also when
+// there is an error.
+func launchFleet(ctx context.Context, install pgtest.Install, targets int) (*fleet, error) {
+	f := new(fleet)
+	for range fleetServers {
+		server, err := pgtest.Launch(ctx, pgtest.Config{Install: install, Settings: map[string]string{
+			"listen_addresses": "*", "max_connections": strconv.Itoa(targets/fleetServers + fleetReserve), "shared_buffers": "16MB",
+		}})
+		if err != nil {
+			return f, err
+		}
+		f.servers = append(f.servers, server)
+		if f.role, err = server.Monitor(ctx); err != nil {
+			return f, err
+		}
+		if err := trustLoopback(ctx, server); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
 // measureFleet measures this exporter with many targets.
 func (b *bench) measureFleet(ctx context.Context, install pgtest.Install, p peer) (err error) {
-	server, err := pgtest.Launch(ctx, pgtest.Config{Install: install, Settings: map[string]string{
-		"listen_addresses": "*", "max_connections": strconv.Itoa(b.targets + fleetReserve), "shared_buffers": "128MB",
-	}})
+	f, err := launchFleet(ctx, install, b.targets)
+	defer func() { err = errors.Join(err, f.close()) }()
 	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
-	role, err := server.Monitor(ctx)
-	if err != nil {
-		return err
-	}
-	if err := trustLoopback(ctx, server); err != nil {
 		return err
 	}
 	directory, err := os.MkdirTemp("", "benchpeers-")
@@ -66,23 +119,23 @@ func (b *bench) measureFleet(ctx context.Context, install pgtest.Install, p peer
 	file := filepath.Join(directory, "fleet.yml")
 	text := fmt.Sprintf(`log: {enabled: false}
 maintenance: {enabled: false}
-probe: {allow: ["127.1.*:%d"], max_targets: %d, max_concurrent: 100}
+probe: {allow: ["127.1.*:*"], max_targets: %d, max_concurrent: 100}
 auth_modules: {fleet: {type: userpass, userpass: {username: %s}, options: {sslmode: disable}}}
-`, server.Port, b.targets, role)
+`, b.targets, f.role)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing the configuration: %w", err)
 	}
-	p.command = slices.Insert(slices.Clone(p.command), 1, "--config.file="+file)
-	program, err := launch(ctx, p, server.DSN("postgres", role))
+	p.command = append(slices.Insert(slices.Clone(p.command), 1, "--config.file="+file), "--web.max-requests=200")
+	program, err := launch(ctx, p, f.servers[0].DSN("postgres", f.role))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, program.stop()) }()
-	m, err := scrapeFleet(ctx, program, server, b.targets)
+	m, err := scrapeFleet(ctx, program, f, b.targets)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(b.out, fleetHead, b.targets, fleetInterval.Seconds())
+	fmt.Fprintf(b.out, fleetHead, b.targets, fleetInterval.Seconds(), fleetServers)
 	fmt.Fprint(b.out, m.row(p.name))
 	return nil
 }
@@ -118,7 +171,7 @@ func (m fleetMeasured) row(name string) string {
 
 // scrapeFleet scrapes each target in turn, as Prometheus spreads them over the
 // interval. The first round connects and is not counted.
-func scrapeFleet(ctx context.Context, r *program, server *pgtest.Server, targets int) (m fleetMeasured, err error) {
+func scrapeFleet(ctx context.Context, r *program, f *fleet, targets int) (m fleetMeasured, err error) {
 	pid := r.PID()
 	address := strings.TrimSuffix(r.url, "/metrics") + "/probe?auth_module=fleet&target="
 	var mu sync.Mutex
@@ -127,7 +180,7 @@ func scrapeFleet(ctx context.Context, r *program, server *pgtest.Server, targets
 	gap := fleetInterval / time.Duration(targets)
 	for round := range fleetRounds + 1 {
 		if round == 1 {
-			own, backends, counted = cpu(pid, false), serverCPU(server), time.Now()
+			own, backends, counted = cpu(pid, false), f.cpu(), time.Now()
 		}
 		began := time.Now()
 		var scraping sync.WaitGroup
@@ -137,7 +190,7 @@ func scrapeFleet(ctx context.Context, r *program, server *pgtest.Server, targets
 			}
 			scraping.Go(func() {
 				started := time.Now()
-				body, err := r.get(ctx, address+url.QueryEscape(fmt.Sprintf("%s:%d/postgres", fleetAddress(n), server.Port)))
+				body, err := r.get(ctx, address+url.QueryEscape(f.target(n)+"/postgres"))
 				took := time.Since(started)
 				if round == 0 {
 					return
@@ -162,7 +215,8 @@ func scrapeFleet(ctx context.Context, r *program, server *pgtest.Server, targets
 		}
 	}
 	m.cores = float64(cpu(pid, false)-own) / float64(time.Since(counted))
-	m.server = (serverCPU(server) - backends) / time.Duration(len(m.times))
+	m.server = (f.cpu() - backends) / time.Duration(len(m.times))
 	m.rss, m.peak = memory(pid)
-	return m, server.Query(ctx, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_integrity_exporter%'", &m.sessions)
+	m.sessions, err = f.sessions(ctx)
+	return m, err
 }
