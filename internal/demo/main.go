@@ -333,6 +333,7 @@ func (d *demo) printAddresses(ctx context.Context) {
   Prometheus    %s
   Alertmanager  %s
   PostgreSQL    %s
+  pictures      docs/tour.md
 
 `, d.exporterURL, d.exporterURL, alerts, d.alertURL, d.server.DSN("erp"))
 }

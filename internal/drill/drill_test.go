@@ -56,7 +56,7 @@ func newBank(t *testing.T, major int, options ...pgtest.Option) *bank {
 const patience = 10 * time.Minute
 
 // options are those of a drill of the bank.
-func (b *bank) options(t *testing.T) drill.Options {
+func (b *bank) options(t testing.TB) drill.Options {
 	t.Helper()
 	primary, err := pg.ResolveTarget(b.server.DSN("postgres"), func(string) (string, bool) { return "", false })
 	if err != nil {

@@ -180,20 +180,33 @@ func (s *server) target() (*pg.Target, error) {
 // connectTimeout bounds one attempt to connect.
 const connectTimeout = 10 * time.Second
 
+// statusLine is the line of postmaster.pid with the status of the server
+// (LOCK_FILE_LINE_PM_STATUS, counted from 1).
+const statusLine = 8
+
+// open says whether the server says that it accepts connections. Asked with a
+// connection instead, it would start a process each time just to refuse it.
+func (s *server) open() bool {
+	content, err := os.ReadFile(filepath.Join(s.scratch.data(), "postmaster.pid"))
+	lines := strings.Split(string(content), "\n")
+	return err == nil && len(lines) >= statusLine && strings.TrimSpace(lines[statusLine-1]) == "ready"
+}
+
 // await waits until the server accepts connections of one of the roles.
 func (s *server) await(ctx context.Context, roles []string) error {
 	roles = slices.Clone(roles)
 	for {
-		err := s.try(ctx, roles[0])
-		switch {
-		case err == nil:
-			s.role = roles[0]
-			return nil
-		case pg.SQLState(err) == "28000" || errors.Is(err, errNotSuperuser):
-			if roles = roles[1:]; len(roles) > 0 {
-				continue
+		if s.open() {
+			switch err := s.try(ctx, roles[0]); {
+			case err == nil:
+				s.role = roles[0]
+				return nil
+			case pg.SQLState(err) == "28000" || errors.Is(err, errNotSuperuser):
+				if roles = roles[1:]; len(roles) > 0 {
+					continue
+				}
+				return errNoRole
 			}
-			return errNoRole
 		}
 		select {
 		case <-s.ended:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -124,7 +125,8 @@ func (d *drill) check(ctx context.Context, report *recovery.Report) error {
 	if err != nil {
 		return err
 	}
-	options := check.Options{Checks: aboutData(), Deep: true, Jobs: 1, Logger: d.logger}
+	// Nobody else uses this server.
+	options := check.Options{Checks: aboutData(), Deep: true, Jobs: runtime.GOMAXPROCS(0), Logger: d.logger}
 	document, err := check.Sweep(ctx, target, options)
 	if err != nil {
 		return fmt.Errorf("checking the restored databases: %w", err)
