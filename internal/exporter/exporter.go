@@ -250,15 +250,15 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Rules: c.Rules(), Turns: turns,
 		Bounds: schedule.Bounds{Latency: time.Duration(c.Limits.Latency), ReplicationLag: time.Duration(c.Limits.ReplicationLag)},
 	}, logger)
-	if c.Log.Enabled {
-		r.watcher = logwatch.New(target, r.lane, results, r.scheduler, c.Log, logger)
-	}
 	r.recovery = recovery.NewWatcher(c.Recovery.Watched(), time.Duration(c.Recovery.Interval), int64(c.Recovery.VerifyRate), results.Files(), logger)
 	r.drills = e.drills(c, results, logger)
 	r.activity = activity.New(target, r.lane, results.Files(), r.scheduler, activity.Settings{
 		Enabled: c.Maintenance.Enabled, Interval: time.Duration(c.Maintenance.Interval), Schedules: c.Maintenance.Schedules(),
 		Marker: c.Maintenance.Marker, MarkerLimit: time.Duration(c.Maintenance.MarkerLimit),
 	}, logger)
+	if c.Log.Enabled {
+		r.watcher = logwatch.New(target, r.lane, results, r.scheduler, c.Log, r.activity.Logged, logger)
+	}
 	r.business = business.New(target, c.Business(), logger)
 	r.presence = newPresence(r.lane, results)
 	alone := r.run(c, logger)

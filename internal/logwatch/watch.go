@@ -37,8 +37,10 @@ type Watcher struct {
 	scheduler *schedule.Scheduler
 	config    config.Log
 	logger    *slog.Logger
-	labels    *pglog.Labels
-	prefixes  *pglog.Prefixes
+	// maintained takes statements that may be maintenance; nil is nobody.
+	maintained func([]pglog.Statement)
+	labels     *pglog.Labels
+	prefixes   *pglog.Prefixes
 
 	mu       sync.Mutex
 	nameless []nameless
@@ -52,14 +54,15 @@ type Watcher struct {
 
 // New makes a watcher. What the configuration leaves out is found through the
 // server's settings, which are asked for through lane; so is the log when it is
-// read through the server. Start runs it.
-func New(target *pg.Target, lane *pg.Lane, results *state.Target, scheduler *schedule.Scheduler, c config.Log, logger *slog.Logger) *Watcher {
+// read through the server. Statements that may be maintenance go to maintained.
+// Start runs it.
+func New(target *pg.Target, lane *pg.Lane, results *state.Target, scheduler *schedule.Scheduler, c config.Log, maintained func([]pglog.Statement), logger *slog.Logger) *Watcher {
 	var databases []string
 	for counter := range results.Snapshot().Counters {
 		databases = append(databases, counter.Database)
 	}
 	return &Watcher{
-		target: target, lane: lane.As("log"), state: results, scheduler: scheduler, config: c, logger: logger,
+		target: target, lane: lane.As("log"), state: results, scheduler: scheduler, config: c, maintained: maintained, logger: logger,
 		labels: pglog.NewLabels(c.Applications, c.Roles, databases), prefixes: new(pglog.Prefixes),
 		reading: make(map[string]pglog.Status), recorded: make(map[string]time.Time),
 	}
@@ -263,6 +266,9 @@ func (w *Watcher) commit(ctx context.Context, batch pglog.Batch) {
 	}
 	findings, suspects := w.name(ctx, about)
 	w.state.CommitLog(batch, findings)
+	if w.maintained != nil && !batch.Old && len(batch.Statements) > 0 {
+		w.maintained(batch.Statements)
+	}
 	w.scheduler.Suspect(suspects...)
 }
 

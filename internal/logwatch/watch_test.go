@@ -33,7 +33,7 @@ func watch(t *testing.T, dsn string, results *state.Target, change func(c *confi
 	logger := slog.New(slog.DiscardHandler)
 	lane := pg.NewLane(target, pg.Purpose{StatementTimeout: 10 * time.Second, LockTimeout: time.Second})
 	scheduler := schedule.New(target, lane, results, schedule.Settings{}, logger)
-	w := logwatch.New(target, lane, results, scheduler, c, logger)
+	w := logwatch.New(target, lane, results, scheduler, c, nil, logger)
 	w.Start()
 	return func() {
 		w.Stop()

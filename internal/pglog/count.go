@@ -118,6 +118,7 @@ type counts struct {
 	labels  *Labels
 	delta   map[Counter]uint64
 	events  []Event
+	logged  []Statement
 	known   map[eventKey]bool
 	samples samples
 
@@ -151,6 +152,7 @@ func newCounts(labels *Labels) *counts {
 func (c *counts) clear() {
 	c.delta = make(map[Counter]uint64)
 	c.events = nil
+	c.logged = nil
 	c.known = make(map[eventKey]bool)
 	c.samples = samples{}
 	c.tallies = make(map[string]*tally)
@@ -160,20 +162,24 @@ func (c *counts) clear() {
 func (c *counts) batch(source string, position Position, old bool) Batch {
 	c.settle()
 	b := Batch{
-		Counts: c.delta, Events: c.events, Samples: c.samples.list(time.Now()), Source: source, Position: position, Old: old,
+		Counts: c.delta, Events: c.events, Statements: c.logged, Samples: c.samples.list(time.Now()), Source: source, Position: position, Old: old,
 	}
 	c.clear()
 	return b
 }
 
 // empty says that there is nothing to keep.
-func (c *counts) empty() bool { return len(c.delta) == 0 && len(c.tallies) == 0 }
+func (c *counts) empty() bool { return len(c.delta) == 0 && len(c.tallies) == 0 && len(c.logged) == 0 }
 
 // add counts a message. Most are below WARNING and cost nothing here.
 func (c *counts) add(m *Message) {
 	if isQuiet(m.severity, m.sqlstate) {
 		if ofServer(m.text) {
 			c.addEvent(m, Quiet, "00000")
+		} else if len(c.logged) < maxStatements && statementAt(m.text) >= 0 && !bytes.HasPrefix(m.application, []byte(ownApplication)) {
+			if s, ok := statementOf(m); ok {
+				c.logged = append(c.logged, s)
+			}
 		}
 		return
 	}

@@ -5,8 +5,10 @@ import "bytes"
 // Columns of csvlog, from 0. They are the same in 13 to 18; 14 added columns
 // behind them.
 const (
+	csvTime        = 0
 	csvUser        = 1
 	csvDatabase    = 2
+	csvProcess     = 3
 	csvSeverity    = 11
 	csvSQLState    = 12
 	csvMessage     = 13
@@ -49,6 +51,10 @@ func parseCSV(record []byte, m *Message) parsed {
 		var field []byte
 		field, rest, more = csvField(rest)
 		switch column {
+		case csvTime:
+			m.stamp = field
+		case csvProcess:
+			m.process = field
 		case csvUser:
 			m.user = field
 		case csvDatabase:
@@ -61,7 +67,7 @@ func parseCSV(record []byte, m *Message) parsed {
 			}
 		case csvMessage:
 			m.text = field
-			if isQuiet(m.severity, m.sqlstate) && !ofServer(field) {
+			if isQuiet(m.severity, m.sqlstate) && !tells(field) {
 				return message // nothing behind it is of interest
 			}
 		case csvDetail:

@@ -28,6 +28,8 @@ type Batch struct {
 	Counts map[Counter]uint64
 	// Events are the events, in the order of the log.
 	Events []Event
+	// Statements are those that were logged and may be maintenance.
+	Statements []Statement
 	// Samples are the messages without their literals.
 	Samples []Sample
 	// Source names what was read, and Position is behind everything in the batch.

@@ -29,6 +29,7 @@ type reader struct {
 	position Position
 	counts   map[Counter]uint64
 	events   []Event
+	logged   []Statement
 	status   Status
 	input    Input
 	samples  []Sample
@@ -57,6 +58,7 @@ func (r *reader) commit(b Batch) {
 	defer r.mu.Unlock()
 	r.position = b.Position
 	r.events = append(r.events, b.Events...)
+	r.logged = append(r.logged, b.Statements...)
 	r.samples = MergeSamples(r.samples, b.Samples)
 	for counter, n := range b.Counts {
 		r.counts[counter] += n

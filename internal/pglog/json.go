@@ -13,6 +13,10 @@ var jsonFields = map[string]func(m *Message) *[]byte{
 	"error_severity":   func(m *Message) *[]byte { return &m.severity },
 	"state_code":       func(m *Message) *[]byte { return &m.sqlstate },
 	"sql_state_code":   func(m *Message) *[]byte { return &m.sqlstate },
+	"timestamp":        func(m *Message) *[]byte { return &m.stamp },
+	"log_time":         func(m *Message) *[]byte { return &m.stamp },
+	"pid":              func(m *Message) *[]byte { return &m.process },
+	"process_id":       func(m *Message) *[]byte { return &m.process },
 	"dbname":           func(m *Message) *[]byte { return &m.database },
 	"database_name":    func(m *Message) *[]byte { return &m.database },
 	"user":             func(m *Message) *[]byte { return &m.user },
@@ -53,7 +57,7 @@ func parseJSON(line []byte, m *Message) parsed {
 			} else if string(key) == "logger" {
 				foreign = string(value) != "postgres" && string(value) != "pgaudit"
 			}
-			if len(m.text) > 0 && string(key) == "message" && isQuiet(m.severity, m.sqlstate) && !ofServer(m.text) {
+			if len(m.text) > 0 && string(key) == "message" && isQuiet(m.severity, m.sqlstate) && !tells(m.text) {
 				return message // nothing behind it is of interest
 			}
 			if !ok {
@@ -68,6 +72,9 @@ func parseJSON(line []byte, m *Message) parsed {
 			if i < 0 {
 				rest = nil
 				break
+			}
+			if string(key) == "pid" {
+				m.process = after[:i]
 			}
 			rest = after[i:]
 		}

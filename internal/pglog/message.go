@@ -14,6 +14,8 @@ const maxText = 64 << 10
 type Message struct {
 	severity    []byte
 	sqlstate    []byte
+	stamp       []byte // when it was logged
+	process     []byte // the process id
 	database    []byte
 	user        []byte
 	application []byte

@@ -95,7 +95,7 @@ type head struct {
 	label span // the word
 	body  int  // where the text begins
 
-	state, database, user, application, backend, process span
+	state, database, user, application, backend, process, time span
 }
 
 // Prefixes are the values of log_line_prefix that lines of a log may have, the
@@ -155,9 +155,12 @@ func (p *prefix) match(from int, line []byte, at int, h *head) bool {
 				return true // a process without a session
 			}
 		case s.width == 0 && (s.escape == 'm' || s.escape == 't' || s.escape == 's'):
-			if at = timestampEnd(line, at); at < 0 {
+			end := timestampEnd(line, at)
+			if end < 0 {
 				return false
 			}
+			h.keep(s.escape, span{at, end})
+			at = end
 		case s.width == 0 && classes[s.escape] != nil:
 			class := classes[s.escape]
 			n := at
@@ -258,8 +261,14 @@ func (h *head) keep(letter byte, s span) {
 		h.application = s
 	case 'b':
 		h.backend = s
-	case 'p', 'c':
+	case 'p':
 		h.process = s
+	case 'c':
+		if h.process == (span{}) {
+			h.process = s
+		}
+	case 'm', 't', 'n':
+		h.time = s
 	}
 }
 
@@ -493,8 +502,9 @@ func (f *framing) parseStderr(record []byte, m *Message) parsed {
 	m.sqlstate = h.state.of(record)
 	m.database, m.user = h.database.of(record), h.user.of(record)
 	m.application, m.backend = h.application.of(record), h.backend.of(record)
+	m.stamp, m.process = h.time.of(record), h.process.of(record)
 	m.text = bytes.TrimRight(record[h.body:], "\r\n")
-	if isQuiet(m.severity, m.sqlstate) && !ofServer(m.text) {
+	if isQuiet(m.severity, m.sqlstate) && !tells(m.text) {
 		return message
 	}
 	f.readSections(record, m)

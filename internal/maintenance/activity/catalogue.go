@@ -145,17 +145,15 @@ func (w *Watcher) catalogue(ctx context.Context, conn *pg.Conn) error {
 		w.filenodes[f.oid] = f.filenode
 	}
 	for _, o := range found {
-		o.Database, o.Started, o.Fraction = database, time.Now(), -1
-		if o.Kind == Rewrite && w.watched(database, o.Relation) {
-			continue // the statement itself is seen, and told when it ends
-		}
-		w.mu.Lock()
-		w.seen[o.Kind]++
-		w.mu.Unlock()
-		w.tell(o, o.Started)
+		o.Database, o.Started, o.Fraction, o.source = database, time.Now(), -1, catalogueSource
+		w.touch(o)
+		w.hold(held{Operation: o, ended: o.Started})
 	}
 	return nil
 }
+
+// catalogueSource is the source of what shows in the catalogue.
+const catalogueSource = "the catalogue"
 
 // filesInterval is how often the files of dropped relations are forgotten.
 const filesInterval = 10 * time.Minute
@@ -174,18 +172,6 @@ func (w *Watcher) rememberFiles(ctx context.Context, conn *pg.Conn) error {
 	}
 	w.filenodes, w.filenodesRead = files, time.Now()
 	return nil
-}
-
-// watched says whether a statement on the relation is running.
-func (w *Watcher) watched(database string, name check.RelationName) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, o := range w.running {
-		if o.Database == database && o.Relation.Name == name.Name {
-			return true
-		}
-	}
-	return false
 }
 
 // changes lists what happened between two looks; files are those known before.

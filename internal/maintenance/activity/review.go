@@ -42,9 +42,13 @@ func Review(files *state.Files, schedules []window.Schedule, from, to time.Time)
 	if err != nil {
 		return nil, err
 	}
+	told := make(map[string]bool) // runs that the guard told of
+	for _, e := range events {
+		told[e.Details["run"]] = told[e.Details["run"]] || e.Kind == state.EventGuard
+	}
 	reviewed := []Reviewed{}
 	for _, e := range events {
-		if e.Kind != state.EventMaintenance && e.Kind != state.EventGuard {
+		if e.Kind != state.EventMaintenance && e.Kind != state.EventGuard || e.Kind == state.EventMaintenance && e.Details["run"] != "" && told[e.Details["run"]] {
 			continue
 		}
 		r := Reviewed{Event: e, Reasons: []string{}}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,6 +88,24 @@ type Operation struct {
 
 	pid int
 	oid uint32
+	run string // of the guard
+	// source is where it is known from; empty is pg_stat_activity.
+	source string
+}
+
+// with adds what was known of the same operation before.
+func (o Operation) with(old Operation) Operation {
+	o.Blocked, o.BlockedFor = max(o.Blocked, old.Blocked), max(o.BlockedFor, old.BlockedFor)
+	if o.Relation.Name == "" {
+		o.Relation = old.Relation
+	}
+	if o.oid == 0 {
+		o.oid = old.oid
+	}
+	if !old.Started.IsZero() && old.Started.Before(o.Started) {
+		o.Started = old.Started
+	}
+	return o
 }
 
 // EstimatedEnd is when it will be done if it goes on like this; zero is not
@@ -136,6 +155,12 @@ type Watcher struct {
 	mu      sync.Mutex
 	running map[string]Operation
 	seen    map[Kind]uint64
+	logged  []held // of the server's log, since the last look
+
+	held   []held            // what may turn out to be known already
+	told   []held            // what was told lately
+	runs   map[string]held   // of the guard that ended
+	guards map[int]time.Time // processes of the guard's sessions, and when they were seen last
 
 	before        *catalogue        // the last look
 	filenodes     map[uint32]uint32 // the files of tables and indexes, by oid
@@ -150,7 +175,7 @@ func New(target *pg.Target, lane *pg.Lane, files *state.Files, suspects Suspects
 	return &Watcher{
 		target: target, files: files, suspects: suspects, settings: settings, logger: logger,
 		lane:    lane.As("maintenance"),
-		running: make(map[string]Operation), seen: make(map[Kind]uint64),
+		running: make(map[string]Operation), seen: make(map[Kind]uint64), guards: make(map[int]time.Time), runs: make(map[string]held),
 	}
 }
 
@@ -173,6 +198,7 @@ func (w *Watcher) Start() {
 	if !w.settings.Enabled {
 		return
 	}
+	w.remember()
 	w.done.Go(func() {
 		ticker := time.NewTicker(w.settings.Interval)
 		defer ticker.Stop()
@@ -268,8 +294,15 @@ func (w *Watcher) look(ctx context.Context) error {
 		ended = append(ended, o)
 	}
 	for _, o := range ended {
-		w.tell(o, time.Now())
+		switch {
+		case o.Kind == Guarded:
+			w.hold(held{Operation: o, ended: time.Now()})
+		case !w.toldFromLog(o):
+			w.tell(o, time.Now())
+		}
 	}
+	w.take(ctx)
+	w.tellHeld()
 	return err
 }
 
@@ -294,8 +327,14 @@ func (w *Watcher) activity(ctx context.Context, conn *pg.Conn) (map[string]Opera
 		found.By = strings.TrimSpace(role + " " + application)
 		found.BlockedFor = time.Duration(seconds * float64(time.Second))
 		found.Kind, found.Relation = recognise(o.Statement, application, o.oid != 0 || o.Phase != "")
-		if found.Kind != "" && len(now) < maxOperations {
-			now[fmt.Sprint(found.pid, found.Started.UnixMicro())] = found
+		switch key := fmt.Sprint(found.pid, found.Started.UnixMicro()); {
+		case found.Kind == Guarded:
+			w.guards[found.pid] = time.Now()
+			found.run = runOf(application)
+			key = "guard " + found.run
+			now[key] = found.with(now[key])
+		case found.Kind != "" && len(now) < maxOperations:
+			now[key] = found
 		}
 		return nil
 	})
@@ -347,7 +386,7 @@ var commands = map[string]Kind{
 // shows it. An empty kind is no maintenance.
 func recognise(statement, application string, progressing bool) (Kind, check.RelationName) {
 	if strings.HasPrefix(application, pg.GuardApplicationName) {
-		return Guarded, named(statement)
+		return Guarded, check.RelationName{}
 	}
 	program, _, _ := strings.Cut(application, " ")
 	if kind, ok := programs[program]; ok {
@@ -365,26 +404,33 @@ func recognise(statement, application string, progressing bool) (Kind, check.Rel
 		}
 		return "", check.RelationName{}
 	}
-	first := statements[0]
-	if kind, ok := commands[first.Class.Command]; ok {
-		return kind, named(statement)
-	}
 	if strings.HasPrefix(strings.ToUpper(statement), "BASE_BACKUP") {
 		return BaseBackup, check.RelationName{}
 	}
-	if progressing && first.Class.Command == "COPY" {
-		return Copy, named(statement)
+	for _, one := range statements {
+		kind := commands[one.Class.Command]
+		switch {
+		case kind == AlterTable && disables.MatchString(one.Text):
+			kind = DisabledTrigger
+		case kind == "" && progressing && one.Class.Command == "COPY":
+			kind = Copy
+		}
+		if kind != "" {
+			return kind, named(one)
+		}
 	}
 	return "", check.RelationName{}
 }
 
+// disables finds what switches triggers off.
+var disables = regexp.MustCompile(`(?i)\bDISABLE\s+TRIGGER\b`)
+
 // named is the first relation that a statement names.
-func named(statement string) check.RelationName {
-	statements, err := script.Split(statement)
-	if err != nil || len(statements) == 0 || len(statements[0].Class.Relations) == 0 {
+func named(statement script.Statement) check.RelationName {
+	if len(statement.Class.Relations) == 0 {
 		return check.RelationName{}
 	}
-	name := statements[0].Class.Relations[0]
+	name := statement.Class.Relations[0]
 	return check.RelationName{Schema: name.Schema, Name: name.Name}
 }
 
@@ -394,18 +440,13 @@ func (w *Watcher) compare(now map[string]Operation) (ended []Operation) {
 	defer w.mu.Unlock()
 	for key, o := range now {
 		old, known := w.running[key]
-		if !known {
-			w.seen[o.Kind]++
-		} else {
-			o.Blocked, o.BlockedFor = max(o.Blocked, old.Blocked), max(o.BlockedFor, old.BlockedFor)
-			if o.Relation.Name == "" {
-				o.Relation = old.Relation
-			}
-			if o.oid == 0 {
-				o.oid = old.oid
-			}
+		if !known && o.Kind == Guarded {
+			old, known = w.again(o.run)
 		}
-		now[key] = o
+		if !known && !w.toldFromLog(o) {
+			w.seen[o.Kind]++
+		}
+		now[key] = o.with(old)
 	}
 	for key, o := range w.running {
 		if _, still := now[key]; !still {
@@ -422,12 +463,23 @@ func (w *Watcher) resolveElsewhere(ctx context.Context, o Operation) check.Relat
 	if o.oid == 0 && o.Relation.Name == "" || o.Database == "" {
 		return o.Relation
 	}
-	conn, err := w.target.Connect(ctx, o.Database, pg.Purpose{Name: "maintenance", StatementTimeout: lookTimeout, LockTimeout: 200 * time.Millisecond})
-	if err != nil {
+	conn := w.connect(ctx, o.Database)
+	if conn == nil {
 		return o.Relation
 	}
 	defer conn.Close()
 	return w.resolve(ctx, conn, o)
+}
+
+// connect opens a session to name what an operation worked on; nil is that it
+// cannot.
+func (w *Watcher) connect(ctx context.Context, database string) *pg.Conn {
+	conn, err := w.target.Connect(ctx, database, pg.Purpose{Name: "maintenance", StatementTimeout: lookTimeout, LockTimeout: 200 * time.Millisecond})
+	if err != nil {
+		w.logger.Debug("what maintenance worked on cannot be named", "datname", database, "err", err)
+		return nil
+	}
+	return conn
 }
 
 // resolve finds the whole name of what an operation worked on.
@@ -451,7 +503,14 @@ func (w *Watcher) resolve(ctx context.Context, conn *pg.Conn, o Operation) check
 
 // tell records what ended and asks for what it touched to be checked.
 func (w *Watcher) tell(o Operation, ended time.Time) {
+	w.told = append(w.told, held{Operation: o, ended: ended, since: time.Now()})
 	details := map[string]string{"kind": string(o.Kind), "by": o.By, "blocked_sessions": strconv.Itoa(o.Blocked), "blocked_for": o.BlockedFor.Round(time.Millisecond).String()}
+	if o.pid != 0 {
+		details["pid"] = strconv.Itoa(o.pid)
+	}
+	if o.run != "" {
+		details["run"] = o.run
+	}
 	if o.Statement != "" {
 		details["statement"] = firstLine(o.Statement)
 	}
@@ -466,11 +525,16 @@ func (w *Watcher) tell(o Operation, ended time.Time) {
 	err := w.files.Record(state.Event{
 		Time: o.Started, Ended: ended, Kind: state.EventMaintenance, Database: o.Database, Schema: o.Relation.Schema, Relation: o.Relation.Name,
 		Message: fmt.Sprintf("%s%s%s, %s, %d sessions waited for it", strings.ReplaceAll(string(o.Kind), "_", " "), object, by, ended.Sub(o.Started).Round(time.Second), o.Blocked),
-		Source:  "pg_stat_activity", Details: details,
+		Source:  cmp.Or(o.source, "pg_stat_activity"), Details: details,
 	})
 	if err != nil {
 		w.logger.Warn("maintenance is not in the log of events", "err", err)
 	}
+	w.touch(o)
+}
+
+// touch asks for what an operation touched to be checked.
+func (w *Watcher) touch(o Operation) {
 	if o.Relation.Schema != "" && o.Relation.Name != "" && o.Kind != Dump && o.Kind != Analyze && o.Kind != Drop {
 		w.suspects.Touched(schedule.Suspect{Database: o.Database, Relation: o.Relation})
 	}

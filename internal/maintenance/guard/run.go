@@ -369,10 +369,30 @@ func (r *run) close() {
 		Message: fmt.Sprintf("guard: %s: %s: %s", r.report.What, strings.ReplaceAll(string(r.report.Outcome), "_", " "), r.report.Summary),
 		Details: map[string]string{"run": r.report.ID, "task": string(r.report.Task), "outcome": string(r.report.Outcome)},
 	}
+	if relations := r.relations(); len(relations) > 0 {
+		event.Details["relations"] = strings.Join(relations, ", ")
+	}
 	if err := r.options.Files.Record(event); err != nil {
 		r.options.Logger.Error("the run is not in the log of events", "err", err)
 	}
 	r.count()
+}
+
+// maxEventRelations bounds the relations that the event of a run names.
+const maxEventRelations = 100
+
+// relations are what the run named or touched.
+func (r *run) relations() []string {
+	var names []string
+	for _, step := range r.report.Plan {
+		names = append(names, step.Relations...)
+	}
+	for _, t := range r.report.Touched {
+		names = append(names, t.Relation)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	return names[:min(len(names), maxEventRelations)]
 }
 
 // localDataDirectory is the server's data directory when it is the one on this
