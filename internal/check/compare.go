@@ -377,6 +377,7 @@ func (c *comparison) index(ctx context.Context, i compared) ([]difference, error
 		at   func(context.Context, compared) ([]difference, bool, error)
 	}{
 		{i.Tuples && i.Method != "hash" && whole, c.count},
+		{c.values && i.Trusted && c.rows[""] > 0 && (i.Method == "gist" || i.Method == "spgist"), c.compareKept},
 		{c.values && i.Trusted && c.rows[""] > 0, c.lookUp},
 		{c.values && i.Trusted && c.rows[""] > 0, c.questions},
 		{i.Method == "gin" && c.gin.Name != "", c.verifyGin},
@@ -439,7 +440,67 @@ func (c *comparison) count(ctx context.Context, i compared) ([]difference, bool,
 	if err := c.conn.QueryRow(ctx, sql).Scan(&entries); err != nil {
 		return nil, false, err
 	}
-	return countDifference(rows, entries), true, nil
+	found := countDifference(rows, entries)
+	if entries > rows && i.Method != "btree" && c.values && i.Trusted {
+		return c.doubled(ctx, i, found)
+	}
+	return found, true, nil
+}
+
+// doubled says of an index with too many entries when it is some rows that it has
+// twice: the table has lost none then.
+func (c *comparison) doubled(ctx context.Context, i compared, extra []difference) ([]difference, bool, error) {
+	sql, err := c.choose(ctx, i, 0, "SELECT count(*) - count(DISTINCT ctid) FROM ONLY "+i.Table.sql()+i.where(i.Columns[0].Expression+" IS NOT NULL"))
+	if err != nil || sql == "" {
+		return extra, true, err
+	}
+	var twice int64
+	if err := c.conn.QueryRow(ctx, sql).Scan(&twice); err != nil {
+		return nil, false, err
+	}
+	if twice > 0 {
+		return []difference{{kind: "doubled", message: fmt.Sprintf("the index gives %d rows twice", twice), rows: -1, entries: -1}}, true, nil
+	}
+	return extra, true, nil
+}
+
+// compareKept compares the values that an index keeps and can give back with those
+// of the table.
+func (c *comparison) compareKept(ctx context.Context, i compared) ([]difference, bool, error) {
+	if !c.scope.Deep && c.rows[""] > wholeRows {
+		return nil, false, nil
+	}
+	var found []difference
+	done := false
+	for _, col := range i.Columns {
+		if !col.Plain {
+			continue
+		}
+		// What a type is kept as may lack the spaces at its end.
+		question := "SELECT count(*), coalesce(sum(hashtext(rtrim(format('%s', " + col.Expression + ")))), 0)::bigint FROM ONLY " + i.Table.sql()
+		scans, err := c.planOf(ctx, byIndex.settings(), question+i.where())
+		if err != nil {
+			return nil, false, err
+		}
+		if len(scans) != 1 || scans[0].Kind != "Index Only Scan" || scans[0].Index != i.Name.Name {
+			continue
+		}
+		var rows, entries, has, keeps int64
+		if err := c.conn.QueryRow(ctx, question+i.where()).Scan(&entries, &keeps); err != nil {
+			return nil, false, err
+		}
+		if _, err := c.conn.Exec(ctx, sequentially.settings()); err != nil {
+			return nil, false, err
+		}
+		if err := c.conn.QueryRow(ctx, question+i.plainWhere()).Scan(&rows, &has); err != nil {
+			return nil, false, err
+		}
+		done = true
+		if rows == entries && has != keeps {
+			found = append(found, difference{kind: "kept", message: fmt.Sprintf("of %d values of %s the index keeps some that are not those of the table", rows, col.Expression), rows: -1, entries: -1})
+		}
+	}
+	return found, done, nil
 }
 
 // countNotNull is count for an index that cannot answer alone: it compares the

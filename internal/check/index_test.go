@@ -85,6 +85,7 @@ func indexDamages() []indexDamage {
 		{name: "hash entry lost", relation: "lab.items_token", block: 4, change: pgtest.DropItem(6), found: []string{"items_token"}},
 		{name: "hash value flipped", relation: "lab.items_token", block: 4, change: pgtest.Tuple(6, func(t []byte) { t[8] ^= 0xff }), found: []string{"items_token"}},
 		{name: "hash entry retargeted", relation: "lab.items_token", block: 4, change: pgtest.Tuple(6, retarget), found: []string{"items_token"}},
+		{name: "GiST value kept wrong", relation: "lab.items_span", block: 2, change: pgtest.Tuple(4, func(t []byte) { t[len(t)-4] |= 0x10 }), found: []string{"items_span"}},
 		{name: "partial index entry lost", relation: "lab.items_kind", block: 1, change: pgtest.DropItem(5), found: []string{"items_kind"}},
 		{name: "expression index entry lost", relation: "lab.items_lower", block: 2, change: pgtest.DropItem(5), found: []string{"items_lower"}},
 		{name: "TOAST chunk gone", relation: "toast", block: 1, change: pgtest.Unuse(2), found: []string{"long", "pg_toast"}},

@@ -82,6 +82,14 @@ func treeDamages() []pageDamage {
 		tree("GIN, list of pending entries", "gin (a); INSERT INTO m SELECT g, ARRAY[g], '' FROM generate_series(1, 100) g", "list of pending entries", is(0), func(p []byte) { p[24+16]++ }),
 		tree("GiST, link doubled", "gist (point(i, i))", "lead", is(0), func(p []byte) { copy(item(p, 2)[:4], item(p, 1)[:4]) }),
 		tree("GiST, split to come", "gist (point(i, i))", "was split at", is(0), func(p []byte) { p[size-16+2] = 1 }),
+		tree("GiST, root to the right", "gist (point(i, i))", "to the right is the root", is(1), func(p []byte) { put32(p[size-8:], 0) }),
+		tree("GiST, split without another half", "gist (point(i, i))", "none to its right", is(0), func(p []byte) { p[size-4] |= 8 }),
+		tree("hash, several kinds at once", "hash (s)", "several kinds", is(2), func(p []byte) { p[size-4] |= 4 }),
+		tree("hash, split alone", "hash (s)", "no other is being filled", is(2), func(p []byte) { p[size-4] |= 32 }),
+		tree("hash, filled from none", "hash (s)", "is not being split", is(2), func(p []byte) { p[size-4] |= 16 }),
+		tree("hash, bitmap of zeroes", "hash ((i % 50))", "lead to it", func(p []byte, _ uint32) bool { return u16(p[size-4:]) == 4 }, pgtest.Zero),
+		tree("SP-GiST, dead line pointer", "spgist (s)", "line pointer is dead", spgist(true), func(p []byte) { p[24+2] |= 1; p[24+1] |= 0x80 }),
+		tree("SP-GiST, tree of nulls", "spgist (s)", "tree of values", spgist(true), func(p []byte) { p[size-8] |= 8 }),
 		tree("SP-GiST, chain", "spgist (s)", "chain", spgist(true), func(p []byte) { put16(item(p, 1)[4:], u16(item(p, 1)[4:])&0xc000|0x0aaa) }),
 		tree("SP-GiST, link doubled", "spgist (point(i, i))", "lead", is(1), func(p []byte) {
 			t := item(p, 1)

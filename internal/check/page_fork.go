@@ -162,7 +162,12 @@ func storedType(t *page.Type, kind page.Kind) *page.Type {
 	if t == nil || kind == page.Heap || kind == page.Btree {
 		return t
 	}
-	if t.Kind != 'b' || t.Of != 0 || t.OID == inetOID {
+	switch {
+	case t.Kind == 'r' && kind == page.Gist:
+		covers := *t
+		covers.Covers = true
+		return &covers
+	case t.Kind != 'b' || t.Of != 0 || t.OID == inetOID:
 		return nil
 	}
 	return t

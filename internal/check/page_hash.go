@@ -66,7 +66,50 @@ func (s *hashStructure) problems(_ bool, tell teller) {
 		s.place(block, n, tell)
 		s.beside(block, n, tell)
 	}
+	s.splits(tell)
 	s.bitmaps(tell)
+}
+
+// splits compares the buckets that are being split with those that are being filled
+// from them: one record of WAL begins both, one ends both.
+func (s *hashStructure) splits(tell teller) {
+	if s.meta == nil {
+		return
+	}
+	m := page.DecodeHashMeta(s.meta)
+	for i := range s.pages {
+		block := uint32(i)
+		n := s.at(block)
+		if n == nil {
+			continue
+		}
+		if n.Growing {
+			old := m.BucketBlock(page.SplitFrom(n.Bucket))
+			if o := s.at(old); n.Bucket == 0 || o != nil && !o.Split {
+				tell(fmt.Sprintf("bucket %d says that it is being filled from the one on page %d, which is not being split", n.Bucket, old), block, old)
+			}
+		}
+		if n.Split {
+			s.filled(block, n, &m, tell)
+		}
+	}
+}
+
+// filled looks for the bucket that is being filled from another, one of those that
+// were ever split from it.
+func (s *hashStructure) filled(block uint32, n *hashNode, m *page.HashMeta, tell teller) {
+	var others []uint32
+	for bit := uint64(1); n.Bucket|uint32(bit) <= m.Highest && bit < 1<<32; bit <<= 1 {
+		if bit <= uint64(n.Bucket) {
+			continue
+		}
+		other := m.BucketBlock(n.Bucket | uint32(bit))
+		if o := s.at(other); o == nil || o.Growing {
+			return
+		}
+		others = append(others, other)
+	}
+	tell(fmt.Sprintf("bucket %d says that it is being split, but no other is being filled from it", n.Bucket), block, others...)
 }
 
 // place compares a page of a bucket with the metapage.

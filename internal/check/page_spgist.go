@@ -19,6 +19,7 @@ type spgistNode struct {
 	items []page.SpgistItem
 	noted bool
 	leaf  bool
+	nulls bool
 }
 
 // spgistLink leads from a page to a tuple.
@@ -34,13 +35,13 @@ func (s *spgistStructure) note(p []byte, block uint32) {
 	if block == 0 {
 		return
 	}
-	s.pages[block] = spgistNode{items: page.SpgistItems(p), noted: true, leaf: page.IsSpgistLeaf(p)}
+	s.pages[block] = spgistNode{items: page.SpgistItems(p), noted: true, leaf: page.IsSpgistLeaf(p), nulls: page.HasSpgistNulls(p)}
 	page.SpgistLinks(p, func(to page.TID) { s.links = append(s.links, spgistLink{block, to}) })
 }
 
 func (s *spgistStructure) same(p []byte, block uint32) bool {
 	n := &s.pages[block]
-	if n.leaf != page.IsSpgistLeaf(p) || !slices.Equal(page.SpgistItems(p), n.items) {
+	if n.leaf != page.IsSpgistLeaf(p) || n.nulls != page.HasSpgistNulls(p) || !slices.Equal(page.SpgistItems(p), n.items) {
 		return false
 	}
 	var links []page.TID
@@ -70,6 +71,8 @@ func (s *spgistStructure) problems(whole bool, tell teller) {
 			tell(fmt.Sprintf("a node leads to the root on page %d", l.to.Block), l.from)
 		case int(l.to.Offset) > len(items) || items[l.to.Offset-1].State == page.SpgistPlaceholder:
 			tell(fmt.Sprintf("a node leads to the tuple (%d,%d), which is none", l.to.Block, l.to.Offset), l.from, l.to.Block)
+		case s.pages[l.from].noted && s.pages[l.from].nulls != s.pages[l.to.Block].nulls:
+			tell(fmt.Sprintf("a node leads from the tree of values to that of nulls, or back, on page %d", l.to.Block), l.from, l.to.Block)
 		case twice:
 			tell(fmt.Sprintf("two nodes lead to the tuple (%d,%d)", l.to.Block, l.to.Offset), l.from, l.to.Block, other)
 		}

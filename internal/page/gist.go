@@ -29,7 +29,12 @@ func (r *Relation) gistProblem(p []byte, h Header) string {
 	if problem := r.link("page to the right", g.Right, invalidBlock); problem != "" {
 		return problem
 	}
-	if g.Deleted {
+	switch {
+	case g.Right == 0:
+		return "the page to the right is the root"
+	case g.Incomplete && g.Right == invalidBlock:
+		return fmt.Sprintf("the page says that it was split, but there is none to its right (flags 0x%04x)", binary.LittleEndian.Uint16(p[Size-4:]))
+	case g.Deleted:
 		return ""
 	}
 	return indexTuples(p, h, indexHeader, func(_, _ int, t []byte) string {

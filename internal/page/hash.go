@@ -11,10 +11,13 @@ import (
 const (
 	hashMagic = 0x6440640
 
+	hashFree     = 0
 	hashOverflow = 1
 	hashBucket   = 2
 	hashBitmap   = 4
 	hashMeta     = 8
+	hashGrowing  = 16
+	hashSplit    = 32
 	hashDead     = 128
 	hashFlags    = 0xff
 
@@ -54,8 +57,10 @@ func (r *Relation) hashProblem(p []byte, h Header, block uint32) string {
 		}
 		return ""
 	case hashOverflow, hashBucket:
-	default:
+	case hashFree:
 		return ""
+	default:
+		return fmt.Sprintf("the page says that it is of several kinds at once (flags 0x%04x)", flags)
 	}
 	switch {
 	case r.Blocks != 0 && bucket >= r.Blocks:
@@ -164,6 +169,15 @@ func (m *HashMeta) BucketBlock(bucket uint32) uint32 {
 	return bucket + m.spare(hashPhase(bucket+1)-1) + 1
 }
 
+// SplitFrom is the bucket that a bucket was split from
+// (_hash_get_oldblock_from_newbucket), 0 for itself.
+func SplitFrom(bucket uint32) uint32 {
+	if bucket == 0 {
+		return 0
+	}
+	return bucket &^ (1 << (bits.Len32(bucket) - 1))
+}
+
 // Overflow is how many overflow pages and bitmaps there are, free ones included.
 func (m *HashMeta) Overflow() uint32 { return m.spare(m.phase) }
 
@@ -219,6 +233,9 @@ func hashBuckets(phase uint32) uint32 {
 type HashPage struct {
 	Previous, Next, Bucket uint32
 	Role                   HashRole
+	// Split says that a bucket is being split, Growing that one is being filled from
+	// another that is.
+	Split, Growing bool
 }
 
 // HashRole is what a page of a hash index is.
@@ -236,11 +253,13 @@ const (
 func DecodeHash(p []byte) HashPage {
 	s := p[Size-16:]
 	h := HashPage{Previous: binary.LittleEndian.Uint32(s), Next: binary.LittleEndian.Uint32(s[4:]), Bucket: binary.LittleEndian.Uint32(s[8:])}
-	switch binary.LittleEndian.Uint16(s[12:]) & 15 {
+	flags := binary.LittleEndian.Uint16(s[12:])
+	switch flags & 15 {
 	case hashOverflow:
 		h.Role = HashOverflow
 	case hashBucket:
 		h.Role = HashBucket
+		h.Split, h.Growing = flags&hashSplit != 0, flags&hashGrowing != 0
 	case hashBitmap:
 		h.Role = HashBitmap
 	}

@@ -3,8 +3,7 @@ package page
 import "encoding/binary"
 
 // Links calls visit with every other page of an index that a page of it leads
-// to. It expects a page without a problem. Of the metapage of a hash index nothing
-// is visited.
+// to. It expects a page without a problem.
 func Links(p []byte, kind Kind, visit func(block uint32)) {
 	link := func(to, none uint32) {
 		if to != none {
@@ -28,9 +27,7 @@ func Links(p []byte, kind Kind, visit func(block uint32)) {
 		}
 		GinChildren(p, func(block uint32, _ TID) { visit(block) })
 	case Hash:
-		if hasHashTuples(p) {
-			link(DecodeHash(p).Next, invalidBlock)
-		}
+		hashLinks(p, link)
 	case Spgist:
 		SpgistLinks(p, func(to TID) { visit(to.Block) })
 	case Brin:
@@ -52,6 +49,22 @@ func btreeLinks(p []byte, link func(to, none uint32)) {
 	link(b.Left, 0)
 	link(b.Right, 0)
 	BtreeChildren(p, func(block, _ uint32) { link(block, 0) })
+}
+
+func hashLinks(p []byte, link func(to, none uint32)) {
+	if hasHashTuples(p) {
+		link(DecodeHash(p).Next, invalidBlock)
+	}
+	if binary.LittleEndian.Uint16(p[Size-4:])&15 != hashMeta {
+		return
+	}
+	m := DecodeHashMeta(p)
+	for i := range m.maps {
+		link(m.mapBlock(i), invalidBlock)
+	}
+	for bucket := range m.Highest + 1 {
+		link(m.BucketBlock(bucket), invalidBlock)
+	}
 }
 
 func brinLinks(p []byte, visit func(block uint32)) {

@@ -49,11 +49,16 @@ func (r *Relation) spgistProblem(p []byte, h Header, block uint32) string {
 			return fmt.Sprintf("the metapage has the magic number %08x instead of %08x", magic, uint32(spgistMagic))
 		}
 		return ""
-	case block <= spgistRoots && (flags&spgistDeleted != 0 || (flags&spgistNulls != 0) != (block == spgistRoots)):
+	case flags&spgistDeleted != 0:
+		return fmt.Sprintf("the page says that it is deleted, which no version does (flags 0x%04x)", flags)
+	case block <= spgistRoots && (flags&spgistNulls != 0) != (block == spgistRoots):
 		return fmt.Sprintf("the root on page %d has the flags 0x%04x", block, flags)
 	}
 	var states [4]int
-	problem := indexTuples(p, h, spgistLeast, func(_, _ int, t []byte) string {
+	problem := indexTuples(p, h, spgistLeast, func(_, flagsOf int, t []byte) string {
+		if flagsOf == lpDead {
+			return "the line pointer is dead, which an SP-GiST index does not do"
+		}
 		state := SpgistState(t[0] & 3)
 		states[state]++
 		if state == SpgistLive && flags&spgistLeaf == 0 {
@@ -162,6 +167,9 @@ func SpgistItems(p []byte) []SpgistItem {
 	}
 	return items
 }
+
+// HasSpgistNulls says that a page is of the tree of null values.
+func HasSpgistNulls(p []byte) bool { return binary.LittleEndian.Uint16(p[Size-8:])&spgistNulls != 0 }
 
 // IsSpgistLeaf says that a page has leaf tuples.
 func IsSpgistLeaf(p []byte) bool { return binary.LittleEndian.Uint16(p[Size-8:])&spgistLeaf != 0 }

@@ -24,6 +24,8 @@ type Type struct {
 	Of      uint32
 	// Labels are the values of an enum (pg_enum.oid).
 	Labels map[uint32]struct{}
+	// Covers says that a value stands for several, as in a GiST index.
+	Covers bool
 }
 
 // sizes are the lengths of types that have a fixed one.
@@ -464,7 +466,8 @@ const maxElements = 0x3fffffff / 8
 const (
 	rangeEmpty, lowerInclusive, upperInclusive, lowerInfinite, upperInfinite = 1, 2, 4, 8, 16
 
-	rangeFlags = 31
+	rangeCoversEmpty = 128
+	rangeFlags       = 31
 )
 
 // rangeProblem looks at a range: its flags, its bounds, and their order where that
@@ -474,6 +477,9 @@ func (t *Type) rangeProblem(v []byte, bound *Column) string {
 		return fmt.Sprintf("its range of %d bytes is of another type", len(v))
 	}
 	flags, bounds := v[len(v)-1], v[4:len(v)-1]
+	if t.Covers {
+		flags &^= rangeCoversEmpty
+	}
 	if problem := flagsProblem(flags); problem != "" {
 		return problem
 	}
