@@ -37,8 +37,8 @@ const fleetHead = `
 session of its own. A probe collects metrics alone; checks, log and maintenance are for targets in the configuration. The exporter runs
 with --web.max-requests=200: its default of 40 is for a handful of servers.
 
-| exporter | p50 ms | p95 ms | late or failed | CPU cores own | CPU ms server per probe | memory MiB (peak) | sessions |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| exporter | load | p50 ms | p95 ms | late or failed | CPU cores own | CPU ms server per probe | memory MiB (peak) | sessions |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 `
 
 // fleetAddress is that of a target.
@@ -89,6 +89,7 @@ func launchFleet(ctx context.Context, install pgtest.Install, targets int) (*fle
 	for range fleetServers {
 		server, err := pgtest.Launch(ctx, pgtest.Config{Install: install, Settings: map[string]string{
 			"listen_addresses": "*", "max_connections": strconv.Itoa(targets/fleetServers + fleetReserve), "shared_buffers": "16MB",
+			"autovacuum": "off", "bgwriter_delay": "10s", "wal_writer_delay": "10s", // their own work is not measured
 		}})
 		if err != nil {
 			return f, err
@@ -161,12 +162,13 @@ type fleetMeasured struct {
 	server    time.Duration // CPU of a scrape, with all that went on meanwhile
 	rss, peak int64
 	sessions  int
+	load      float64
 }
 
 func (m fleetMeasured) row(name string) string {
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	return fmt.Sprintf("| %s | %.1f | %.1f | %d | %.2f | %.1f | %d (%d) | %d |\n", name,
-		ms(quantile(m.times, 0.5)), ms(quantile(m.times, 0.95)), m.late, m.cores, ms(m.server), m.rss>>20, m.peak>>20, m.sessions)
+	return fmt.Sprintf("| %s | %.1f | %.1f | %.1f | %d | %.2f | %.1f | %d (%d) | %d |\n", name,
+		m.load, ms(quantile(m.times, 0.5)), ms(quantile(m.times, 0.95)), m.late, m.cores, ms(m.server), m.rss>>20, m.peak>>20, m.sessions)
 }
 
 // scrapeFleet scrapes each target in turn, as Prometheus spreads them over the
@@ -217,6 +219,7 @@ func scrapeFleet(ctx context.Context, r *program, f *fleet, targets int) (m flee
 	m.cores = float64(cpu(pid, false)-own) / float64(time.Since(counted))
 	m.server = (f.cpu() - backends) / time.Duration(len(m.times))
 	m.rss, m.peak = memory(pid)
+	m.load = load()
 	m.sessions, err = f.sessions(ctx)
 	return m, err
 }

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,7 +142,7 @@ func (b *bench) run(ctx context.Context, text string, only []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(b.out, introduction, install.Version)
+	fmt.Fprintf(b.out, introduction, time.Now().UTC().Format(time.DateOnly), install.Version, runtime.NumCPU())
 	for _, s := range scenarios() {
 		if !slices.Contains(only, s.name) {
 			continue

@@ -40,25 +40,29 @@ type measured struct {
 	opened      float64 // connections of a scrape
 	held        int
 	rss, peak   int64
+	load        float64 // of the machine in the last minute
 }
 
 const introduction = `# Beside other exporters
 
-Written by ` + "`make bench-peers`" + `, which says how others are measured with it. Each program runs alone on a server of its own,
-PostgreSQL %s, both on the same machine of 2 cores, as a role with pg_monitor. A scrape is one request over a kept connection with gzip;
-up to 200 of them, 50 ms apart, within a minute. CPU is what a scrape costs beyond the work between scrapes, which has columns of its own:
-this exporter reads the log, watches for maintenance and runs its checks meanwhile. Statements and connections are counted in the server's
-log; held is the most connections seen at once.
+Written by ` + "`make bench-peers`" + `, which says how others are measured with it, on %s. Each program runs alone on a server of its own,
+PostgreSQL %s, both on the same virtual machine of %d cores, as a role with pg_monitor. A scrape is one request over a kept connection with
+gzip, undone by the client; up to 200 of them, 50 ms apart, within a minute. CPU is what a scrape costs beyond the work between scrapes, which
+has columns of its own: this exporter reads the log, watches for maintenance and runs its checks meanwhile. Statements and connections are
+counted in the server's log; held is the most connections seen at once.
+
+Load is how many processes wanted to run on average while a program was measured, it and the server among them. Above the number of
+cores, times are mostly those of waiting for others, and CPU is up to twice what it is on an idle machine.
 `
 
-const tableHead = `| exporter | p50 ms | p95 ms | series | KiB | CPU ms own | CPU ms server | statements | new connections | held | memory MiB (peak) | idle CPU ms/min own | server |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+const tableHead = `| exporter | load | p50 ms | p95 ms | series | KiB | CPU ms own | CPU ms server | statements | new connections | held | memory MiB (peak) | idle CPU ms/min own | server |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 `
 
 func (m measured) row(name string) string {
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	return fmt.Sprintf("| %s | %.1f | %.1f | %d | %d | %.1f | %.1f | %.1f | %.1f | %d | %d (%d) | %.0f | %.0f |\n", name,
-		ms(quantile(m.times, 0.5)), ms(quantile(m.times, 0.95)), m.series, m.bytes>>10, ms(m.own), ms(m.server), m.statements, m.opened, m.held,
+	return fmt.Sprintf("| %s | %.1f | %.1f | %.1f | %d | %d | %.1f | %.1f | %.1f | %.1f | %d | %d (%d) | %.0f | %.0f |\n", name,
+		m.load, ms(quantile(m.times, 0.5)), ms(quantile(m.times, 0.95)), m.series, m.bytes>>10, ms(m.own), ms(m.server), m.statements, m.opened, m.held,
 		m.rss>>20, m.peak>>20, ms(m.ownIdle), ms(m.serverIdle))
 }
 
@@ -110,6 +114,7 @@ func measure(ctx context.Context, r *program, server *pgtest.Server, role string
 	m.own = max(0, (cpu(pid, false)-own-time.Duration(float64(m.ownIdle)*passed))/time.Duration(n))
 	m.server = max(0, (serverCPU(server)-backends-time.Duration(float64(m.serverIdle)*passed))/time.Duration(n))
 	m.opened = float64(connectionsIn(log, role)-connections) / float64(n)
+	m.load = load()
 	if m.statements, m.held, err = count(ctx, r, control, log, role); err != nil {
 		return m, err
 	}

@@ -140,3 +140,11 @@ func memory(pid int) (now, peak int64) {
 	}
 	return now, peak
 }
+
+// load is the load of the machine in the last minute.
+func load() float64 {
+	content, _ := os.ReadFile("/proc/loadavg") // 0 where there is none
+	first, _, _ := strings.Cut(string(content), " ")
+	n, _ := strconv.ParseFloat(first, 64)
+	return n
+}
