@@ -266,7 +266,7 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate, Reloaded: e.reloaded,
 		Observe: r.recovery.Observe, Recovery: r.recovery.Statuses, Business: r.business.Counts, Maintenance: r.activity.Status,
-		Incidents: func() (incident.Status, error) { return incident.StatusOf(results.Files()) },
+		Incidents: incident.Watch(results.Files()),
 		Leads:     r.leads, Spent: target.Spent, SpentLimit: c.Limits.WatchShare,
 	}
 	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {

@@ -248,6 +248,11 @@ type Status struct {
 	Due time.Time
 }
 
+// Watch gives the status as of each call, and reads only what changed.
+func Watch(files *state.Files) (status func() (Status, error)) {
+	return state.NewMemo(files, incidentsKind, func() (Status, error) { return StatusOf(files) }).Get
+}
+
 // StatusOf reads it.
 func StatusOf(files *state.Files) (Status, error) {
 	all, err := All(files)

@@ -69,6 +69,7 @@ type Watcher struct {
 	files     *state.Files
 	logger    *slog.Logger
 
+	histories *state.Memo[map[string]History]
 	positions positions
 	current   atomic.Pointer[[]Status]
 	stop      context.CancelFunc
@@ -79,6 +80,7 @@ type Watcher struct {
 // second verifications may read.
 func NewWatcher(watched []Watched, interval time.Duration, rateLimit int64, files *state.Files, logger *slog.Logger) *Watcher {
 	w := &Watcher{watched: watched, interval: interval, rateLimit: rateLimit, files: files, logger: logger}
+	w.histories = state.NewMemo(files, drillsKind, w.readHistories)
 	w.current.Store(&[]Status{})
 	return w
 }
@@ -107,14 +109,32 @@ func (w *Watcher) Stop() {
 // drills up to now: a command may have run one a moment ago.
 func (w *Watcher) Statuses() []Status {
 	statuses := slices.Clone(*w.current.Load())
+	if len(statuses) == 0 {
+		return nil
+	}
+	histories, err := w.histories.Get()
+	if err != nil {
+		w.logger.Warn("the history of drills is not known", "err", err)
+	}
 	for i := range statuses {
-		history, err := LoadHistory(w.files, statuses[i].Watched.Name)
-		if err != nil {
-			w.logger.Warn("the history of drills is not known", "repository", statuses[i].Watched.Name, "err", err)
-		}
-		statuses[i].History = history
+		statuses[i].History = histories[statuses[i].Watched.Name]
 	}
 	return statuses
+}
+
+// readHistories reads the history of each repository; what can be read is there
+// also when there is an error.
+func (w *Watcher) readHistories() (map[string]History, error) {
+	histories := make(map[string]History)
+	var problems error
+	for _, watched := range w.watched {
+		history, err := LoadHistory(w.files, watched.Name)
+		if err != nil {
+			problems = errors.Join(problems, fmt.Errorf("repository %s: %w", watched.Name, err))
+		}
+		histories[watched.Name] = history
+	}
+	return histories, problems
 }
 
 // Observe tells where the WAL of the primary is.

@@ -151,6 +151,7 @@ type Watcher struct {
 	settings Settings
 	logger   *slog.Logger
 	lane     *pg.Lane
+	windows  func() ([]window.Window, error)
 
 	mu      sync.Mutex
 	running map[string]Operation
@@ -173,7 +174,7 @@ type Watcher struct {
 // New makes a watcher, which looks through lane. Start runs it.
 func New(target *pg.Target, lane *pg.Lane, files *state.Files, suspects Suspects, settings Settings, logger *slog.Logger) *Watcher {
 	return &Watcher{
-		target: target, files: files, suspects: suspects, settings: settings, logger: logger,
+		target: target, files: files, windows: window.Lister(files), suspects: suspects, settings: settings, logger: logger,
 		lane:    lane.As("maintenance"),
 		running: make(map[string]Operation), seen: make(map[Kind]uint64), guards: make(map[int]time.Time), runs: make(map[string]held),
 	}
@@ -231,10 +232,11 @@ func (w *Watcher) Status() Status {
 	maps.Copy(s.Seen, w.seen)
 	w.mu.Unlock()
 	slices.SortFunc(s.Running, func(a, b Operation) int { return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.pid, b.pid)) })
-	var err error
-	if s.Window, err = window.Look(w.files, w.settings.Schedules, time.Now()); err != nil {
+	windows, err := w.windows()
+	if err != nil {
 		w.logger.Warn("a maintenance window cannot be read", "err", err)
 	}
+	s.Window = window.LookAt(windows, w.settings.Schedules, time.Now())
 	if s.Guard, err = guard.Counts(w.files); err != nil {
 		w.logger.Warn("the runs of the guard cannot be read", "err", err)
 	}

@@ -128,6 +128,11 @@ func Close(files *state.Files, now time.Time, id, by string) ([]Window, error) {
 	return closed, nil
 }
 
+// Lister gives List as of each call.
+func Lister(files *state.Files) func() ([]Window, error) {
+	return state.NewMemo(files, kind, func() ([]Window, error) { return List(files) }).Get
+}
+
 // List gives every window that is kept, the oldest first.
 func List(files *state.Files) ([]Window, error) {
 	names, err := files.List(kind)
@@ -177,9 +182,14 @@ type Status struct {
 
 // Look gives the status of a target's windows.
 func Look(files *state.Files, schedules []Schedule, now time.Time) (Status, error) {
-	var s Status
 	all, err := List(files)
-	for _, w := range all {
+	return LookAt(all, schedules, now), err
+}
+
+// LookAt gives the status of windows that were listed before.
+func LookAt(windows []Window, schedules []Schedule, now time.Time) Status {
+	var s Status
+	for _, w := range windows {
 		if w.Closed.IsZero() && !now.Before(w.Opened) {
 			s.Open = true
 			s.Active = s.Active || w.Active(now)
@@ -193,5 +203,5 @@ func Look(files *state.Files, schedules []Schedule, now time.Time) (Status, erro
 			s.Open, s.Active = true, true
 		}
 	}
-	return s, err
+	return s
 }
