@@ -178,9 +178,10 @@ func (s *session) heap(ctx context.Context, t table, verify *verification) error
 // withDamagedTOAST are the tables of which another check has found the TOAST table
 // or its index damaged. ACCESS SHARE on catalogues only.
 func (s *session) withDamagedTOAST(ctx context.Context) (map[uint32]bool, error) {
+	tables := make(map[uint32]bool)
 	damaged := s.scope.Heaps.allDamaged()
 	if len(damaged) == 0 {
-		return nil, nil
+		return tables, nil
 	}
 	const sql = `SELECT c.oid FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.reltoastrelid
 		WHERE c.reltoastrelid <> 0 AND (c.reltoastrelid = ANY ($1::oid[]) OR i.indexrelid = ANY ($1::oid[]))`
@@ -192,7 +193,6 @@ func (s *session) withDamagedTOAST(ctx context.Context) (map[uint32]bool, error)
 	if err != nil {
 		return nil, fmt.Errorf("listing TOAST tables: %w", err)
 	}
-	tables := make(map[uint32]bool, len(oids))
 	for _, oid := range oids {
 		tables[oid] = true
 	}

@@ -56,9 +56,7 @@ func treeDamages() []pageDamage {
 	gin := func(flags uint16) func([]byte, uint32) bool {
 		return func(p []byte, _ uint32) bool { return u16(p[size-2:]) == flags && u16(p[size-8:]) != 0xffff }
 	}
-	spgist := func(leaf bool) func([]byte, uint32) bool {
-		return func(p []byte, block uint32) bool { return block > 2 && (u16(p[size-8:])&4 != 0) == leaf }
-	}
+	spgistLeaf := func(p []byte, block uint32) bool { return block > 2 && u16(p[size-8:])&4 != 0 }
 	swapLinks := func(p []byte) {
 		a, b := item(p, 3), item(p, 4)
 		var link [4]byte
@@ -88,15 +86,15 @@ func treeDamages() []pageDamage {
 		tree("hash, split alone", "hash (s)", "no other is being filled", is(2), func(p []byte) { p[size-4] |= 32 }),
 		tree("hash, filled from none", "hash (s)", "is not being split", is(2), func(p []byte) { p[size-4] |= 16 }),
 		tree("hash, bitmap of zeroes", "hash ((i % 50))", "lead to it", func(p []byte, _ uint32) bool { return u16(p[size-4:]) == 4 }, pgtest.Zero),
-		tree("SP-GiST, dead line pointer", "spgist (s)", "line pointer is dead", spgist(true), func(p []byte) { p[24+2] |= 1; p[24+1] |= 0x80 }),
-		tree("SP-GiST, tree of nulls", "spgist (s)", "tree of values", spgist(true), func(p []byte) { p[size-8] |= 8 }),
-		tree("SP-GiST, chain", "spgist (s)", "chain", spgist(true), func(p []byte) { put16(item(p, 1)[4:], u16(item(p, 1)[4:])&0xc000|0x0aaa) }),
+		tree("SP-GiST, dead line pointer", "spgist (s)", "line pointer is dead", spgistLeaf, func(p []byte) { p[24+2] |= 1; p[24+1] |= 0x80 }),
+		tree("SP-GiST, tree of nulls", "spgist (s)", "tree of values", spgistLeaf, func(p []byte) { p[size-8] |= 8 }),
+		tree("SP-GiST, chain", "spgist (s)", "chain", spgistLeaf, func(p []byte) { put16(item(p, 1)[4:], u16(item(p, 1)[4:])&0xc000|0x0aaa) }),
 		tree("SP-GiST, link doubled", "spgist (point(i, i))", "lead", is(1), func(p []byte) {
 			t := item(p, 1)
 			first := t[8+u16(t[2:]):]
 			copy(first[u16(first[6:])&0x1fff:][:6], first[:6])
 		}),
-		tree("SP-GiST, placeholders", "spgist (s)", "placeholders", spgist(true), func(p []byte) { p[size-4]++ }),
+		tree("SP-GiST, placeholders", "spgist (s)", "placeholders", spgistLeaf, func(p []byte) { p[size-4]++ }),
 		tree("BRIN, range map", "brin (i) WITH (pages_per_range = 1)", "where there is none", is(1), func(p []byte) { p[24+4]++ }),
 		tree("BRIN, page of the range map", "brin (i) WITH (pages_per_range = 1)", "lead to it", is(1), pgtest.Zero),
 		tree("BRIN, range of a summary", "brin (i) WITH (pages_per_range = 4)", "pages from 5", is(2), func(p []byte) { item(p, 2)[0] = 5 }),

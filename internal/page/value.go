@@ -49,10 +49,6 @@ func (t *Type) problem(length int16, isUTF8 bool) func(v []byte) string {
 	if length != size {
 		return nil
 	}
-	text := textProblem
-	if isUTF8 {
-		text = utf8Problem
-	}
 	switch {
 	case t.Kind == 'e':
 		return t.labelProblem
@@ -67,6 +63,15 @@ func (t *Type) problem(length int16, isUTF8 bool) func(v []byte) string {
 		element := NewColumn(t.Element.length(), t.Element.align(), t.Element, isUTF8)
 		return func(v []byte) string { return t.arrayProblem(v, &element) }
 	}
+	if isUTF8 {
+		return t.plainProblem(utf8Problem)
+	}
+	return t.plainProblem(textProblem)
+}
+
+// plainProblem is problem for a base type that is no array; text says what is
+// impossible about a text.
+func (t *Type) plainProblem(text func(v []byte) string) func(v []byte) string {
 	switch t.OID {
 	case boolOID:
 		return boolProblem
@@ -156,11 +161,11 @@ func boolProblem(v []byte) string {
 }
 
 func nameProblem(v []byte, text func([]byte) string) string {
-	end := bytes.IndexByte(v, 0)
-	if end < 0 {
+	name, _, ended := bytes.Cut(v, []byte{0})
+	if !ended {
 		return fmt.Sprintf("its name has no end within %d bytes", len(v))
 	}
-	return text(v[:end])
+	return text(name)
 }
 
 func textProblem(v []byte) string {
@@ -203,7 +208,7 @@ func numericProblem(v []byte) string {
 	}
 	header, digits := u16(v), v[2:]
 	var weight, scale int
-	negative := false
+	var negative bool
 	switch {
 	case header&0xc000 == 0xc000:
 		if len(digits) != 0 || header != 0xc000 && header != 0xd000 && header != 0xf000 {
