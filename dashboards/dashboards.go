@@ -31,6 +31,15 @@ func (q Query) Expand(rateInterval string) string {
 	).Replace(q.Expr)
 }
 
+// Annotations lists the queries whose results are marked in every dashboard.
+func Annotations() []Query {
+	var queries []Query
+	for _, m := range marks() {
+		queries = append(queries, Query{Dashboard: "every", Panel: m.name, Expr: m.expr, Sparse: m.sparse})
+	}
+	return queries
+}
+
 // Queries lists the queries of all panels.
 func Queries() []Query {
 	var queries []Query

@@ -84,20 +84,28 @@ func annotations() []object {
 			"target": object{"limit": 100, "matchAny": true, "tags": []string{"deploy"}, "type": "tags"},
 		},
 	}
-	for _, a := range []struct{ name, colour, expr, title, text string }{
-		{"Integrity alerts", "red", `ALERTS{alertstate="firing",layer="integrity",severity="critical",job=~"$job",cluster=~"$cluster",instance=~"$instance"}`, "{{alertname}}", "{{instance}} {{datname}} {{schemaname}}.{{relname}}"},
-		{"Findings", "light-red", "sum by (instance, check, severity) (pgintegrity_check_findings" + of() + " - pgintegrity_check_findings" + of() + " offset 1m) > 0", "{{severity}} finding", "{{check}} on {{instance}}"},
-		{"Server restarts", "orange", "changes(pgintegrity_postmaster_start_timestamp_seconds" + of() + "[2m]) > 0", "restart", "{{instance}} started"},
-		{"Settings reloaded", "blue", "changes(pgintegrity_conf_load_timestamp_seconds" + of() + "[2m]) > 0", "settings", "{{instance}} read its settings again"},
-		{"Schema changes", "green", "sum by (instance, kind) (increase(pgintegrity_maintenance_operations_total" + of(`kind=~"alter_table|create_index|drop|extension|truncate|upgrade"`) + "[2m])) > 0", "schema change", "{{kind}} on {{instance}}"},
-		{"Maintenance windows", "purple", "pgintegrity_maintenance_window_active" + of() + " > 0", "window", "{{instance}} is in a maintenance window"},
-	} {
+	for _, a := range marks() {
 		list = append(list, object{
 			"name": a.name, "enable": true, "hide": false, "iconColor": a.colour, "datasource": datasource, "expr": a.expr,
 			"titleFormat": a.title, "textFormat": a.text, "step": "30s", "useValueForTime": false,
 		})
 	}
 	return list
+}
+
+// mark is a query whose results are marked in every picture. sparse says why it
+// may have none, as that of a panel.
+type mark struct{ name, colour, expr, title, text, sparse string }
+
+func marks() []mark {
+	return []mark{
+		{"Integrity alerts", "red", `ALERTS{alertstate="firing",layer="integrity",severity="critical",job=~"$job",cluster=~"$cluster",instance=~"$instance"}`, "{{alertname}}", "{{instance}} {{datname}} {{schemaname}}.{{relname}}", ""},
+		{"Findings", "light-red", "sum by (instance, check, severity) (pgintegrity_check_findings" + of() + " - pgintegrity_check_findings" + of() + " offset 1m) > 0", "{{severity}} finding", "{{check}} on {{instance}}", ""},
+		{"Server restarts", "orange", "changes(pgintegrity_postmaster_start_timestamp_seconds" + of() + "[2m]) > 0", "restart", "{{instance}} started", "the server was not restarted"},
+		{"Settings reloaded", "blue", "changes(pgintegrity_conf_load_timestamp_seconds" + of() + "[2m]) > 0", "settings", "{{instance}} read its settings again", "nobody changed settings"},
+		{"Schema changes", "green", "sum by (instance, kind) (increase(pgintegrity_maintenance_operations_total" + of(`kind=~"alter_table|create_index|disabled_trigger|drop|extension|truncate|upgrade"`) + "[2m])) > 0", "schema change", "{{kind}} on {{instance}}", "nobody changed the schema"},
+		{"Maintenance windows", "purple", "pgintegrity_maintenance_window_active" + of() + " > 0", "window", "{{instance}} is in a maintenance window", ""},
+	}
 }
 
 // description ends with what an empty panel means.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -294,19 +295,20 @@ func (d *demo) draft(ctx context.Context) (string, error) {
 	return "\n    | " + summary, nil
 }
 
-// dashboards runs every query of the shipped dashboards, and holds that all have
+// dashboards runs every query of the shipped dashboards, those of their marks
+// too, and holds that all have
 // data but those which say why they may have none. Rates are over the whole demo,
 // so that what happened at its beginning is in them.
 func (d *demo) dashboards(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	window := fmt.Sprintf("%.0fs", max(time.Since(d.began), time.Minute).Seconds())
-	missing := dashboards.Queries()
+	missing := append(dashboards.Queries(), dashboards.Annotations()...)
 	with, sparse := 0, 0
 	err := poll(ctx, time.Second, func() (bool, error) {
 		var failed error
 		missing = slices.DeleteFunc(missing, func(q dashboards.Query) bool {
-			result, err := d.query(ctx, q.Expand(window))
+			result, err := d.queryRange(ctx, q.Expand(window))
 			switch {
 			case err != nil:
 				failed = err
@@ -332,7 +334,11 @@ type series struct {
 }
 
 func (d *demo) query(ctx context.Context, expr string) ([]series, error) {
-	body, err := get(ctx, d.prometheusURL+"/api/v1/query?query="+url.QueryEscape(expr))
+	return d.ask(ctx, "query", url.Values{"query": {expr}})
+}
+
+func (d *demo) ask(ctx context.Context, endpoint string, values url.Values) ([]series, error) {
+	body, err := get(ctx, d.prometheusURL+"/api/v1/"+endpoint+"?"+values.Encode())
 	if err != nil {
 		return nil, err
 	}
@@ -340,9 +346,17 @@ func (d *demo) query(ctx context.Context, expr string) ([]series, error) {
 		Data struct{ Result []series }
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
-		return nil, fmt.Errorf("reading the answer to %s: %w", expr, err)
+		return nil, fmt.Errorf("reading the answer to %s: %w", values.Get("query"), err)
 	}
 	return answer.Data.Result, nil
+}
+
+// queryRange asks for the whole time of the demo, as a picture of it would.
+func (d *demo) queryRange(ctx context.Context, expr string) ([]series, error) {
+	values := url.Values{
+		"query": {expr}, "step": {"15"}, "start": {strconv.FormatInt(d.began.Unix(), 10)}, "end": {strconv.FormatInt(time.Now().Unix(), 10)},
+	}
+	return d.ask(ctx, "query_range", values)
 }
 
 // poll asks until the answer is yes. An error may be one of a moment: the last

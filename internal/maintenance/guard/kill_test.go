@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -144,32 +145,62 @@ func killOnce(t *testing.T, server *pgtest.Server, round int, mode string, state
 	}
 }
 
-// TestServerDies kills the server while maintenance is under way: the guard
-// waits for it and says how it ended.
+// TestServerDies kills the server while maintenance is under way, in its
+// statements and at random moments: the guard waits for it and says how it ended.
 func TestServerDies(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("kills a server")
 	}
-	server := newServer(t, pgtest.Newest())
-	b := newBench(t, server, "books")
-	before := b.quiet()
-	l := b.start()
-	died := make(chan error, 1)
-	go func() {
-		died <- dieDuring(t.Context(), server, "pg_sleep(20)")
-	}()
-	report := guard.Run(t.Context(), b.sql("UPDATE invoices SET total = 0; SELECT pg_sleep(20)"))
-	if err := <-died; err != nil {
-		t.Fatal(err)
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := newServer(t, major)
+		server.MustExec(t, "postgres", "ALTER SYSTEM SET synchronous_commit = on") // what is committed stays
+		server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+		die := func(what string, o func(b *bench) guard.Options, kill func(ctx context.Context) error, wants ...guard.Outcome) {
+			b := newBench(t, server, "books")
+			before := b.quiet()
+			l := b.start()
+			died := make(chan error, 1)
+			go func() { died <- kill(t.Context()) }()
+			report := guard.Run(t.Context(), o(b))
+			if err := <-died; err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Contains(wants, report.Outcome) {
+				t.Errorf("%s: it ended %s: %s", what, report.Outcome, report.Summary)
+			}
+			if changed := b.quiet() != before; changed != (report.Outcome == guard.OutcomeDone) {
+				t.Errorf("%s: it ended %s, and changed %t", what, report.Outcome, changed)
+			}
+			if lost := b.lost(l); lost > 0 {
+				t.Errorf("%s: %d transfers are lost", what, lost)
+			}
+			t.Logf("%s: %s", what, report.Outcome)
+		}
+		die("in a statement", func(b *bench) guard.Options { return b.sql("UPDATE invoices SET total = 0; SELECT pg_sleep(20)") },
+			func(ctx context.Context) error { return dieDuring(ctx, server, "pg_sleep(20)") }, guard.OutcomeRolledBack)
+		for n := range 4 {
+			after := time.Duration(rand.IntN(4000)) * time.Millisecond
+			script := fmt.Sprintf("UPDATE invoices SET total = %d; SELECT pg_sleep(0.3)", n)
+			what := fmt.Sprintf("a script after %s", after)
+			maintenance := func(b *bench) guard.Options { return b.sql(script) }
+			if n%2 == 1 {
+				what = fmt.Sprintf("a command after %s", after)
+				maintenance = func(b *bench) guard.Options { return b.command(strings.ReplaceAll(script, "; ", "\n")) }
+			}
+			die(what, maintenance, func(ctx context.Context) error { return dieAfter(ctx, server, after) }, guard.OutcomeDone, guard.OutcomeRolledBack, guard.OutcomeRefused)
+		}
+	})
+}
+
+// dieAfter kills the server at a moment, and starts it again.
+func dieAfter(ctx context.Context, server *pgtest.Server, after time.Duration) error {
+	time.Sleep(after)
+	if err := server.Kill(); err != nil {
+		return err
 	}
-	if report.Outcome != guard.OutcomeRolledBack {
-		t.Errorf("it ended %s: %s", report.Outcome, report.Summary)
-	}
-	if b.quiet() != before {
-		t.Error("it is not as before")
-	}
-	l.stop()
+	time.Sleep(time.Second)
+	return server.StartAgain(ctx)
 }
 
 // dieDuring kills the server once a statement runs, and starts it again.
@@ -182,9 +213,5 @@ func dieDuring(ctx context.Context, server *pgtest.Server, statement string) err
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	if err := server.Kill(); err != nil {
-		return err
-	}
-	time.Sleep(time.Second)
-	return server.StartAgain(ctx)
+	return dieAfter(ctx, server, 0)
 }
