@@ -43,7 +43,7 @@ const (
 	shownEvidence, foldedEvidence = 3, 20
 	// shownGroups is how many objects the page tells everything of, and
 	// listedGroups how many more it lists.
-	shownGroups, listedGroups = 50, 500
+	shownGroups, listedGroups = 20, 200
 )
 
 // Runbook is the runbook for what is wrong with the object.
