@@ -35,7 +35,8 @@ const fleetHead = `
 
 %d real servers under many names: each target is an address of its own of the loopback network (127.1.x.y), named in /probe, with a
 session of its own. A probe collects metrics alone; checks, log and maintenance are for targets in the configuration. The exporter runs
-with --web.max-requests=200: its default of 40 is for a handful of servers.
+with --web.max-requests=200: its default of 40 is for a handful of servers. All these servers share the exporter's machine: under a load far
+above the number of cores they are what is late.
 
 | exporter | load | p50 ms | p95 ms | late or failed | CPU cores own | CPU ms server per probe | memory MiB (peak) | sessions |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
