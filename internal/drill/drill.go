@@ -138,14 +138,15 @@ func judge(report *recovery.Report, err error) {
 
 // phase runs one phase and notes how long it took.
 func (d *drill) phase(report *recovery.Report, name string, do func() error) error {
-	began := time.Now()
+	began, level := time.Now(), slog.LevelInfo
 	if d.options.Begin != nil {
+		level = slog.LevelDebug // somebody sees it already
 		d.options.Begin(name)
 	}
 	err := do()
 	took := time.Since(began)
 	report.Phases = append(report.Phases, recovery.PhaseReport{Phase: name, Seconds: took.Seconds()})
-	d.logger.Info("drill", "phase", name, "seconds", fmt.Sprintf("%.1f", took.Seconds()), "ok", err == nil)
+	d.logger.Log(context.Background(), level, "drill", "phase", name, "seconds", fmt.Sprintf("%.1f", took.Seconds()), "ok", err == nil)
 	return err
 }
 
