@@ -132,12 +132,11 @@ func (s *session) parents(ctx context.Context, i index, f function, allIndexed b
 	if f.Arguments == 4 {
 		call = "SELECT " + f.call() + "($1::oid::regclass, $2, true, $2)"
 	}
-	if _, err := s.conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", parentTimeout.Milliseconds())); err != nil {
+	if err := s.limit(ctx, parentTimeout); err != nil {
 		return err
 	}
 	_, err := s.conn.Exec(ctx, call, i.OID, allIndexed)
-	_, reset := s.conn.Exec(ctx, "RESET statement_timeout")
-	return errors.Join(err, reset)
+	return errors.Join(err, s.limit(ctx, statementTimeout))
 }
 
 // btree looks at one index.
@@ -204,19 +203,25 @@ func (s *session) indexCheck(ctx context.Context, i index, f function, allIndexe
 // sane says whether the columns of a table may be read: a table whose tuples
 // are damaged can crash whoever reads them. It looks at the table when nobody
 // has in this sweep. One of which a small piece takes longer than verifyLimit is
-// not proved sane: the index of its TOAST table may lead in a ring. On 13, which
-// has no verify_heapam, nothing is known.
+// not proved sane. On 13, which has no verify_heapam, nothing is known.
 func (s *session) sane(ctx context.Context, t table, verify function) (bool, error) {
 	if sane, known := s.scope.Heaps.lookup(t.OID); known {
 		return sane, nil
 	}
-	if verify.Name == "" {
+	sane, known, err := s.indexOfTOASTSane(ctx, t.OID)
+	switch {
+	case err != nil:
+		return false, err
+	case known && !sane:
+		s.scope.Heaps.note(t.OID, false)
+		return false, nil
+	case !known || verify.Name == "":
 		return false, nil
 	}
 	if err := s.limit(ctx, verifyLimit); err != nil {
 		return false, err
 	}
-	sane, err := s.prove(ctx, t, &verification{function: verify})
+	sane, err = s.prove(ctx, t, &verification{function: verify})
 	if err == nil {
 		s.scope.Heaps.note(t.OID, sane)
 	}

@@ -112,15 +112,15 @@ func runHeap(ctx context.Context, s *session) error {
 	if verify.Name == "" {
 		return s.each(ctx, len(tables), func(i int) error { return s.readHeap(ctx, tables[i]) }, func(i int) string { return tables[i].Name.String() })
 	}
-	lost, err := s.withDamagedTOAST(ctx)
-	if err != nil {
-		return err
-	}
 	if err := s.limit(ctx, verifyLimit); err != nil {
 		return err
 	}
 	return s.each(ctx, len(tables), func(i int) error {
-		return s.heap(ctx, tables[i], &verification{function: verify, noTOAST: lost[tables[i].OID]})
+		sane, _, err := s.indexOfTOASTSane(ctx, tables[i].OID)
+		if err != nil {
+			return err
+		}
+		return s.heap(ctx, tables[i], &verification{function: verify, noTOAST: !sane})
 	}, func(i int) string { return tables[i].Name.String() })
 }
 
@@ -128,8 +128,7 @@ func runHeap(ctx context.Context, s *session) error {
 type verification struct {
 	function
 
-	// noTOAST leaves out its values in the TOAST table: verify_heapam goes through the
-	// index of that, and does not end when pages of it lead to each other.
+	// noTOAST leaves out its values in the TOAST table (see indexOfTOASTSane).
 	noTOAST bool
 }
 
@@ -170,7 +169,7 @@ func (s *session) heap(ctx context.Context, t table, verify *verification) error
 	}
 	s.looked(t.Name)
 	if verify.noTOAST {
-		return errors.New("its values in the TOAST table were not looked at: that or its index is damaged or too slow; the checks page and toast tell more")
+		return errors.New("its values in the TOAST table were not looked at: the index of that is damaged, not proved sane (bt_index_check of amcheck, or the check page) or too slow")
 	}
 	return nil
 }

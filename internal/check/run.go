@@ -64,7 +64,9 @@ type session struct {
 	blamed bool
 	// ofRelation counts findings by relation.
 	ofRelation map[RelationName]int
-	seen       map[string]bool
+	// toastIndexes are the indexes of TOAST tables by the OID of the table.
+	toastIndexes map[uint32]uint32
+	seen         map[string]bool
 }
 
 // Run runs one check in one database ("" is the target's own; a check of the

@@ -147,6 +147,55 @@ func (s *session) values(ctx context.Context, t valued, verify function) error {
 	return nil
 }
 
+// toastIndexesSQL lists tables with the index of their TOAST table. ACCESS SHARE on
+// catalogues only.
+const toastIndexesSQL = `SELECT c.oid, i.indexrelid FROM pg_class c JOIN pg_index i ON i.indrelid = c.reltoastrelid WHERE c.reltoastrelid <> 0`
+
+// indexOfTOASTSane says whether values of a table may be fetched from its TOAST
+// table, and whether that is known. In an index whose pages lead in a ring the
+// server process that fetches one never comes back, deaf to a cancel and to
+// statement_timeout, and takes more and more memory. Where no check has looked at
+// the index, bt_index_check does. ACCESS SHARE on the index and the TOAST table.
+func (s *session) indexOfTOASTSane(ctx context.Context, table uint32) (sane, known bool, err error) {
+	if s.toastIndexes == nil {
+		if err := s.listTOASTIndexes(ctx); err != nil {
+			return false, false, err
+		}
+	}
+	oid, ok := s.toastIndexes[table]
+	if !ok {
+		return true, true, nil
+	}
+	if sane, known := s.scope.Heaps.lookup(oid); known {
+		return sane, true, nil
+	}
+	f, err := s.optional(ctx, "bt_index_check", 0)
+	if err != nil || f.Name == "" {
+		return false, false, err
+	}
+	err = s.indexCheck(ctx, index{OID: oid}, f, false)
+	if ctx.Err() != nil || s.conn.IsClosed() {
+		return false, false, err
+	}
+	return err == nil, err == nil || judge(err) != inconclusive, nil
+}
+
+func (s *session) listTOASTIndexes(ctx context.Context) error {
+	rows, err := s.conn.Query(ctx, toastIndexesSQL)
+	if err != nil {
+		return fmt.Errorf("listing indexes of TOAST tables: %w", err)
+	}
+	s.toastIndexes = make(map[uint32]uint32)
+	var table, oid uint32
+	if _, err := pgx.ForEachRow(rows, []any{&table, &oid}, func() error {
+		s.toastIndexes[table] = oid
+		return nil
+	}); err != nil {
+		return fmt.Errorf("listing indexes of TOAST tables: %w", err)
+	}
+	return nil
+}
+
 // read is an expression that fails when the value cannot be read or is none of
 // its type. The output function is called through format(): a cast to text could
 // be somebody's own function. Values of more than 64 MB are left out: written down
