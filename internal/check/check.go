@@ -179,8 +179,8 @@ type Result struct {
 type Heaps struct {
 	mu   sync.Mutex
 	sane map[uint32]opinion
-	// lostBy is the check whose server process died while it read the catalogues.
-	lostBy string
+	// lostBy are the checks whose server process died, by the name of what it read.
+	lostBy map[string]string
 }
 
 // opinion is what was found out about a table, and when.
@@ -193,7 +193,9 @@ type opinion struct {
 const opinionAge = 12 * time.Hour
 
 // NewHeaps knows nothing yet.
-func NewHeaps() *Heaps { return &Heaps{sane: make(map[uint32]opinion)} }
+func NewHeaps() *Heaps {
+	return &Heaps{sane: make(map[uint32]opinion), lostBy: make(map[string]string)}
+}
 
 // note keeps what was found out about a table. What one check found damaged
 // stays so until Forget.
@@ -215,26 +217,27 @@ func (h *Heaps) Forget() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.sane)
-	h.lostBy = ""
+	clear(h.lostBy)
 }
 
-// lose notes that a check's server process died while it read the catalogues.
-func (h *Heaps) lose(check string) {
+// lose notes that a check's server process died while it read something
+// (wholeDatabase: its catalogues).
+func (h *Heaps) lose(check, name string) {
 	if h != nil {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.lostBy = check
+		h.lostBy[name] = check
 	}
 }
 
-// lost is the check whose server process died so, "" is none.
-func (h *Heaps) lost() string {
+// lost is the check whose server process died over something, "" is none.
+func (h *Heaps) lost(name string) string {
 	if h == nil {
 		return ""
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.lostBy
+	return h.lostBy[name]
 }
 
 // damaged says that a check has found a relation damaged.

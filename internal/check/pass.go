@@ -70,6 +70,8 @@ const (
 	lostKey = "lost"
 	// wholeDatabase stands there for its catalogues, which every check reads.
 	wholeDatabase = ""
+	// statisticOID is pg_statistic.
+	statisticOID = 2619
 	// lostAge is how long a relation is left alone after that.
 	lostAge = 24 * time.Hour
 )
@@ -101,9 +103,11 @@ func (s *session) blame(ctx context.Context, name string, err error) {
 		return
 	}
 	s.blamed = true
-	if name == wholeDatabase {
-		s.scope.Heaps.lose(s.name)
+	if s.scope.Heaps.damaged(statisticOID) {
+		// Damaged statistics kill whoever plans a statement, of any table.
+		s.scope.Heaps.lose(s.name, wholeDatabase)
 	}
+	s.scope.Heaps.lose(s.name, name)
 	if s.lostAt == nil {
 		s.lostAt = make(map[string]time.Time)
 	}
@@ -191,6 +195,10 @@ func (s *session) each(ctx context.Context, n int, look func(i int) error, name 
 	for i := first; i < n; i++ {
 		if when, lost := s.lostAt[name(i)]; lost {
 			s.problem(name(i), s.leftAlone(when))
+			continue
+		}
+		if by := s.scope.Heaps.lost(name(i)); by != "" {
+			s.problem(name(i), fmt.Errorf("left alone: the server process of the check %s died while it read it", by))
 			continue
 		}
 		err := look(i)

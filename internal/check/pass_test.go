@@ -197,3 +197,44 @@ func TestLostCatalogues(t *testing.T) {
 		t.Errorf("in the next one: %q", result.Reason)
 	}
 }
+
+// TestLostForOthers leaves a relation alone over which the server process of
+// another check of the same sweep died, and everything when the statistics that
+// every statement is planned with are damaged.
+func TestLostForOthers(t *testing.T) {
+	t.Parallel()
+	p, server := newPassTest(t)
+	heaps := NewHeaps()
+	names := []string{"public.a", "public.b"}
+	run := func(check string, die bool) (looked []string, result Result) {
+		c := Check{Name: check, run: func(ctx context.Context, s *session) error {
+			return s.each(ctx, len(names), func(i int) error {
+				if looked = append(looked, names[i]); !die {
+					return nil
+				}
+				var pid int
+				if err := s.conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+					return err
+				}
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+					return err
+				}
+				_, err := s.conn.Exec(ctx, "SELECT pg_sleep(5)")
+				return err
+			}, func(i int) string { return names[i] })
+		}}
+		result = Run(t.Context(), p.target, "postgres", c, Scope{Memory: p.memory, Heaps: heaps}, slog.New(slog.DiscardHandler))
+		server.AwaitAccepting(t)
+		return looked, result
+	}
+	run("first", true)
+	if looked, result := run("second", false); !slices.Equal(looked, names[1:]) || !strings.Contains(result.Reason, "of the check first died") {
+		t.Errorf("looked at %q, reason %q", looked, result.Reason)
+	}
+	heaps.Forget()
+	heaps.note(statisticOID, false)
+	run("third", true)
+	if looked, result := run("fourth", false); len(looked) > 0 || !strings.Contains(result.Reason, "of the check third died") {
+		t.Errorf("looked at %q, reason %q", looked, result.Reason)
+	}
+}

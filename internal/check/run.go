@@ -104,7 +104,7 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 }
 
 func (s *session) connectAndRun(ctx context.Context, c Check) error {
-	if by := s.scope.Heaps.lost(); by != "" {
+	if by := s.scope.Heaps.lost(wholeDatabase); by != "" {
 		return fmt.Errorf("left alone: the server process of the check %s died while it read the catalogues", by)
 	}
 	conn, err := s.connect(ctx)
