@@ -163,7 +163,8 @@ func (t *Target) examine(ctx context.Context, database string, err error) error 
 	case panicking:
 		return t.unusable.leave(database, err, true)
 	case silent:
-		if t.Restarting(ctx) {
+		// Whoever opens a session may be in a hurry, as a scrape is.
+		if t.restarts(ctx, noticeAttempts/2) {
 			return t.unusable.leave(database, err, false)
 		}
 	case noDamage:
@@ -174,12 +175,23 @@ func (t *Target) examine(ctx context.Context, database string, err error) error 
 // Restarting says that the server is starting again, after a session of it ended
 // without a word: a process of it died then. A broken network ends a session, too.
 // The server is given a second to notice.
-func (t *Target) Restarting(ctx context.Context) bool {
+func (t *Target) Restarting(ctx context.Context) bool { return t.restarts(ctx, noticeAttempts) }
+
+// restarts is Restarting that gives up when nobody answers so many times. It asks
+// often at first: a small server has started again after less than 100 ms.
+func (t *Target) restarts(ctx context.Context, silences int) bool {
+	pause := noticePoll
 	for range noticeAttempts {
-		if t.answer(ctx) == cannotConnectNow {
+		switch state := t.answer(ctx); state {
+		case cannotConnectNow:
 			return true
+		case "":
+			if silences--; silences == 0 {
+				return false
+			}
 		}
-		wait(ctx, restartPoll)
+		wait(ctx, pause)
+		pause = min(2*pause, 2*restartPoll)
 	}
 	return false
 }
@@ -199,6 +211,7 @@ func (t *Target) awaitStart(ctx context.Context) {
 const (
 	cannotConnectNow = "57P03"
 	restartPoll      = 100 * time.Millisecond
+	noticePoll       = 5 * time.Millisecond
 	noticeAttempts   = 10
 )
 
