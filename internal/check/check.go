@@ -246,22 +246,6 @@ func (h *Heaps) damaged(oid uint32) bool {
 	return known && !sane
 }
 
-// allDamaged are the relations that checks have found damaged.
-func (h *Heaps) allDamaged() []uint32 {
-	if h == nil {
-		return nil
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var oids []uint32
-	for oid, o := range h.sane {
-		if !o.sane {
-			oids = append(oids, oid)
-		}
-	}
-	return oids
-}
-
 func (h *Heaps) lookup(oid uint32) (sane, known bool) {
 	if h == nil {
 		return false, false

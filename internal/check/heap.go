@@ -178,30 +178,6 @@ func (s *session) heap(ctx context.Context, t table, verify *verification) error
 	return nil
 }
 
-// withDamagedTOAST are the tables of which another check has found the TOAST table
-// or its index damaged. ACCESS SHARE on catalogues only.
-func (s *session) withDamagedTOAST(ctx context.Context) (map[uint32]bool, error) {
-	tables := make(map[uint32]bool)
-	damaged := s.scope.Heaps.allDamaged()
-	if len(damaged) == 0 {
-		return tables, nil
-	}
-	const sql = `SELECT c.oid FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.reltoastrelid
-		WHERE c.reltoastrelid <> 0 AND (c.reltoastrelid = ANY ($1::oid[]) OR i.indexrelid = ANY ($1::oid[]))`
-	rows, err := s.conn.Query(ctx, sql, damaged)
-	if err != nil {
-		return nil, fmt.Errorf("listing TOAST tables: %w", err)
-	}
-	oids, err := pgx.CollectRows(rows, pgx.RowTo[uint32])
-	if err != nil {
-		return nil, fmt.Errorf("listing TOAST tables: %w", err)
-	}
-	for _, oid := range oids {
-		tables[oid] = true
-	}
-	return tables, nil
-}
-
 // blocks is the real number of pages of a table. ACCESS SHARE on the table.
 func (s *session) blocks(ctx context.Context, t table) (uint32, error) {
 	var size *int64

@@ -81,12 +81,7 @@ func runPage(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	// Whoever fetches a value through a damaged index may never come back.
-	lost, err := s.withDamagedTOAST(ctx)
-	for oid := range lost {
-		s.scope.Heaps.note(oid, false)
-	}
-	return err
+	return s.noteTOAST(ctx)
 }
 
 // reader finds a way to the files; nil is none, and the reason is noted.

@@ -146,7 +146,7 @@ func (r *reader) columnsOf(ctx context.Context, oids []uint32, byOID map[uint32]
 	}
 	for _, c := range columns {
 		f := byOID[c.Relation]
-		f.relation.Columns = append(f.relation.Columns, page.NewColumn(c.Length, c.Align[0], storedType(types[c.Type], f.relation.Kind), r.utf8 && !f.Shared))
+		f.relation.Columns = append(f.relation.Columns, page.NewColumn(c.Length, c.Align[0], types[c.Type].In(f.relation.Kind), r.utf8 && !f.Shared))
 	}
 	for _, f := range byOID {
 		if len(f.relation.Columns) != f.natts {
@@ -155,23 +155,3 @@ func (r *reader) columnsOf(ctx context.Context, oids []uint32, byOID map[uint32]
 	}
 	return nil
 }
-
-// storedType is what the values of a column are like in a kind of relation. GiST
-// and GIN keep what their operator classes make of them.
-func storedType(t *page.Type, kind page.Kind) *page.Type {
-	if t == nil || kind == page.Heap || kind == page.Btree {
-		return t
-	}
-	switch {
-	case t.Kind == 'r' && kind == page.Gist:
-		covers := *t
-		covers.Covers = true
-		return &covers
-	case t.Kind != 'b' || t.Of != 0 || t.OID == inetOID:
-		return nil
-	}
-	return t
-}
-
-// inetOID is the type of addresses, of which inet_ops keeps something else.
-const inetOID = 869

@@ -112,15 +112,7 @@ func TestLostSession(t *testing.T) {
 		if name != "public.b" {
 			return nil
 		}
-		var pid int
-		if err := s.conn.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid); err != nil {
-			return err
-		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			return err
-		}
-		_, err := s.conn.Exec(t.Context(), "SELECT pg_sleep(5)")
-		return err
+		return killOwn(t.Context(), s)
 	}
 	p.run(t.Context(), crash)
 	pgtest.Await(t, "the server after its crash", 20*time.Second, func() bool {
@@ -173,15 +165,7 @@ func TestLostCatalogues(t *testing.T) {
 			if !die {
 				return nil
 			}
-			var pid int
-			if err := s.conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
-				return err
-			}
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				return err
-			}
-			_, err := s.conn.Exec(ctx, "SELECT pg_sleep(5)")
-			return err
+			return killOwn(ctx, s)
 		}}
 		return Run(t.Context(), p.target, "postgres", c, Scope{Memory: p.memory, Heaps: heaps}, slog.New(slog.DiscardHandler))
 	}
@@ -212,15 +196,7 @@ func TestLostForOthers(t *testing.T) {
 				if looked = append(looked, names[i]); !die {
 					return nil
 				}
-				var pid int
-				if err := s.conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
-					return err
-				}
-				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-					return err
-				}
-				_, err := s.conn.Exec(ctx, "SELECT pg_sleep(5)")
-				return err
+				return killOwn(ctx, s)
 			}, func(i int) string { return names[i] })
 		}}
 		result = Run(t.Context(), p.target, "postgres", c, Scope{Memory: p.memory, Heaps: heaps}, slog.New(slog.DiscardHandler))
@@ -237,4 +213,18 @@ func TestLostForOthers(t *testing.T) {
 	if looked, result := run("fourth", false); len(looked) > 0 || !strings.Contains(result.Reason, "of the check third died") {
 		t.Errorf("looked at %q, reason %q", looked, result.Reason)
 	}
+}
+
+// killOwn kills the server process of a check's session, and reads the error that
+// it leaves.
+func killOwn(ctx context.Context, s *session) error {
+	var pid int
+	if err := s.conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return err
+	}
+	_, err := s.conn.Exec(ctx, "SELECT pg_sleep(5)")
+	return err
 }

@@ -64,9 +64,9 @@ type session struct {
 	blamed bool
 	// ofRelation counts findings by relation.
 	ofRelation map[RelationName]int
-	// toastIndexes are the indexes of TOAST tables by the OID of the table.
-	toastIndexes map[uint32]uint32
-	seen         map[string]bool
+	// toasts are TOAST tables by the OID of the table; nil is not yet known.
+	toasts map[uint32]toastOf
+	seen   map[string]bool
 }
 
 // Run runs one check in one database ("" is the target's own; a check of the

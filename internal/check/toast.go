@@ -147,9 +147,30 @@ func (s *session) values(ctx context.Context, t valued, verify function) error {
 	return nil
 }
 
-// toastIndexesSQL lists tables with the index of their TOAST table. ACCESS SHARE on
-// catalogues only.
-const toastIndexesSQL = `SELECT c.oid, i.indexrelid FROM pg_class c JOIN pg_index i ON i.indrelid = c.reltoastrelid WHERE c.reltoastrelid <> 0`
+// toastSQL lists tables with their TOAST table and its index, 0 when it has none.
+// ACCESS SHARE on catalogues only.
+const toastSQL = `SELECT c.oid, c.reltoastrelid, coalesce(i.indexrelid, 0) FROM pg_class c LEFT JOIN pg_index i ON i.indrelid = c.reltoastrelid WHERE c.reltoastrelid <> 0`
+
+// toastOf is the TOAST table of a table. While its index is built anew, there is
+// more than one.
+type toastOf struct {
+	table   uint32
+	indexes []uint32
+}
+
+// noteTOAST notes the tables as damaged of which the TOAST table or its index is:
+// whoever fetches a value through that may never come back.
+func (s *session) noteTOAST(ctx context.Context) error {
+	if err := s.listTOAST(ctx); err != nil {
+		return err
+	}
+	for table, of := range s.toasts {
+		if s.scope.Heaps.damaged(of.table) || slices.ContainsFunc(of.indexes, s.scope.Heaps.damaged) {
+			s.scope.Heaps.note(table, false)
+		}
+	}
+	return nil
+}
 
 // indexOfTOASTSane says whether values of a table may be fetched from its TOAST
 // table, and whether that is known. In an index whose pages lead in a ring the
@@ -157,15 +178,19 @@ const toastIndexesSQL = `SELECT c.oid, i.indexrelid FROM pg_class c JOIN pg_inde
 // statement_timeout, and takes more and more memory. Where no check has looked at
 // the index, bt_index_check does. ACCESS SHARE on the index and the TOAST table.
 func (s *session) indexOfTOASTSane(ctx context.Context, table uint32) (sane, known bool, err error) {
-	if s.toastIndexes == nil {
-		if err := s.listTOASTIndexes(ctx); err != nil {
-			return false, false, err
+	if err := s.listTOAST(ctx); err != nil {
+		return false, false, err
+	}
+	for _, oid := range s.toasts[table].indexes {
+		if sane, known, err = s.treeSane(ctx, oid); !sane || err != nil {
+			return false, known, err
 		}
 	}
-	oid, ok := s.toastIndexes[table]
-	if !ok {
-		return true, true, nil
-	}
+	return true, true, nil
+}
+
+// treeSane says whether a B-tree is sane, and whether that is known.
+func (s *session) treeSane(ctx context.Context, oid uint32) (sane, known bool, err error) {
 	if sane, known := s.scope.Heaps.lookup(oid); known {
 		return sane, true, nil
 	}
@@ -180,19 +205,28 @@ func (s *session) indexOfTOASTSane(ctx context.Context, table uint32) (sane, kno
 	return err == nil, err == nil || judge(err) != inconclusive, nil
 }
 
-func (s *session) listTOASTIndexes(ctx context.Context) error {
-	rows, err := s.conn.Query(ctx, toastIndexesSQL)
-	if err != nil {
-		return fmt.Errorf("listing indexes of TOAST tables: %w", err)
+// listTOAST makes sure that the TOAST tables are known.
+func (s *session) listTOAST(ctx context.Context) error {
+	if s.toasts != nil {
+		return nil
 	}
-	s.toastIndexes = make(map[uint32]uint32)
-	var table, oid uint32
-	if _, err := pgx.ForEachRow(rows, []any{&table, &oid}, func() error {
-		s.toastIndexes[table] = oid
+	rows, err := s.conn.Query(ctx, toastSQL)
+	if err != nil {
+		return fmt.Errorf("listing TOAST tables: %w", err)
+	}
+	toasts := make(map[uint32]toastOf)
+	var table, toast, oid uint32
+	if _, err := pgx.ForEachRow(rows, []any{&table, &toast, &oid}, func() error {
+		of := toastOf{toast, toasts[table].indexes}
+		if oid != 0 {
+			of.indexes = append(of.indexes, oid)
+		}
+		toasts[table] = of
 		return nil
 	}); err != nil {
-		return fmt.Errorf("listing indexes of TOAST tables: %w", err)
+		return fmt.Errorf("listing TOAST tables: %w", err)
 	}
+	s.toasts = toasts
 	return nil
 }
 

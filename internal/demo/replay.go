@@ -296,9 +296,9 @@ func (d *demo) draft(ctx context.Context) (string, error) {
 }
 
 // dashboards runs every query of the shipped dashboards, those of their marks
-// too, and holds that all have
-// data but those which say why they may have none. Rates are over the whole demo,
-// so that what happened at its beginning is in them.
+// too, and holds that all have data but those which say why they may have none.
+// Rates are over the whole demo, so that what happened at its beginning is in
+// them.
 func (d *demo) dashboards(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()

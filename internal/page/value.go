@@ -28,6 +28,23 @@ type Type struct {
 	Covers bool
 }
 
+// In is what the values of a column of the type are like in a kind of relation. GiST
+// and GIN keep what their operator classes make of them.
+func (t *Type) In(kind Kind) *Type {
+	if t == nil || kind == Heap || kind == Btree {
+		return t
+	}
+	switch {
+	case t.Kind == 'r' && kind == Gist:
+		covers := *t
+		covers.Covers = true
+		return &covers
+	case t.Kind != 'b' || t.Of != 0 || t.OID == inetOID: // inet_ops keeps something else
+		return nil
+	}
+	return t
+}
+
 // sizes are the lengths of types that have a fixed one.
 var sizes = map[uint32]int16{
 	boolOID: 1, nameOID: 64, dateOID: 4, timeOID: 8, timetzOID: 12, timestampOID: 8, timestamptzOID: 8, boxOID: 32, circleOID: 24, lineOID: 24,
