@@ -84,7 +84,7 @@ alerts:
 	if expr, hold, _, _ = file.find(t, "PostgresConnectionsNearLimit", "warning"); !strings.HasSuffix(expr, "> 0.8") || hold != "1m" {
 		t.Errorf("warning: %s, for %s", expr, hold)
 	}
-	if expr, _, _, _ = file.find(t, "PostgresDown", "critical"); !strings.Contains(expr, "on (cluster, job, instance)") {
+	if expr, _, _, _ = file.find(t, "PostgresCollectorFailing", "warning"); !strings.Contains(expr, "on (cluster, job, instance)") {
 		t.Errorf("the cluster label is not in %s", expr)
 	}
 	if expr, _, _, _ = file.find(t, "PostgresExporterDown", "critical"); expr != `up{job="pg"} == 0` {

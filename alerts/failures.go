@@ -7,9 +7,10 @@ import (
 )
 
 // The errors that are the server's fault and not a client's mistake: lost
-// connections, serialization and deadlocks, resources, limits, shutdowns, the
-// system, internal errors.
-const serverFaults = `pgintegrity_log_messages_total{severity=~"ERROR|FATAL|PANIC", sqlstate_class=~"08|40|53|54|57|58|XX"}`
+// connections, serialization and deadlocks, resources, limits, cancelled
+// statements, the system, internal errors. A restart is no fault: it ends every
+// session (57P01) and turns away those who come back too early (57P03).
+const serverFaults = `pgintegrity_errors_total{sqlstate=~"08.*|40.*|53.*|54.*|57014|57P02|57xxx|58.*|XX.*"}`
 
 // The series that rules record. Two minutes are short enough to find a spike
 // and to end with it, five carry the floors, and the history of five minutes
@@ -40,7 +41,7 @@ var burnWindows = []string{"5m", "30m", "1h", "2h", "6h", "1d"}
 func sumRate(metric, window string) string {
 	labels := "outcome"
 	if metric == serverFaults {
-		labels = "severity, sqlstate_class"
+		labels = "sqlstate, condition_name"
 	}
 	return "sum without (" + labels + ") (rate(" + metric + "[" + window + "]))"
 }
@@ -159,12 +160,15 @@ func failures() Group {
 				Action:      which,
 			},
 			{
-				Name:          "PostgresResourceErrors",
-				Expr:          `sum without (severity, sqlstate_class) (increase(pgintegrity_log_messages_total{severity=~"ERROR|FATAL|PANIC", sqlstate_class=~"53|58"}[10m])) > ${errors}`,
+				Name: "PostgresResourceErrors",
+				// Not 53400, a limit that works as it should, nor 58P01: COPY of a file that is
+				// not there, a standby that asks for WAL that is gone; a missing data file is
+				// corruption.
+				Expr:          `sum without (sqlstate, condition_name) (increase(pgintegrity_errors_total{sqlstate=~"53100|53200|53300|58030|58xxx"}[10m])) > ${errors}`,
 				Thresholds:    []Threshold{{"errors", 3, "errors within 10 minutes"}},
 				KeepFiringFor: 10 * time.Minute, Severity: Critical, Layer: Errors, NeedsDatabase: true,
 				Summary:     "The server runs out of disk, memory or connections, or the system fails it.",
-				Description: "{{ $value | printf \"%.0f\" }} errors of class 53 or 58 within 10 minutes in database {{ $labels.datname }} ({{ $labels.instance }}).",
+				Description: "{{ $value | printf \"%.0f\" }} errors of the classes 53 and 58 (resources, system) within 10 minutes in database {{ $labels.datname }} ({{ $labels.instance }}).",
 				Impact:      "Statements fail; with a full disk the server stops.",
 				Action:      "Look at df -h on the host, then free -m, then pg_stat_activity. Never delete files in pg_wal by hand.",
 			},

@@ -168,9 +168,6 @@ func TestInhibition(t *testing.T) {
 		firing(t, "PostgresLogReaderDown", alerts.Warning, "gone:10187", ""),
 		firing(t, "PostgresTransactionsFailing", alerts.Critical, "maintained:10187", "erp"),
 	}
-	maintenance := firing(t, "PostgresLockWait", alerts.Warning, "maintained:10187", "")
-	maintenance.Labels["alertname"], maintenance.Labels["severity"] = "PostgresMaintenanceActive", "none"
-	delete(maintenance.Labels, "maintenance")
 	free := []posted{
 		firing(t, "PostgresCorruptionDetected", alerts.Critical, "damaged:10187", "erp"),
 		firing(t, "PostgresChecksumFailures", alerts.Critical, "damaged:10187", "erp"),
@@ -185,7 +182,7 @@ func TestInhibition(t *testing.T) {
 		firing(t, "PostgresExporterDown", alerts.Critical, "gone:10187", ""),
 		firing(t, "PostgresCorruptionDetected", alerts.Critical, "gone:10187", "erp"),
 		firing(t, "PostgresDataRuleBroken", alerts.Critical, "maintained:10187", "erp"),
-		maintenance,
+		firing(t, "PostgresMaintenanceWindow", alerts.None, "maintained:10187", ""),
 	}
 	post(t, api, slices.Concat(held, free))
 	// Damage pages after 5 seconds, with everything of its layer in one page.

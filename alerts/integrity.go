@@ -39,12 +39,12 @@ func integrity() Group {
 			Action:      "The server's log names file and block; look for errors of disk, controller and file system on the host; do not restart; keep backups from expiring.",
 		},
 		{
-			Name: "PostgresServerCrashed", Expr: "increase(pgintegrity_server_events_total[15m]) > 0",
+			Name: "PostgresServerCrashed", Expr: `increase(pgintegrity_server_events_total{kind=~"backend_killed|crash_recovery|panic|server_crash|start_failure"}[15m]) > 0`,
 			KeepFiringFor: time.Hour, Severity: Critical, Layer: Integrity,
 			Summary:     "The server crashed or was not shut down properly.",
-			Description: "The log of the server of {{ $labels.instance }} tells of {{ $labels.kind }} (server_crash: a process died of a signal, reading damaged data is one cause; backend_killed: SIGKILL, often the kernel for want of memory).",
+			Description: "The log of the server of {{ $labels.instance }} tells of {{ $labels.kind }} (server_crash: a process died of a signal, reading damaged data is one cause; backend_killed: SIGKILL, often the kernel for want of memory; panic: the server stopped itself; crash_recovery: it started without having been shut down; start_failure: it does not start).",
 			Impact:      "Every session was lost and unlogged tables are empty.",
-			Action:      "Find the statement that the dead process ran (in the log just before), and do not run it again.",
+			Action:      "Find the statement that the dead process ran (in the log just before), and do not run it again. A server that does not start: delete nothing, run no pg_resetwal; pg_integrity_exporter check --offline --pgdata=DIR says why.",
 		},
 		{
 			Name: "PostgresUnsafeSetting", Expr: "pgintegrity_setting_unsafe == 1",

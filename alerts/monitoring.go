@@ -29,10 +29,12 @@ func monitoring() Group {
 			Action:      "On the exporter's host, systemctl status pg_integrity_exporter and journalctl -u pg_integrity_exporter -n 50. Then psql -c 'SELECT 1' says whether the server answers.",
 		},
 		{
-			Name: "PostgresDown", Expr: "pgintegrity_connection_failure == 1 or on (${target}) pgintegrity_up == 0",
+			// The reason is asked for by the text: as a label, each change of it, as in a
+			// loop of crashes, would begin the waiting anew.
+			Name: "PostgresDown", Expr: "pgintegrity_up == 0",
 			For: time.Minute, Severity: Critical, Layer: Availability, Inform: true,
 			Summary:     "A PostgreSQL server cannot be used.",
-			Description: "The exporter {{ $labels.instance }} has not been able to use its server for a minute. Reason: {{ $labels.reason }} (refused: it is not running; timeout: it hangs; too_many_connections: all slots are taken; not_accepting: it is starting or recovering).",
+			Description: "The exporter {{ $labels.instance }} has not been able to use its server for a minute. Reason: {{ range printf \"pgintegrity_connection_failure{job=%q, instance=%q} == 1\" $labels.job $labels.instance | query }}{{ .Labels.reason }}{{ else }}not known{{ end }} (refused: it is not running; timeout: it hangs; too_many_connections: all slots are taken; not_accepting: it is starting or recovering).",
 			Impact:      "Applications that need this server fail now.",
 			Action:      "Read the end of the server's log. If it does not start, do not delete files and do not run pg_resetwal.",
 		},

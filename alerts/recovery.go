@@ -46,7 +46,8 @@ func backups() Group {
 			Dashboard:   recoveryDashboard,
 		},
 		{
-			Name: "PostgresBackupNever", Expr: "pgintegrity_backup_last_success_timestamp_seconds == 0",
+			// What cannot be read may have backups: PostgresRepositoryUnreadable.
+			Name: "PostgresBackupNever", Expr: "pgintegrity_backup_last_success_timestamp_seconds == 0 and pgintegrity_repository_up == 1",
 			For: 15 * time.Minute, Severity: Critical, Layer: Recovery,
 			Summary:     "There is no usable backup.",
 			Description: of + " has no backup that could be restored.",

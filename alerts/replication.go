@@ -6,6 +6,10 @@ import "time"
 // wait for those that do not.
 func replication() Group {
 	const (
+		// Several exporters may watch one server: servers are told apart by when they
+		// were started.
+		primaries  = `pgintegrity_timeline_id and on (${target}) pgintegrity_in_recovery == 0`
+		startedAt  = `(` + primaries + `) * 0 + on (${target}) group_left () pgintegrity_postmaster_start_timestamp_seconds`
 		streaming  = `pgintegrity_replication_standbys{state="streaming"}`
 		retained   = "pgintegrity_replication_slot_retained_bytes / on (${target}) group_left () pgintegrity_wal_size_limit_bytes > ${sizes}"
 		retains    = "Slot {{ $labels.slot_name }} ({{ $labels.slot_type }}) on the server of {{ $labels.instance }} keeps {{ $value | printf \"%.1f\" }} times max_wal_size of WAL."
@@ -17,7 +21,7 @@ func replication() Group {
 			// A clone that was restored from an archive never streamed; a standby that
 			// was promoted while its primary lives on did.
 			Name: "PostgresSplitBrain",
-			Expr: `pgintegrity_timeline_id and on (${target}) pgintegrity_in_recovery == 0 and on (system_identifier) (count by (system_identifier) (pgintegrity_timeline_id and on (${target}) pgintegrity_in_recovery == 0) > 1) and on (system_identifier) (pgintegrity_timeline_id and on (${target}) max_over_time(pgintegrity_replication_receiver_up[1d]) == 1 and on (${target}) pgintegrity_in_recovery == 0)`,
+			Expr: primaries + ` and on (system_identifier) (count by (system_identifier) (count_values by (system_identifier) ("started", ` + startedAt + `)) > 1) and on (system_identifier) (pgintegrity_timeline_id and on (${target}) max_over_time(pgintegrity_replication_receiver_up[1d]) == 1 and on (${target}) pgintegrity_in_recovery == 0)`,
 			For:  time.Minute, KeepFiringFor: 10 * time.Minute, Severity: Critical, Layer: Replication, Inform: true,
 			Summary:     "Two servers of one cluster accept writes.",
 			Description: "The server of {{ $labels.instance }} (timeline {{ $value }}) is one of several primaries of system {{ $labels.system_identifier }}, and one of them was a streaming standby within a day.",
@@ -35,9 +39,9 @@ func replication() Group {
 		},
 		{
 			Name: "PostgresReplicationLag",
-			Expr: "pgintegrity_replication_replay_delay_seconds > ${seconds} and pgintegrity_replication_replay_backlog_bytes > ${bytes}",
+			Expr: "pgintegrity_replication_replay_delay_seconds > ${seconds} + pgintegrity_replication_apply_delay_seconds and pgintegrity_replication_replay_backlog_bytes > ${bytes}",
 			Thresholds: []Threshold{
-				{"seconds", 300, "age of the last transaction replayed"},
+				{"seconds", 300, "age of the last transaction replayed, beyond recovery_min_apply_delay"},
 				{"bytes", 16 << 20, "bytes received and not replayed; keeps the standby of a quiet primary silent"},
 			},
 			For: 10 * time.Minute, Severity: Warning, Layer: Replication, NeedsDatabase: true, Mutable: true,
@@ -64,7 +68,8 @@ func replication() Group {
 			Action:      "Ask who paused it before SELECT pg_wal_replay_resume(): after damage on the primary it must stay paused.",
 		},
 		{
-			Name: "PostgresStandbyGone", Expr: streaming + " < quantile_over_time(0.5, " + streaming + "[6h])",
+			// A primary that became a standby has lost its receivers to the new one.
+			Name: "PostgresStandbyGone", Expr: streaming + " < quantile_over_time(0.5, " + streaming + "[6h]) unless on (${target}) changes(pgintegrity_in_recovery[6h]) > 0",
 			For: 10 * time.Minute, Severity: Warning, Layer: Replication, NeedsDatabase: true, Mutable: true,
 			Summary:     "Fewer receivers of WAL are connected than before.",
 			Description: "{{ $value }} receivers stream from the server of {{ $labels.instance }}, fewer than in most of the last 6 hours.",
@@ -106,7 +111,9 @@ func replication() Group {
 			Action:      "Find out why its user does not catch up; raising max_slot_wal_keep_size gains time if the disk has room.",
 		},
 		{
-			Name: "PostgresSlotInactive", Expr: "pgintegrity_replication_slot_active == 0 and pgintegrity_replication_slot_lost == 0",
+			// Fail-over managers keep slots on standbys for the time after a fail-over,
+			// and move them on.
+			Name: "PostgresSlotInactive", Expr: "pgintegrity_replication_slot_active == 0 and pgintegrity_replication_slot_lost == 0 and on (${target}) pgintegrity_in_recovery == 0",
 			For: time.Hour, Severity: Warning, Layer: Replication, NeedsDatabase: true, Mutable: true,
 			Summary:     "Nobody uses a replication slot.",
 			Description: "Slot {{ $labels.slot_name }} ({{ $labels.slot_type }}) on the server of {{ $labels.instance }} has not been used for an hour.",

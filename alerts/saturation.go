@@ -5,7 +5,7 @@ import "time"
 // saturation asks what fills up and who holds up whom.
 func saturation() Group {
 	const (
-		used        = "sum without (datname) (pgintegrity_connections) / pgintegrity_connections_limit > ${ratio}"
+		used        = "sum without (state) (pgintegrity_activity_sessions) / pgintegrity_connections_limit > ${ratio}"
 		connections = "{{ $value | humanizePercentage }} of the connections that ordinary roles may hold on the server of {{ $labels.instance }} are taken."
 		whoConnects = "SELECT usename, application_name, state, count(*) FROM pg_stat_activity GROUP BY 1, 2, 3 ORDER BY 4 DESC says who holds them."
 		share       = "share of the connections that ordinary roles may hold, 0 to 1"

@@ -9,11 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -207,6 +210,7 @@ func TestMonitorSeesEverything(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		primary.MustExec(t, "postgres", "CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false)")
 		standby := primary.Standby(t)
 		if err := standby.AwaitReplay(t.Context(), primary); err != nil {
 			t.Fatal(err)
@@ -223,6 +227,11 @@ func TestMonitorSeesEverything(t *testing.T) {
 			}
 			page.want(t, "pgintegrity_in_recovery", recovery)
 			page.want(t, `pgintegrity_scrape_collector_applicable{collector="database_conflicts"}`, recovery)
+			// A standby has the subscriptions of its primary, and no workers for them.
+			const worker = `pgintegrity_subscription_worker_up{datname="postgres",subname="s"}`
+			if _, there := page.get(worker); there == (name == "standby") {
+				t.Errorf("%s: %s is there: %t", name, worker, there)
+			}
 			if name == "standby" {
 				if err := standby.Promote(t.Context()); err != nil {
 					t.Fatal(err)
@@ -230,8 +239,51 @@ func TestMonitorSeesEverything(t *testing.T) {
 				promoted := scrape(t, set, 5*time.Second)
 				promoted.want(t, "pgintegrity_in_recovery", 0)
 				promoted.want(t, `pgintegrity_scrape_collector_applicable{collector="database_conflicts"}`, 0)
+				promoted.want(t, worker, 0)
 			}
 		}
+	})
+}
+
+// TestStandbyOnPurpose wants to know of a standby that is kept behind, and what
+// comes and goes by its nature is not counted as a standby.
+func TestStandbyOnPurpose(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		primary := pgtest.Start(t, pgtest.Version(major))
+		standby := primary.Standby(t)
+		standby.MustExec(t, "postgres", "ALTER SYSTEM SET recovery_min_apply_delay = '90min'")
+		standby.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+		behind, _ := watch(t, standby.DSN("postgres"))
+		pgtest.Await(t, "the delay is known", 10*time.Second, func() bool {
+			delay, _ := scrape(t, behind, 5*time.Second).get("pgintegrity_replication_apply_delay_seconds")
+			return delay == 5400
+		})
+		var position string
+		if err := primary.Query(t.Context(), "postgres", "SELECT pg_current_wal_flush_lsn()::text", &position); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"pg_basebackup", "pg_16384_sync_16385_7123456789012345678"} {
+			conn, err := pgconn.Connect(t.Context(), primary.DSN("postgres")+"&replication=true&application_name="+name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+			conn.Frontend().SendQuery(&pgproto3.Query{String: "START_REPLICATION " + position})
+			if err := conn.Frontend().Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set, _ := watch(t, primary.DSN("postgres"))
+		pgtest.Await(t, "three receivers are told apart", 10*time.Second, func() bool {
+			page := scrape(t, set, 5*time.Second)
+			var got []float64
+			for _, state := range []string{"streaming", "backup", "catchup", "startup"} {
+				n, _ := page.get(fmt.Sprintf("pgintegrity_replication_standbys{state=%q}", state))
+				got = append(got, n)
+			}
+			return slices.Equal(got, []float64{1, 1, 1, 0})
+		})
 	})
 }
 

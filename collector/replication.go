@@ -14,8 +14,8 @@ var (
 	}
 	replicationStandbys = &Family{
 		Name: Namespace + "replication_standbys", Type: Gauge, Labels: []string{"state"},
-		Help:   "Receivers of WAL that are connected to this server, by state of their sender; a receiver is a standby, or a program such as pg_receivewal.",
-		Source: "pg_stat_replication: state",
+		Help:   "Receivers of WAL that are connected to this server, by state of their sender; a receiver is a standby, or a program such as pg_receivewal. What pg_basebackup receives counts as backup, the first copy of a table of logical replication as catchup.",
+		Source: "pg_stat_replication: state, application_name",
 	}
 	replicationLag = &Family{
 		Name: Namespace + "replication_lag_bytes", Type: Gauge, Labels: []string{"application_name"},
@@ -46,6 +46,11 @@ var (
 		Name: Namespace + "replication_replay_delay_seconds", Type: Gauge,
 		Help:   "How far this standby is behind: the age of the last transaction that it has replayed, and 0 when it has replayed all it has received.",
 		Source: "pg_last_xact_replay_timestamp()",
+	}
+	applyDelay = &Family{
+		Name: Namespace + "replication_apply_delay_seconds", Type: Gauge,
+		Help:   "How far behind this standby is kept on purpose; 0 is not at all.",
+		Source: "pg_settings: recovery_min_apply_delay",
 	}
 	replayPaused = &Family{
 		Name: Namespace + "replication_replay_paused", Type: Gauge,
@@ -94,7 +99,10 @@ func replicationCollector() Collector {
 			if facts.InRecovery {
 				position = "coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
 			}
-			return `SELECT application_name, coalesce(state, 'startup'),
+			return `SELECT application_name,
+				CASE WHEN application_name = 'pg_basebackup' THEN 'backup'
+					WHEN state = 'streaming' AND application_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$' THEN 'catchup'
+					ELSE coalesce(state, 'startup') END,
 				coalesce(greatest(pg_wal_lsn_diff(` + position + `, coalesce(replay_lsn, flush_lsn, sent_lsn)), 0), 0)::float8
 				FROM pg_stat_replication ORDER BY 3 DESC, 1 LIMIT ` + limitReceivers
 		},
@@ -126,7 +134,7 @@ func standbyCollector() Collector {
 	return Collector{
 		Name:     "standby",
 		Help:     "Whether a standby receives and replays, and how far it is behind.",
-		Families: []*Family{receiverUp, receiverExpected, replayPosition, replayBacklog, replayDelay, replayPaused},
+		Families: []*Family{receiverUp, receiverExpected, replayPosition, replayBacklog, replayDelay, applyDelay, replayPaused},
 		NotApplicable: func(facts pg.Facts) string {
 			if facts.InRecovery {
 				return ""
@@ -143,17 +151,19 @@ func standbyCollector() Collector {
 				CASE WHEN pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn()
 					AND EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming') THEN 0
 				ELSE coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0) END::float8,
+				extract(epoch FROM current_setting('recovery_min_apply_delay')::interval)::float8,
 				pg_is_wal_replay_paused()`
 		},
 		Scan: func(rows pgx.Rows, sink *Sink) error {
 			var up, expected, paused bool
-			var position, backlog, delay float64
-			_, err := pgx.ForEachRow(rows, []any{&up, &expected, &position, &backlog, &delay, &paused}, func() error {
+			var position, backlog, delay, wanted float64
+			_, err := pgx.ForEachRow(rows, []any{&up, &expected, &position, &backlog, &delay, &wanted, &paused}, func() error {
 				sink.AddBool(receiverUp, up)
 				sink.AddBool(receiverExpected, expected)
 				sink.Add(replayPosition, position)
 				sink.Add(replayBacklog, backlog)
 				sink.Add(replayDelay, delay)
+				sink.Add(applyDelay, wanted)
 				sink.AddBool(replayPaused, paused)
 				return nil
 			})

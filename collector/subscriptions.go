@@ -31,6 +31,12 @@ func subscriptionsCollector() Collector {
 		Name:     "subscriptions",
 		Help:     "Subscriptions of logical replication, their workers and errors.",
 		Families: []*Family{subscriptionEnabled, subscriptionWorkerUp, subscriptionErrors},
+		NotApplicable: func(facts pg.Facts) string {
+			if facts.InRecovery {
+				return "a standby applies nothing: its primary's subscriptions do"
+			}
+			return ""
+		},
 		SQL: func(facts pg.Facts) string {
 			counts, join, same := "0::bigint, 0::bigint, false", "", "w.subid = s.oid"
 			if facts.VersionNum < 140000 {

@@ -33,8 +33,8 @@ func failures() Dashboard {
 			{Title: "Causes to rule out", Panels: []Panel{
 				{
 					Kind: Series, Title: "Connections in use", Width: 8, Height: 7, Unit: "percentunit",
-					Description: "Share of max_connections in use. Near 100 % means that clients are turned away: not corruption.",
-					Queries:     q("sum by (instance) (pgintegrity_connections"+of()+") / on (instance) group_left () sum by (instance) (pgintegrity_connections_limit"+of()+")", "{{instance}}"),
+					Description: "Share of the connections that ordinary roles may hold, in use by clients. Near 100 % means that clients are turned away: not corruption.",
+					Queries:     q("sum by (instance) (pgintegrity_activity_sessions"+of()+") / on (instance) group_left () sum by (instance) (pgintegrity_connections_limit"+of()+")", "{{instance}}"),
 				},
 				{
 					Kind: Timeline, Title: "Why a server does not answer", Width: 8, Height: 7, Unit: "none", Worse: 1, Words: map[string]string{"0": "no", "1": "yes"},

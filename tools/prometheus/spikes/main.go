@@ -202,7 +202,7 @@ func (w *world) simulate(ctx context.Context, use traffic, broken bool) error {
 		return labels.FromStrings(append([]string{"__name__", name, "job", "pg_integrity_exporter", "instance", "erp:10187", "datname", "erp"}, extra...)...)
 	}
 	commits, rollbacks := series("pgintegrity_transactions_total", "outcome", "commit"), series("pgintegrity_transactions_total", "outcome", "rollback")
-	faults := series("pgintegrity_log_messages_total", "severity", "ERROR", "sqlstate_class", "40")
+	faults := series("pgintegrity_errors_total", "sqlstate", "40001", "condition_name", "serialization_failure")
 	var committed, failed, faulty float64
 	refs := make(map[string]storage.SeriesRef)
 	for t := epoch; t.Before(epoch.Add(warmUp + measured)); t = t.Add(step) {
