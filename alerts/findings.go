@@ -70,19 +70,11 @@ func findings() Group {
 			Action:      command,
 		},
 		{
-			Name: "PostgresRecoverabilityAtRisk", Expr: of("recoverability", Critical),
-			KeepFiringFor: 15 * time.Minute, Severity: Critical, Layer: Recovery,
-			Summary:     "If data were lost now, it could not be brought back.",
-			Description: subject + ": something that a restart, a recovery or a restore needs is missing or broken.",
-			Impact:      "None until the next restart or loss; then the server does not start or data is gone.",
-			Action:      command,
-		},
-		{
 			Name: "PostgresRecoverabilityAtRisk", Expr: of("recoverability", Warning),
 			For: 15 * time.Minute, Severity: Warning, Layer: Recovery,
 			Summary:     "Bringing data back would be harder than it need be.",
-			Description: subject + ".",
-			Impact:      "None until the next restart or loss; then it takes longer or loses more.",
+			Description: subject + ": a replication slot has lost its WAL, or the history of the timeline is missing or damaged.",
+			Impact:      "None until the next restart, fail-over or loss; then it takes longer or loses more.",
 			Action:      command,
 		},
 		{

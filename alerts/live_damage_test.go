@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,35 +19,37 @@ import (
 // liveDamage are the alerts of TestLiveDamage, with the thresholds that let the
 // condition be a small one.
 var liveDamage = map[string]map[string]float64{
-	"BusinessTransactionsFailing":      nil,
-	"BusinessTransactionsStopped":      nil,
-	"PostgresArchivingBehind":          {"segments": 0, "seconds": 0},
-	"PostgresArchivingFailing":         nil,
-	"PostgresBackupNever":              nil,
-	"PostgresBackupOverdue":            nil,
-	"PostgresCheckCoverageLow":         {"ratio": 0.9999},
-	"PostgresCheckNeverSucceeded":      nil,
-	"PostgresCollectorFailing":         nil,
-	"PostgresCorruptionDetected":       nil,
-	"PostgresDataRuleBroken":           nil,
-	"PostgresDeadlocks":                {"deadlocks": 0},
-	"PostgresDrillNever":               nil,
-	"PostgresFindingsTruncated":        nil,
-	"PostgresIncidentUpdateDue":        nil,
-	"PostgresInternalErrors":           nil,
-	"PostgresLeftover":                 nil,
-	"PostgresLogReaderDown":            nil,
-	"PostgresLoginFailures":            {"failures": 0},
-	"PostgresMaintenanceBlocks":        {"seconds": 0},
-	"PostgresMaintenanceWindow":        nil,
-	"PostgresMaintenanceWindowOverrun": nil,
-	"PostgresRecoverabilityAtRisk":     nil,
-	"PostgresRecoveryPointOld":         nil,
-	"PostgresRepositoryUnreadable":     nil,
-	"PostgresResourceErrors":           {"errors": 0},
-	"PostgresServerCrashed":            nil,
-	"PostgresSlotLost":                 nil,
-	"PostgresUnsafeConfiguration":      nil,
+	"BusinessTransactionsFailing":          nil,
+	"BusinessTransactionsStopped":          nil,
+	"PostgresArchivingBehind":              {"segments": 0, "seconds": 0},
+	"PostgresArchivingFailing":             nil,
+	"PostgresBackupNever":                  nil,
+	"PostgresBackupOverdue":                nil,
+	"PostgresCheckCoverageLow":             {"ratio": 0.9999},
+	"PostgresCheckNeverSucceeded":          nil,
+	"PostgresCollectorFailing":             nil,
+	"PostgresCorruptionDetected":           nil,
+	"PostgresDataRuleBroken/critical":      nil,
+	"PostgresDataRuleBroken/warning":       nil,
+	"PostgresDeadlocks":                    {"deadlocks": 0},
+	"PostgresDrillNever":                   nil,
+	"PostgresFindingsTruncated":            nil,
+	"PostgresIncidentUpdateDue":            nil,
+	"PostgresInternalErrors":               nil,
+	"PostgresLeftover":                     nil,
+	"PostgresLogReaderDown":                nil,
+	"PostgresLoginFailures":                {"failures": 0},
+	"PostgresMaintenanceBlocks":            {"seconds": 0},
+	"PostgresMaintenanceWindow":            nil,
+	"PostgresMaintenanceWindowOverrun":     nil,
+	"PostgresRecoverabilityAtRisk":         nil,
+	"PostgresRecoveryPointOld":             nil,
+	"PostgresRepositoryUnreadable":         nil,
+	"PostgresResourceErrors":               {"errors": 0},
+	"PostgresServerCrashed":                nil,
+	"PostgresSlotLost":                     nil,
+	"PostgresUnsafeConfiguration/critical": nil,
+	"PostgresUnsafeConfiguration/warning":  nil,
 }
 
 // damagedConfig watches three repositories (one that is gone, one that is empty,
@@ -63,6 +64,8 @@ recovery:
     - {name: old, type: directory, path: %[1]s/old, max_backup_age: 1s, max_recovery_point_age: 1s}
 maintenance: {interval: 1s}
 limits: {findings: 1}
+invariants:
+  - {name: nobody, databases: [postgres], sql: SELECT 1, severity: warning}
 transactions:
   - {name: payments, database: postgres, sql: "SELECT 'failed', 9, now()", interval: 5s}
   - {name: payroll, database: postgres, sql: "SELECT 1/0", interval: 5s}
@@ -90,7 +93,7 @@ func TestLiveDamage(t *testing.T) {
 	alertmanager := startAlertmanager(t, &pager{pages: make(map[string][]string)})
 	server := pgtest.Start(t, pgtest.JSONLog(), pgtest.Setting("full_page_writes", "off"), pgtest.Setting("archive_mode", "on"),
 		pgtest.Setting("archive_command", "false"), pgtest.Setting("wal_level", "replica"), pgtest.Setting("min_wal_size", "32MB"),
-		pgtest.Setting("max_wal_size", "32MB"), pgtest.Setting("max_slot_wal_keep_size", "1MB"), pgtest.Setting("deadlock_timeout", "100ms"))
+		pgtest.Setting("max_wal_size", "32MB"), pgtest.Setting("max_slot_wal_keep_size", "1MB"), pgtest.Setting("deadlock_timeout", "100ms"), pgtest.Setting("autovacuum", "off"))
 	for _, sql := range damagedSchema {
 		server.MustExec(t, "postgres", sql)
 	}
@@ -130,7 +133,7 @@ func TestLiveDamage(t *testing.T) {
 	if _, err := incident.Apply(e.Watched().Files, change, now.Add(-time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	startPrometheus(t, strings.TrimSuffix(strings.TrimPrefix(alertmanager, "http://"), "/api/v2/alerts"), []string{first, second})
+	startPrometheus(t, alertmanager, []string{first, second}, "")
 	seen := newArrivals(alertmanager)
 	// Rates are of what comes after the first scrapes.
 	seen.await(t, "BusinessTransactionsFailing", "BusinessTransactionsStopped", "PostgresMaintenanceWindow", "PostgresLogReaderDown")

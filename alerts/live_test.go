@@ -29,33 +29,39 @@ import (
 // live are the alerts whose condition the test makes, and the thresholds that
 // let it be a small one. Waiting times are left out of all of them.
 var live = map[string]map[string]float64{
-	"PostgresCheckNotApplicable":          nil, // no amcheck in the database
-	"PostgresChecksumsDisabled":           nil,
-	"PostgresConfigReloadFailed":          nil,
-	"PostgresConnectionsNearLimit":        {"ratio": 0.01},
-	"PostgresDown":                        nil,
-	"PostgresExporterDown":                nil,
-	"PostgresIdleTransaction":             {"seconds": 1},
-	"PostgresLockPileUp":                  {"ratio": 0, "seconds": 1},
-	"PostgresLockWait":                    {"seconds": 1},
-	"PostgresLongTransaction":             {"seconds": 1},
-	"PostgresPreparedTransactionOrphaned": {"seconds": 1},
-	"PostgresReplayPaused":                nil,
-	"PostgresReplicationReceiverBehind":   {"sizes": 1e-9},
-	"PostgresRestarted":                   nil,
-	"PostgresRoleChanged":                 nil,
-	"PostgresSlotInactive":                nil,
-	"PostgresSlotRetainsWAL":              {"sizes": 1e-9},
-	"PostgresSplitBrain":                  nil,
-	"PostgresStandbyGone":                 nil,
-	"PostgresStateNotKept":                nil, // the state is in memory
-	"PostgresSubscriptionBroken":          nil,
-	"PostgresSubscriptionDisabled":        nil,
-	"PostgresTransactionsFailing":         {"ratio": 0.01, "ratio_without_history": 0.01, "rollbacks": 1},
-	"PostgresUnsafeSetting":               nil,
-	"PostgresWatchdog":                    nil,
-	"PostgresWraparound":                  {"ratio": 1e-12},
-	"PostgresXminHorizonHeld":             {"transactions": 0},
+	"PostgresCheckNotApplicable":            nil, // no amcheck in the database
+	"PostgresChecksumsDisabled":             nil,
+	"PostgresConfigReloadFailed":            nil,
+	"PostgresConnectionsNearLimit/critical": {"ratio": 0.01},
+	"PostgresConnectionsNearLimit/warning":  {"ratio": 0.01},
+	"PostgresDown":                          nil,
+	"PostgresExporterDown":                  nil,
+	"PostgresIdleTransaction":               {"seconds": 1},
+	"PostgresLockPileUp":                    {"ratio": 0, "seconds": 1},
+	"PostgresLockWait":                      {"seconds": 1},
+	"PostgresLongTransaction":               {"seconds": 1},
+	"PostgresPreparedTransactionOrphaned":   {"seconds": 1},
+	"PostgresReplayPaused":                  nil,
+	"PostgresReplicationLag":                {"seconds": 0, "bytes": 0},
+	"PostgresReplicationReceiverBehind":     {"sizes": 1e-9},
+	"PostgresReplicationStopped":            nil,
+	"PostgresRestarted":                     nil,
+	"PostgresRoleChanged":                   nil,
+	"PostgresSlotInactive":                  nil,
+	"PostgresSlotRetainsWAL/critical":       {"sizes": 1e-9},
+	"PostgresSlotRetainsWAL/warning":        {"sizes": 1e-9},
+	"PostgresSplitBrain":                    nil,
+	"PostgresStandbyGone":                   nil,
+	"PostgresStateNotKept":                  nil, // the state is in memory
+	"PostgresSubscriptionBroken":            nil,
+	"PostgresSubscriptionDisabled":          nil,
+	"PostgresTargetAbsent":                  nil,
+	"PostgresTransactionsFailing":           {"ratio": 0.01, "ratio_without_history": 0.01, "rollbacks": 1},
+	"PostgresUnsafeSetting":                 nil,
+	"PostgresWatchdog":                      nil,
+	"PostgresWraparound/critical":           {"ratio": 1e-12},
+	"PostgresWraparound/warning":            {"ratio": 1e-12},
+	"PostgresXminHorizonHeld":               {"transactions": 0},
 }
 
 // liveValues are the shipped rules without their waiting times.
@@ -64,14 +70,59 @@ func liveValues() alerts.Values {
 	zero := model.Duration(0)
 	for _, group := range alerts.Groups() {
 		for _, alert := range group.Alerts {
-			thresholds := live[alert.Name]
-			if thresholds == nil {
-				thresholds = liveDamage[alert.Name]
-			}
-			values.Alerts[alert.Name] = alerts.AlertValues{For: &zero, Thresholds: thresholds}
+			values.Alerts[alert.Key()] = alerts.AlertValues{For: &zero, Thresholds: smallEnough(alert)}
 		}
 	}
 	return values
+}
+
+// smallEnough are the thresholds that let the condition of an alert be a small
+// one.
+func smallEnough(alert alerts.Alert) map[string]float64 {
+	for _, list := range []map[string]map[string]float64{live, liveDamage, liveCommands} {
+		for _, key := range []string{alert.Key(), alert.Name} {
+			if thresholds, ok := list[key]; ok {
+				return thresholds
+			}
+		}
+	}
+	return nil
+}
+
+// notLive says why an alert is not made to happen on a real server.
+var notLive = map[string]string{
+	"PostgresLogReaderBehind/warning": "the log would have to grow faster than it is read, hundreds of megabytes a second, or to go away between two looks at it",
+}
+
+// TestEveryAlertIsMadeToHappen holds that the condition of each alert is made to
+// happen, for each of its severities, or that there is a reason why not.
+func TestEveryAlertIsMadeToHappen(t *testing.T) {
+	severities := make(map[string]int)
+	for _, group := range alerts.Groups() {
+		for _, alert := range group.Alerts {
+			severities[alert.Name]++
+		}
+	}
+	known := make(map[string]bool)
+	for _, group := range alerts.Groups() {
+		for _, alert := range group.Alerts {
+			known[alert.Name], known[alert.Key()] = true, true
+			found := false
+			for _, list := range []map[string]map[string]float64{live, liveDamage, liveCommands} {
+				_, byKey := list[alert.Key()]
+				_, byName := list[alert.Name]
+				found = found || byKey || byName && severities[alert.Name] == 1
+			}
+			if reason := notLive[alert.Key()]; found == (reason != "") {
+				t.Errorf("%s is made to happen: %t, and a reason against it: %q", alert.Key(), found, reason)
+			}
+		}
+	}
+	for _, name := range slices.Concat(without(live), without(liveDamage), without(liveCommands), slices.Collect(maps.Keys(notLive))) {
+		if !known[name] {
+			t.Errorf("there is no alert %s", name)
+		}
+	}
 }
 
 // serveExporter runs an exporter in this process and gives the address of its
@@ -96,9 +147,11 @@ func serveExporter(t *testing.T, dsn, configFile string) (address string, e *exp
 	return strings.TrimPrefix(server.URL, "http://"), e
 }
 
-// startPrometheus evaluates the rules every second and tells Alertmanager.
-func startPrometheus(t *testing.T, alertmanager string, targets []string) {
+// startPrometheus evaluates the rules every second and tells Alertmanager, whose
+// API is given. history is what it knows before, as OpenMetrics; "" is nothing.
+func startPrometheus(t *testing.T, alertmanager string, targets []string, history string) {
 	t.Helper()
+	alertmanager = strings.TrimSuffix(strings.TrimPrefix(alertmanager, "http://"), "/api/v2/alerts")
 	program := tool(t, "PROMETHEUS")
 	directory := t.TempDir()
 	for _, group := range alerts.Groups() {
@@ -119,6 +172,13 @@ func startPrometheus(t *testing.T, alertmanager string, targets []string) {
 	text := fmt.Sprintf("global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\nrule_files: ['*.yaml']\nalerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}\nscrape_configs: [{job_name: pg_integrity_exporter, static_configs: [{targets: %s}]}]\n", alertmanager, list)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if history != "" {
+		past := filepath.Join(directory, "past")
+		if err := os.WriteFile(past, []byte(history), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run(t, directory, tool(t, "PROMTOOL"), "tsdb", "create-blocks-from", "openmetrics", past, filepath.Join(directory, "data"))
 	}
 	free, err := pgtest.FreeAddress()
 	if err != nil {
@@ -161,7 +221,7 @@ func TestLive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	startPrometheus(t, strings.TrimSuffix(strings.TrimPrefix(alertmanager, "http://"), "/api/v2/alerts"), []string{first, second, nobody.String()})
+	startPrometheus(t, alertmanager, []string{first, second, nobody.String()}, "")
 
 	seen := newArrivals(alertmanager)
 	primary.MustExec(t, "postgres", "CREATE TABLE t (i int)")
@@ -196,16 +256,28 @@ func TestLive(t *testing.T) {
 		}
 	}()
 	seen.await(t, "PostgresWatchdog", "PostgresExporterDown", "PostgresUnsafeSetting", "PostgresChecksumsDisabled", "PostgresStateNotKept",
-		"PostgresConfigReloadFailed", "PostgresCheckNotApplicable", "PostgresConnectionsNearLimit", "PostgresIdleTransaction",
-		"PostgresLockWait", "PostgresLockPileUp", "PostgresLongTransaction", "PostgresPreparedTransactionOrphaned", "PostgresWraparound",
-		"PostgresXminHorizonHeld", "PostgresSlotInactive", "PostgresSlotRetainsWAL", "PostgresSubscriptionBroken", "PostgresSubscriptionDisabled",
+		"PostgresConfigReloadFailed", "PostgresCheckNotApplicable", "PostgresConnectionsNearLimit/critical", "PostgresConnectionsNearLimit/warning", "PostgresIdleTransaction",
+		"PostgresLockWait", "PostgresLockPileUp", "PostgresLongTransaction", "PostgresPreparedTransactionOrphaned", "PostgresWraparound/critical", "PostgresWraparound/warning",
+		"PostgresXminHorizonHeld", "PostgresSlotInactive", "PostgresSlotRetainsWAL/critical", "PostgresSlotRetainsWAL/warning", "PostgresSubscriptionBroken", "PostgresSubscriptionDisabled",
 		"PostgresTransactionsFailing")
 	cancel()
 
 	standby.MustExec(t, "postgres", "SELECT pg_wal_replay_pause()")
 	primary.MustExec(t, "postgres", "CREATE TABLE u AS SELECT generate_series(1, 100000)")
-	seen.await(t, "PostgresReplayPaused", "PostgresReplicationReceiverBehind")
+	seen.await(t, "PostgresReplayPaused", "PostgresReplicationReceiverBehind", "PostgresReplicationLag")
 	standby.MustExec(t, "postgres", "SELECT pg_wal_replay_resume()")
+	standby.MustExec(t, "postgres", "ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'")
+	standby.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+	pgtest.Await(t, "the standby receives nothing", 20*time.Second, func() bool {
+		var receives bool
+		err := standby.Query(t.Context(), "postgres", "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')", &receives)
+		return err == nil && !receives
+	})
+	// One that has not seen the standby replay within ten minutes, and one that
+	// has nothing to scrape.
+	startPrometheus(t, alertmanager, []string{second}, "")
+	startPrometheus(t, alertmanager, nil, "")
+	seen.await(t, "PostgresReplicationStopped", "PostgresTargetAbsent")
 	if err := standby.Promote(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -246,8 +318,9 @@ func (a *arrivals) await(t *testing.T, names ...string) {
 		}
 	}()
 	pgtest.Await(t, "the alerts arrive", time.Minute, func() bool {
-		for _, name := range firingIn(t, a.api) {
-			a.names[name] = true
+		for _, alert := range firingIn(t, a.api) {
+			name := alert.Labels["alertname"]
+			a.names[name], a.names[name+"/"+alert.Labels["severity"]] = true, true
 		}
 		missing = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return a.names[name] })
 		return len(missing) == 0
@@ -259,8 +332,8 @@ func without(list map[string]map[string]float64, but ...string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(list)), func(name string) bool { return slices.Contains(but, name) })
 }
 
-// firingIn are the names of the alerts that Alertmanager has.
-func firingIn(t *testing.T, api string) []string {
+// firingIn are the alerts that Alertmanager has.
+func firingIn(t *testing.T, api string) []posted {
 	t.Helper()
 	response, err := http.Get(api)
 	if err != nil {
@@ -271,9 +344,5 @@ func firingIn(t *testing.T, api string) []string {
 	if err := json.NewDecoder(response.Body).Decode(&known); err != nil {
 		t.Fatal(err)
 	}
-	var names []string
-	for _, alert := range known {
-		names = append(names, alert.Labels["alertname"])
-	}
-	return names
+	return known
 }

@@ -24,7 +24,7 @@ func clusterCheck() Check {
 		Name:     "cluster",
 		Question: "Is everything there and whole that the cluster and its next start need?",
 		Kinds: []Kind{
-			{ClassCorruption, SeverityCritical}, {ClassRecoverability, SeverityCritical}, {ClassRecoverability, SeverityWarning},
+			{ClassCorruption, SeverityCritical}, {ClassRecoverability, SeverityWarning},
 			{ClassUnsafeSetting, SeverityCritical}, {ClassUnsafeSetting, SeverityWarning}, {ClassLeftover, SeverityWarning},
 		},
 		Interval: time.Hour,
