@@ -179,7 +179,7 @@ func prepareRepositories(t *testing.T, server *pgtest.Server, directory string) 
 	if err := os.Rename(filepath.Join(second, "backup_manifest"), filepath.Join(second, "backup_manifest.tmp")); err != nil {
 		t.Fatal(err)
 	}
-	// A backup that was written to within the last hour may be under way.
+	// A backup that was written to a moment ago may be under way.
 	old := time.Now().Add(-2 * time.Hour)
 	err := filepath.WalkDir(second, func(path string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chtimes(path, old, old)) })
 	if err != nil {

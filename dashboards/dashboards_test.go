@@ -3,6 +3,7 @@ package dashboards_test
 import (
 	"encoding/json"
 	"io/fs"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -21,6 +22,24 @@ func TestQueriesNameOnlyWhatExists(t *testing.T) {
 		expr := strings.ReplaceAll(query.Expand("5m"), `,cluster=~".*"`, "")
 		if _, err := schema.Check(expr); err != nil {
 			t.Errorf("%s, %s: %v", query.Dashboard, query.Panel, err)
+		}
+	}
+}
+
+var longRange = regexp.MustCompile(`\[[0-9]`)
+
+// TestLight holds that only what is asked for one moment looks far back: a line
+// would do so again for each of its points.
+func TestLight(t *testing.T) {
+	for _, d := range dashboards.All() {
+		for _, row := range d.Rows {
+			for _, p := range row.Panels {
+				for _, query := range p.Queries {
+					if p.Kind != dashboards.Stat && p.Kind != dashboards.Table && longRange.MatchString(query.Expr) {
+						t.Errorf("%s, %s draws %s: record it, or take $__rate_interval", d.Name, p.Title, query.Expr)
+					}
+				}
+			}
 		}
 	}
 }

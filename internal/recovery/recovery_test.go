@@ -2,6 +2,8 @@ package recovery_test
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -144,6 +146,32 @@ func damageBackup(t *testing.T, repository, directory string) {
 			t.Errorf("%s: %v", c.name, b.Problems)
 		}
 		before()
+	}
+}
+
+// TestUnderWay holds that a backup that is being written is no failure yet, and
+// one that nobody writes to any more is.
+func TestUnderWay(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	repository := pgtest.SharedDirectory(t)
+	directory := filepath.Join(repository, "unfinished")
+	server.BaseBackup(t, pgtest.Backup{Directory: directory})
+	if err := os.Rename(filepath.Join(directory, recovery.ManifestName), filepath.Join(directory, recovery.ManifestName+".tmp")); err != nil {
+		t.Fatal(err)
+	}
+	i := directoryOf(t, repository, "")
+	if b := mustFind(t, i, "unfinished"); b.Usable() || !i.LastFailure().IsZero() {
+		t.Errorf("a backup that is being written: failed at %s", i.LastFailure())
+	}
+	long := time.Now().Add(-time.Hour)
+	if err := filepath.WalkDir(directory, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Chtimes(path, long, long))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if i = directoryOf(t, repository, ""); i.LastFailure().IsZero() {
+		t.Error("a backup that nobody writes to any more has not failed")
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -145,6 +147,8 @@ type Backup struct {
 	// incrementalFrom is where the WAL of the backup began that this one builds on;
 	// 0 is that it is whole.
 	incrementalFrom wal.Position
+	// underWay says that it is not finished and was written to a moment ago.
+	underWay bool
 	// Problems are what makes it unusable.
 	Problems []Problem
 }
@@ -195,6 +199,10 @@ func ReadRepository(ctx context.Context, r Repository) *Inventory {
 	})
 	inventory.checkChains()
 	inventory.checkWAL()
+	for n := range inventory.Backups {
+		b := &inventory.Backups[n]
+		b.underWay = b.is(ProblemIncomplete) && writtenSince(b.Path, inventory.Read.Add(-pause))
+	}
 	return inventory
 }
 
@@ -249,11 +257,31 @@ func (i *Inventory) LastSuccess() (Backup, bool) {
 	return Backup{}, false
 }
 
-// LastFailure is when the newest unusable backup was taken; zero is that there
-// is none.
+// pause is how long a backup that is under way may write nothing.
+const pause = 10 * time.Minute
+
+// writtenSince says whether a file, or one in a directory, was written to since.
+func writtenSince(path string, since time.Time) bool {
+	found := false
+	// What cannot be read was not seen being written to.
+	_ = filepath.WalkDir(path, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // the others may have been
+		}
+		if info, err := entry.Info(); err == nil && info.ModTime().After(since) {
+			found = true
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return found
+}
+
+// LastFailure is when the newest unusable backup was taken, but for one that is
+// under way; zero is that there is none.
 func (i *Inventory) LastFailure() time.Time {
 	for _, b := range slices.Backward(i.Backups) {
-		if !b.Usable() {
+		if !b.Usable() && !b.underWay {
 			return cmp.Or(b.Finished, b.Started)
 		}
 	}
