@@ -104,7 +104,7 @@ func burn(times, long, short string) string {
 // failures asks what fails, and whether more fails than usual. Every ratio has
 // a floor of traffic, so that a quiet database stays silent.
 func failures() Group {
-	const which = "topk(5, increase(pgintegrity_errors_total{datname=\"{{ $labels.datname }}\"}[5m])) says with which SQLSTATE."
+	const which = "topk(5, increase(pgintegrity_errors_total{instance=\"{{ $labels.instance }}\", datname=\"{{ $labels.datname }}\"}[5m])) says with which SQLSTATE."
 	budget := []Threshold{
 		{"budget", 0.001, "errors of the server by transactions that are allowed in the long run, 0 to 1"},
 		{"transactions_per_second", 0.3, "traffic below which no ratio counts"},
@@ -147,7 +147,7 @@ func failures() Group {
 				Thresholds: append(slices.Clone(budget), Threshold{"times", 2, "multiples of what is usual for the database; one that always exceeds the budget is a ticket"}),
 				For:        2 * time.Minute, Severity: Critical, Layer: Errors, NeedsDatabase: true, Mutable: true,
 				Summary:     "Errors of the server use up a month's budget in days.",
-				Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) meet an error of the server; ${budget} of them may.",
+				Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) meet an error of the server; {{ ${budget} | humanizePercentage }} of them may.",
 				Impact:      "At this rate a month's allowance of failures is gone in two to five days.",
 				Action:      which,
 			},
@@ -155,7 +155,7 @@ func failures() Group {
 				Name: "PostgresErrorBudgetBurn", Expr: burn("3", "1d", "2h"), Thresholds: budget,
 				For: time.Hour, Severity: Warning, Layer: Errors, NeedsDatabase: true, Mutable: true,
 				Summary:     "Errors of the server use up a month's budget in ten days.",
-				Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) meet an error of the server; ${budget} of them may.",
+				Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) meet an error of the server; {{ ${budget} | humanizePercentage }} of them may.",
 				Impact:      "A slow leak of failures that no spike shows.",
 				Action:      which,
 			},
