@@ -51,7 +51,7 @@ recovery:
     - {name: empty, type: directory, path: %[1]s/empty}
     - {name: broken, type: directory, path: %[1]s/broken, wal: %[1]s/empty}
     - {name: unfinished, type: directory, path: %[1]s/unfinished}
-  drill: {scratch: %[1]s}
+  drill: {scratch: %[1]s, bin_directories: [%[2]s], user: %[3]q}
 limits: {watch_share: 0.000001}
 `
 
@@ -136,7 +136,7 @@ func TestLiveCommands(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program.path, "../cmd/pg_integrity_exporter").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	appendTo(t, program.config, fmt.Sprintf(commandsConfig, directory))
+	appendTo(t, program.config, fmt.Sprintf(commandsConfig, directory, server.Install.BinDir, pgtest.User()))
 	program.run(t, 0, "baseline", "accept", "--database=postgres")
 	server.MustExec(t, "postgres", "ALTER TABLE child DROP CONSTRAINT child_id_fkey; ALTER TABLE more ALTER i TYPE bigint")
 
