@@ -84,8 +84,16 @@ func (r *reader) forks(ctx context.Context) ([]fork, error) {
 
 // storageSQL lists how the columns of some relations are stored. ACCESS SHARE on
 // catalogues only.
-const storageSQL = `SELECT attrelid, attlen, attalign::text, atttypid FROM pg_attribute
-	WHERE attrelid = ANY ($1::oid[]) AND attnum > 0 ORDER BY attrelid, attnum`
+// The support function is that of GIN and BRIN indexes with the number 1: it says
+// how keys are ordered, or what a summary consists of.
+const storageSQL = `SELECT a.attrelid, a.attlen, a.attalign::text,
+	CASE a.atttypid WHEN 'anyrange'::regtype THEN coalesce((SELECT t.atttypid FROM pg_index i JOIN pg_attribute t ON t.attrelid = i.indrelid AND t.attnum = i.indkey[a.attnum - 1]
+		WHERE i.indexrelid = a.attrelid), 0) ELSE a.atttypid END, a.attcollation,
+	CASE WHEN am.amname IN ('gin', 'brin') THEN coalesce((SELECT p.amproc::oid FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[a.attnum - 1]
+		JOIN pg_amproc p ON (p.amprocfamily, p.amproclefttype, p.amprocrighttype, p.amprocnum) = (o.opcfamily, o.opcintype, o.opcintype, 1)
+		WHERE i.indexrelid = a.attrelid), 0) ELSE 0 END
+	FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_am am ON am.oid = c.relam
+	WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 ORDER BY a.attrelid, a.attnum`
 
 // columns makes sure that the columns of a relation are known. They are asked for
 // many at a time, and forgotten when others are needed.
@@ -112,7 +120,7 @@ func (r *reader) columns(ctx context.Context, forks []fork, i int) error {
 // of a GIN index has the key of one column only.
 func hasColumns(f *fork) bool {
 	switch f.relation.Kind {
-	case page.Heap, page.Btree, page.Gist:
+	case page.Heap, page.Btree, page.Gist, page.Brin:
 		return true
 	case page.Gin:
 		return f.natts == 1
@@ -122,17 +130,11 @@ func hasColumns(f *fork) bool {
 }
 
 func (r *reader) columnsOf(ctx context.Context, oids []uint32, byOID map[uint32]*fork) error {
-	type column struct {
-		Relation uint32
-		Length   int16
-		Align    string
-		Type     uint32
-	}
 	rows, err := r.conn.Query(ctx, storageSQL, oids)
 	if err != nil {
 		return fmt.Errorf("listing columns: %w", err)
 	}
-	columns, err := pgx.CollectRows(rows, pgx.RowToStructByPos[column])
+	columns, err := pgx.CollectRows(rows, pgx.RowToStructByPos[storedColumn])
 	if err != nil {
 		return fmt.Errorf("listing columns: %w", err)
 	}
@@ -146,12 +148,64 @@ func (r *reader) columnsOf(ctx context.Context, oids []uint32, byOID map[uint32]
 	}
 	for _, c := range columns {
 		f := byOID[c.Relation]
-		f.relation.Columns = append(f.relation.Columns, page.NewColumn(c.Length, c.Align[0], types[c.Type].In(f.relation.Kind), r.utf8 && !f.Shared))
+		c.addTo(&f.relation, types[c.Type], r.utf8 && !f.Shared)
 	}
 	for _, f := range byOID {
-		if len(f.relation.Columns) != f.natts {
-			f.relation.Columns = nil // the catalogue is being changed, or is damaged
+		if len(f.relation.Columns) != f.natts { // the catalogue is being changed, or is damaged, or a summary is of an unknown kind
+			f.relation.Columns = nil
 		}
 	}
 	return nil
+}
+
+// storedColumn is how a column is stored.
+type storedColumn struct {
+	Relation  uint32
+	Length    int16
+	Align     string
+	Type      uint32
+	Collation uint32
+	Support   uint32
+}
+
+// Support functions of GIN and BRIN (pg_proc.dat); they never change.
+const (
+	btint2cmp, btint4cmp, btint8cmp, bttextcmp, cashcmp = 350, 351, 842, 360, 377
+	datecmp, timecmp, timestampcmp, timestamptzcmp      = 1092, 1107, 2045, 1314
+	jsonbKeycmp, lexemecmp                              = 3480, 3724
+	minmaxSummary, inclusionSummary                     = 3383, 4105
+)
+
+// addTo adds the column to those of a relation, unless it is the summary of an
+// unknown kind.
+func (c storedColumn) addTo(relation *page.Relation, t *page.Type, isUTF8 bool) {
+	as := func(t *page.Type) page.Column { return page.NewColumn(c.Length, c.Align[0], t, isUTF8) }
+	column := as(t.In(relation.Kind))
+	switch {
+	case relation.Kind == page.Gin:
+		relation.Order = c.order(t)
+	case relation.Kind != page.Brin:
+	case c.Support == minmaxSummary: // the lowest and the highest value
+		column = page.NewSummary(as(t), as(t))
+	case c.Support == inclusionSummary: // what covers all values, whether some are not covered, whether some are empty
+		flag := page.NewColumn(1, 'c', page.Bool, isUTF8)
+		column = page.NewSummary(as(t.In(page.Gist)), flag, flag)
+	default:
+		return
+	}
+	relation.Columns = append(relation.Columns, column)
+}
+
+// order is that of the keys of a column of a GIN index. Without a function of its
+// own it is that of their type.
+func (c storedColumn) order(t *page.Type) page.Order {
+	switch c.Support {
+	case btint2cmp, btint4cmp, btint8cmp, cashcmp, datecmp, timecmp, timestampcmp, timestamptzcmp:
+		return page.IntegerOrder
+	case jsonbKeycmp, lexemecmp:
+		return page.BytesOrder
+	case 0, bttextcmp:
+		return t.Order(c.Collation)
+	}
+	return page.UnknownOrder
 }

@@ -9,7 +9,8 @@ import (
 // ginStructure is a GIN index: a tree of keys, a tree of rows for each frequent
 // key, and a list of entries that wait to be put into them.
 type ginStructure struct {
-	nodes []ginNode
+	relation *page.Relation
+	nodes    []ginNode
 	// meta is what the metapage says, if known.
 	meta  page.GinMeta
 	known bool
@@ -26,10 +27,10 @@ type ginNode struct {
 	// two.
 	above uint32
 	twice bool
-	// next is the page that the page above leads to next, 0 is none, and bound the
-	// highest row that it says the page may have.
+	// next is the page that the page above leads to next, 0 is none, and child what
+	// that says of the page.
 	next  uint32
-	bound page.TID
+	child page.GinChild
 }
 
 // ginRoot is the root of the tree of keys.
@@ -41,19 +42,19 @@ func (s *ginStructure) note(p []byte, block uint32) {
 		return
 	}
 	n := &s.nodes[block]
-	n.GinPage, n.noted = page.DecodeGin(p), true
+	n.GinPage, n.noted = s.relation.Gin(p), true
 	s.incomplete = s.incomplete || n.Incomplete
 	before := uint32(0)
-	page.GinChildren(p, func(child uint32, bound page.TID) {
-		if int(child) >= len(s.nodes) {
+	s.relation.GinChildren(p, func(child page.GinChild) {
+		if int(child.Block) >= len(s.nodes) {
 			return
 		}
-		c := &s.nodes[child]
-		c.twice, c.above, c.bound = c.above != 0, block, bound
+		c := &s.nodes[child.Block]
+		c.twice, c.above, c.child = c.above != 0, block, child
 		if before != 0 && n.Role != page.GinKeysLeaf {
-			s.nodes[before].next = child
+			s.nodes[before].next = child.Block
 		}
-		before = child
+		before = child.Block
 	})
 }
 
@@ -61,7 +62,7 @@ func (s *ginStructure) same(p []byte, block uint32) bool {
 	if block == 0 {
 		return page.DecodeGinMeta(p) == s.meta
 	}
-	return page.DecodeGin(p) == s.nodes[block].GinPage
+	return s.relation.Gin(p) == s.nodes[block].GinPage
 }
 
 // at is a page of which something is known.
@@ -101,11 +102,15 @@ func (s *ginStructure) below(block uint32, n, above *ginNode, tell teller) {
 		tell("two places lead down to the page", block, n.above)
 	case above.Role == page.GinKeysLeaf && n.Right != noPage && !n.Incomplete:
 		tell(fmt.Sprintf("the page is the root of a key's rows, but has page %d to its right", n.Right), block, n.above)
+	case keys && n.child.Highest != 0 && n.Highest > n.child.Highest:
+		tell("the page has higher keys than the page above says", block, n.above)
+	case n.Incomplete && s.at(n.Right) != nil && s.at(n.Right).above != 0:
+		tell(fmt.Sprintf("the page says that the page above does not know yet of the page to its right, %d, but that leads there", n.Right), block, n.Right, s.at(n.Right).above)
 	case n.Incomplete || above.Role == page.GinKeysLeaf:
 	case n.next != 0 && n.next != n.Right:
 		tell(fmt.Sprintf("the page to its right is %d, but the page above leads to %d next", n.Right, n.next), block, n.above)
-	case rows && n.Right != noPage && n.bound != (page.TID{}) && n.bound != n.Bound:
-		tell(fmt.Sprintf("the page has rows up to (%d,%d), but the page above says up to (%d,%d)", n.Bound.Block, n.Bound.Offset, n.bound.Block, n.bound.Offset), block, n.above)
+	case rows && n.Right != noPage && n.child.Bound != (page.TID{}) && n.child.Bound != n.Bound:
+		tell(fmt.Sprintf("the page has rows up to (%d,%d), but the page above says up to (%d,%d)", n.Bound.Block, n.Bound.Offset, n.child.Bound.Block, n.child.Bound.Offset), block, n.above)
 	}
 }
 
@@ -118,6 +123,8 @@ func (s *ginStructure) beside(block uint32, n *ginNode, tell teller) {
 	switch {
 	case right.Role != n.Role:
 		tell(fmt.Sprintf("the page to its right, %d, is free or part of another tree", n.Right), block, n.Right)
+	case right.Lowest != 0 && n.Highest > right.Lowest:
+		tell(fmt.Sprintf("the keys go higher than those with which the page to its right, %d, begins", n.Right), block, n.Right)
 	case n.Role == page.GinRowsLeaf && right.First != (page.TID{}) && !n.Bound.Before(right.First):
 		tell(fmt.Sprintf("the rows go up to (%d,%d), but those of the page to its right begin at (%d,%d)", n.Bound.Block, n.Bound.Offset, right.First.Block, right.First.Offset), block, n.Right)
 	}

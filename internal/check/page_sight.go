@@ -162,7 +162,7 @@ func (r *reader) begin(f *fork, segments []uint32) {
 	case f.Index:
 		f.relation.Blocks = blocks // indexes never shrink
 		r.linked = make([]uint64, blocks/64+1)
-		r.structure = newStructure(f.relation.Kind, blocks)
+		r.structure = newStructure(&f.relation, blocks)
 	}
 	if !f.Index && f.relation.Kind != page.Heap {
 		r.rows.table = 0
@@ -179,7 +179,7 @@ func (r *reader) note(f *fork, p []byte, block uint32) {
 	if !f.Index {
 		return
 	}
-	page.Links(p, f.relation.Kind, func(to uint32) {
+	f.relation.Links(p, func(to uint32) {
 		if int(to/64) < len(r.linked) {
 			r.linked[to/64] |= 1 << (to % 64)
 		}

@@ -36,7 +36,8 @@ const (
 
 // newStructure makes room for the pages of an index; nil is one that is too large
 // or of an unknown kind.
-func newStructure(kind page.Kind, blocks uint32) structure {
+func newStructure(relation *page.Relation, blocks uint32) structure {
+	kind := relation.Kind
 	if blocks > maxNodes || kind == page.Spgist && blocks > maxChains {
 		return nil
 	}
@@ -46,7 +47,7 @@ func newStructure(kind page.Kind, blocks uint32) structure {
 	case page.Hash:
 		return &hashStructure{pages: make([]hashNode, blocks)}
 	case page.Gin:
-		return &ginStructure{nodes: make([]ginNode, blocks)}
+		return &ginStructure{relation: relation, nodes: make([]ginNode, blocks)}
 	case page.Gist:
 		return &gistStructure{nodes: make([]gistNode, blocks)}
 	case page.Spgist:

@@ -37,8 +37,8 @@ func TestStructureGarbage(t *testing.T) {
 		}
 		told := 0
 		look := func(content []byte) {
-			s := newStructure(kind, r.Blocks)
 			relation := page.Relation{Kind: kind, Blocks: r.Blocks}
+			s := newStructure(&relation, r.Blocks)
 			for block := range r.Blocks {
 				if p := content[block*page.Size : (block+1)*page.Size]; !page.IsNew(p) && page.Problem(p, block, &relation) == "" {
 					s.note(p, block)

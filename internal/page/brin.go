@@ -13,6 +13,12 @@ const (
 	brinRevmap  = 0xF092
 	brinRegular = 0xF093
 
+	// brinHead is the size of the head of a summary; brinNulls in its last byte says
+	// that bits for nulls follow, and brinStart where the values begin.
+	brinHead  = 5
+	brinNulls = 0x80
+	brinStart = 0x1f
+
 	// brinEvacuate is the only flag of a page.
 	brinEvacuate = 1
 
@@ -26,7 +32,7 @@ func (r *Relation) brinProblem(p []byte, h Header, block uint32) string {
 	if (block == 0) != (kind == brinMeta) {
 		return fmt.Sprintf("page %d is not the metapage or the metapage is not page 0 (kind %04x)", block, kind)
 	}
-	if unused, flags := binary.LittleEndian.Uint32(p[Size-8:]), binary.LittleEndian.Uint16(p[Size-4:]); unused != 0 || flags&^brinEvacuate != 0 {
+	if unused, flags := binary.LittleEndian.Uint32(p[Size-8:]), binary.LittleEndian.Uint16(p[Size-4:]); unused != 0 || flags&^brinEvacuate != 0 || kind != brinRegular && flags != 0 {
 		return fmt.Sprintf("the page has unknown flags (0x%08x 0x%04x)", unused, flags)
 	}
 	switch kind {
@@ -67,11 +73,44 @@ func (r *Relation) brinProblem(p []byte, h Header, block uint32) string {
 		if problem := used.place(h, i, offset, length, 5); problem != "" {
 			return problem
 		}
-		if start := int(p[offset+4] & 0x1f); start > length {
-			return fmt.Sprintf("line pointer %d: the values begin at byte %d of %d", i, start, length)
+		if problem := r.summaryProblem(p[offset : offset+length]); problem != "" {
+			return fmt.Sprintf("line pointer %d: %s", i, problem)
 		}
 	}
 	return used.gap(h)
+}
+
+// summaryProblem looks at the summary of a range: its first page, a byte with flags
+// and where the values begin, a bit for each column that has only nulls and for each
+// that has some, and the values.
+func (r *Relation) summaryProblem(t []byte) string {
+	start, end := int(t[4]&brinStart), brinHead
+	if start > len(t) {
+		return fmt.Sprintf("the values begin at byte %d of %d", start, len(t))
+	}
+	if len(r.Columns) == 0 {
+		return ""
+	}
+	var nulls []byte
+	if t[4]&brinNulls != 0 {
+		end += (2*len(r.Columns) + 7) / 8
+		nulls = t[brinHead:min(end, len(t))]
+	}
+	if want := (end + 7) &^ 7; start != want || len(t) < want || !zero(t[end:want]) {
+		return fmt.Sprintf("the values begin at byte %d, but with %d columns they should at %d", start, len(r.Columns), want)
+	}
+	w := walk{data: t[start:], index: true, padded: true}
+	for i, c := range r.Columns {
+		if nulls == nil || nulls[i/8]>>(i%8)&1 == 0 {
+			if problem := w.columns(c.parts, nil); problem != "" {
+				return fmt.Sprintf("summary of column %d: %s", i+1, problem)
+			}
+		}
+	}
+	if (w.at+7)&^7 != len(w.data) || !zero(w.data[w.at:]) {
+		return fmt.Sprintf("the values end at byte %d of %d, or something is behind them", w.at, len(w.data))
+	}
+	return ""
 }
 
 // DecodeBrinMeta reads the metapage of a BRIN index: how many pages of the table a

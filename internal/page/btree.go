@@ -15,12 +15,15 @@ const (
 	btreeDeleted    = 4
 	btreeMeta       = 8
 	btreeHalfDead   = 16
+	btreeSplitEnd   = 32
 	btreeIncomplete = 128
+	btreeFullXID    = 256
 	btreeFlags      = 511
 
 	// btreePosting in t_tid's offset says that the tuple has a list of rows.
 	btreePosting = 0x2000
 	btreeOffset  = 0x0fff
+	btreeUnused  = 0xc000
 	// btreeMaxLevel is more than any tree can have.
 	btreeMaxLevel = 50
 	// btreeMaxCycle is the highest number of a VACUUM (MAX_BT_CYCLE_ID).
@@ -87,6 +90,10 @@ func (r *Relation) btreeProblem(p []byte, h Header, block uint32) string {
 		return fmt.Sprintf("the page is a root, but has pages to its left and right (%d and %d)", b.Left, b.Right)
 	case b.Right == block || b.Left == block:
 		return "the page is its own neighbour"
+	case flags&btreeFullXID != 0:
+		return fmt.Sprintf("the page has the flag of a page that is deleted, but is not (flags 0x%04x)", flags)
+	case flags&btreeSplitEnd != 0 && b.Right == 0:
+		return fmt.Sprintf("the page ends a group of splits, but never had a page to its right (flags 0x%04x)", flags)
 	case b.State == BtreeIncomplete && b.Right == 0:
 		return "the page was split, but has no page to its right"
 	case binary.LittleEndian.Uint16(p[Size-2:]) > btreeMaxCycle:
@@ -124,7 +131,7 @@ func (r *Relation) btreeLeafProblem(t []byte) string {
 	}
 	tid := decodeTID(t)
 	count, at := int(tid.Offset&btreeOffset), int(tid.Block)
-	if count < 2 || at < indexHeader || at > len(t) || at+6*count > len(t) {
+	if tid.Offset&btreeUnused != 0 || count < 2 || at < indexHeader || at > len(t) || at+6*count > len(t) {
 		return fmt.Sprintf("a list of %d rows begins at byte %d of %d", count, at, len(t))
 	}
 	last := TID{}

@@ -54,7 +54,7 @@ func look(p []byte, block uint32, kind page.Kind, chunks bool) string {
 	problem := page.Problem(p, block, relation)
 	if problem == "" {
 		page.Entries(p, kind, func(page.TID) {})
-		page.Links(p, kind, func(uint32) {})
+		relation.Links(p, func(uint32) {})
 		switch kind {
 		case page.Heap:
 			page.Targets(p)

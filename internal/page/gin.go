@@ -12,6 +12,7 @@ const (
 	ginDeleted    = 4
 	ginMeta       = 8
 	ginList       = 16
+	ginWhole      = 32
 	ginIncomplete = 64
 	ginCompressed = 128
 	ginFlags      = 255
@@ -46,6 +47,12 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 			return fmt.Sprintf("the metapage has version %d instead of 2", version)
 		}
 		m := DecodeGinMeta(p)
+		if right != invalidBlock || count != 0 || flags != ginMeta {
+			return fmt.Sprintf("the metapage has the flags 0x%04x, or a neighbour (%d), or rows (%d)", flags, right, count)
+		}
+		if problem := r.ginCountsProblem(p); problem != "" {
+			return problem
+		}
 		if none := m.Head == invalidBlock; none != (m.Tail == invalidBlock) || none != (m.Pages == 0) || none && (m.Rows != 0 || m.TailFree != 0) {
 			return fmt.Sprintf("the list of pending entries begins at page %d, ends at %d, and has %d pages with %d rows", m.Head, m.Tail, m.Pages, m.Rows)
 		}
@@ -55,18 +62,17 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 		return r.link("last page of pending entries", m.Tail, invalidBlock)
 	case flags&ginDeleted != 0:
 		return ""
+	case flags&ginList != 0 && flags&^(ginList|ginWhole) != 0, flags&ginList == 0 && flags&ginWhole != 0, flags&ginCompressed != 0 && flags&(ginData|ginLeaf) != ginData|ginLeaf:
+		return fmt.Sprintf("the page says that it is of several kinds at once (flags 0x%04x)", flags)
+	case count != 0 && flags&ginList == 0 && (flags&ginData == 0 || flags&ginCompressed != 0):
+		return fmt.Sprintf("the page says that it has %d rows, which such a page does not count (flags 0x%04x)", count, flags)
 	}
 	if problem := r.link("page to the right", right, invalidBlock); problem != "" {
 		return problem
 	}
 	switch {
 	case flags&ginData == 0:
-		return indexTuples(p, h, indexHeader, func(_, _ int, t []byte) string {
-			if problem := indexTupleProblem(t); problem != "" {
-				return problem
-			}
-			return r.ginTupleProblem(t, flags)
-		})
+		return r.ginKeysProblem(p, h, right, flags)
 	case flags&ginLeaf == 0:
 		return r.ginInnerProblem(p, h, right, count)
 	case flags&ginCompressed != 0:
@@ -79,6 +85,9 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 func (r *Relation) ginInnerProblem(p []byte, h Header, right uint32, count int) string {
 	if ginContent+count*ginItem > int(h.Upper) {
 		return fmt.Sprintf("the page has %d pages below it, more than fit", count)
+	}
+	if end := ginContent + count*ginItem; int(h.Lower) != end && h.Lower != HeaderSize { // as it was before 9.4
+		return fmt.Sprintf("the page has %d pages below it, but they end at byte %d", count, h.Lower)
 	}
 	var last TID
 	for i := range count {
@@ -282,12 +291,15 @@ type GinPage struct {
 	// Bound is the highest row that a page of rows may have unless it is the last
 	// one, First is the first row of a leaf.
 	Bound, First TID
+	// Lowest and Highest are the places of the first and last key of a page of keys
+	// in the order of keys; 0 is unknown.
+	Lowest, Highest uint64
 	// Rows and Free are how many rows begin on a pending page and its free bytes.
 	Rows, Free int
 }
 
-// DecodeGin reads a page that is not the metapage.
-func DecodeGin(p []byte) GinPage {
+// Gin reads a page that is not the metapage.
+func (r *Relation) Gin(p []byte) GinPage {
 	right, count, flags := ginOpaque(p)
 	g := GinPage{Right: right, Incomplete: flags&ginIncomplete != 0}
 	switch {
@@ -295,10 +307,21 @@ func DecodeGin(p []byte) GinPage {
 	case flags&ginList != 0:
 		h := DecodeHeader(p)
 		g.Role, g.Rows, g.Free = GinPending, count, int(h.Upper)-int(h.Lower)
-	case flags&(ginData|ginLeaf) == ginLeaf:
-		g.Role = GinKeysLeaf
 	case flags&ginData == 0:
 		g.Role = GinKeys
+		if flags&ginLeaf != 0 {
+			g.Role = GinKeysLeaf
+		}
+		last := int(DecodeHeader(p).Lower-HeaderSize) / 4
+		if last > 0 && !ginEndless(1, last, right, flags) {
+			g.Lowest = r.ginPlace(p, 1, flags)
+		}
+		if ginEndless(last, last, right, flags) {
+			last--
+		}
+		if last > 0 {
+			g.Highest = r.ginPlace(p, last, flags)
+		}
 	case flags&ginLeaf == 0:
 		g.Role, g.Bound = GinRows, decodeTID(p[HeaderSize:])
 	default:
@@ -310,27 +333,47 @@ func DecodeGin(p []byte) GinPage {
 	return g
 }
 
-// GinChildren calls visit with the pages below a page, from left to right, and of
-// rows the bound of each; the last one of the last page has none. Of a leaf of
-// keys they are the roots of rows.
-func GinChildren(p []byte, visit func(block uint32, bound TID)) {
-	right, count, _ := ginOpaque(p)
-	switch role := DecodeGin(p).Role; role {
+// ginPlace is where the key of a line pointer is in the order of keys.
+func (r *Relation) ginPlace(p []byte, i int, flags uint16) uint64 {
+	offset, length, _ := linePointer(p, i)
+	return r.ginKeyOf(p[offset:offset+length], flags).place()
+}
+
+// GinChild is a page below another one.
+type GinChild struct {
+	Block uint32
+	// Bound is the highest row that the page above says it may have, and Highest the
+	// place of its highest key; zero is none.
+	Bound   TID
+	Highest uint64
+}
+
+// GinChildren calls visit with the pages below a page, from left to right; the last
+// one of the last page has no bound. Of a leaf of keys they are the roots of rows.
+func (r *Relation) GinChildren(p []byte, visit func(GinChild)) {
+	right, count, flags := ginOpaque(p)
+	switch role := r.Gin(p).Role; role {
 	case GinKeys, GinKeysLeaf:
-		for i := 1; i <= int(DecodeHeader(p).Lower-HeaderSize)/4; i++ {
+		last := int(DecodeHeader(p).Lower-HeaderSize) / 4
+		for i := 1; i <= last; i++ {
 			offset, _, _ := linePointer(p, i)
-			if tid := decodeTID(p[offset:]); role == GinKeys || tid.Offset == ginTree {
-				visit(tid.Block, TID{})
+			tid := decodeTID(p[offset:])
+			switch {
+			case role == GinKeysLeaf && tid.Offset != ginTree:
+			case role == GinKeysLeaf, ginEndless(i, last, right, flags):
+				visit(GinChild{Block: tid.Block})
+			default:
+				visit(GinChild{Block: tid.Block, Highest: r.ginPlace(p, i, flags)})
 			}
 		}
 	case GinRows:
 		for i := range count {
 			item := p[ginContent+i*ginItem:]
 			if right == invalidBlock && i == count-1 {
-				visit(blockID(item), TID{})
+				visit(GinChild{Block: blockID(item)})
 				continue
 			}
-			visit(blockID(item), decodeTID(item[4:]))
+			visit(GinChild{Block: blockID(item), Bound: decodeTID(item[4:])})
 		}
 	default: // there is none
 	}

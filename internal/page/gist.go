@@ -17,7 +17,7 @@ const (
 	gistInvalid = 0xfffe
 )
 
-func (r *Relation) gistProblem(p []byte, h Header) string {
+func (r *Relation) gistProblem(p []byte, h Header, block uint32) string {
 	g := DecodeGist(p)
 	if flags := binary.LittleEndian.Uint16(p[Size-4:]); flags&^gistFlags != 0 {
 		return fmt.Sprintf("the page has unknown flags (0x%04x)", flags)
@@ -34,6 +34,8 @@ func (r *Relation) gistProblem(p []byte, h Header) string {
 		return "the page to the right is the root"
 	case g.Incomplete && g.Right == invalidBlock:
 		return fmt.Sprintf("the page says that it was split, but there is none to its right (flags 0x%04x)", binary.LittleEndian.Uint16(p[Size-4:]))
+	case block == 0 && (gistSplit(p) != 0 || g.Right != invalidBlock || g.Deleted):
+		return fmt.Sprintf("the root says that it was split or deleted, or has page %d to its right (flags 0x%04x)", g.Right, binary.LittleEndian.Uint16(p[Size-4:]))
 	case g.Deleted:
 		return ""
 	}

@@ -27,6 +27,8 @@ const (
 	hashMapSize   = 4096 // bytes of bits on a bitmap page
 	hashMaxMaps   = 1024
 	hashMaxSpares = 98
+	// hashTuple is the size of an entry: the head, the hash code, padding.
+	hashTuple = indexHeader + 8
 	// hashOnePhase is the first group of buckets that is made in more than one
 	// phase, and hashPhases how many.
 	hashOnePhase = 10
@@ -79,9 +81,12 @@ func (r *Relation) hashProblem(p []byte, h Header, block uint32) string {
 		}
 	}
 	var last uint32
-	return indexTuples(p, h, indexHeader+4, func(i, _ int, t []byte) string {
+	return indexTuples(p, h, hashTuple, func(i, _ int, t []byte) string {
 		if problem := indexTupleProblem(t); problem != "" {
 			return problem
+		}
+		if len(t) != hashTuple || !zero(t[indexHeader+4:]) {
+			return fmt.Sprintf("the tuple has %d bytes instead of %d, or something behind its hash code", len(t), hashTuple)
 		}
 		code := binary.LittleEndian.Uint32(t[indexHeader:])
 		if i > 1 && code < last {
@@ -122,6 +127,11 @@ func (r *Relation) hashMetaProblem(p []byte, h Header) string {
 	for i := range m.phase {
 		if m.spare(i) > m.spare(i+1) {
 			return fmt.Sprintf("the metapage says that there were %d overflow pages in phase %d of growth, and %d in the next", m.spare(i), i, m.spare(i+1))
+		}
+	}
+	for i := m.phase + 1; i < hashMaxSpares; i++ {
+		if m.spare(i) != 0 {
+			return fmt.Sprintf("the metapage says that there are %d overflow pages in phase %d of growth, but is in phase %d", m.spare(i), i, m.phase)
 		}
 	}
 	if problem := r.link("last bucket", m.BucketBlock(m.Highest), 0); problem != "" {

@@ -204,7 +204,12 @@ func (r *Relation) unseen(t tuple) string {
 // t_ctid back, but then it freezes xmin, too.
 func ctidProblem(t tuple, block uint32, number int) string {
 	switch {
-	case t.ctid == speculativeOffset || t.ctid == movedOffset && t.ctidBlock == invalidBlock:
+	case t.ctid == speculativeOffset:
+		return ""
+	case t.ctid == movedOffset && t.ctidBlock == invalidBlock:
+		if t.xmax == 0 && t.mask&xmaxInvalid != 0 && t.xmin > 2 && !t.frozen() {
+			return "the tuple says that it was moved to another partition, but nobody did (t_ctid)"
+		}
 		return ""
 	case t.ctid == 0 || t.ctid > maxTuples:
 		return fmt.Sprintf("the tuple's successor is at (%d,%d), which cannot be (t_ctid)", t.ctidBlock, t.ctid)

@@ -93,12 +93,15 @@ func keyProblem(t []byte, columns []Column) string {
 		}
 		data, nulls = t[indexHeader+nullBytes:], t[indexHeader:]
 	}
-	w := walk{data: data, index: true}
+	w := walk{data: data, index: true, padded: true}
 	if problem := w.columns(columns, nulls); problem != "" {
 		return problem
 	}
 	if (w.at+7)&^7 != len(data) {
 		return fmt.Sprintf("the columns of the index tuple end at byte %d of %d", w.at, len(data))
+	}
+	if !zero(data[w.at:]) {
+		return fmt.Sprintf("the bytes behind the columns of the index tuple, from %d on, are not zero", w.at)
 	}
 	return ""
 }

@@ -4,13 +4,13 @@ import "encoding/binary"
 
 // Links calls visit with every other page of an index that a page of it leads
 // to. It expects a page without a problem.
-func Links(p []byte, kind Kind, visit func(block uint32)) {
+func (r *Relation) Links(p []byte, visit func(block uint32)) {
 	link := func(to, none uint32) {
 		if to != none {
 			visit(to)
 		}
 	}
-	switch kind {
+	switch r.Kind {
 	case Btree:
 		btreeLinks(p, link)
 	case Gist:
@@ -22,10 +22,10 @@ func Links(p []byte, kind Kind, visit func(block uint32)) {
 		if isGinMeta(p) {
 			return
 		}
-		if g := DecodeGin(p); g.Role != GinFree {
+		if g := r.Gin(p); g.Role != GinFree {
 			link(g.Right, invalidBlock)
 		}
-		GinChildren(p, func(block uint32, _ TID) { visit(block) })
+		r.GinChildren(p, func(child GinChild) { visit(child.Block) })
 	case Hash:
 		hashLinks(p, link)
 	case Spgist:

@@ -16,7 +16,12 @@ type Column struct {
 	length int
 	align  int
 	value  func(v []byte) string
+	// parts are the values of a summary of a BRIN index.
+	parts []Column
 }
+
+// NewSummary describes what a BRIN index has for one column.
+func NewSummary(parts ...Column) Column { return Column{parts: parts} }
 
 // NewColumn describes a column of a type: attlen, attalign, and what its values
 // must be like. Text that is not valid UTF-8 is damage where the database's
@@ -43,7 +48,10 @@ func (r *Relation) rowProblem(p []byte, t tuple) string {
 			return "the null bitmap goes on behind the last column"
 		}
 	}
-	w := walk{data: p[t.hoff:], toast: r.Toast, hasToast: r.HasToast}
+	if problem := headProblem(p[:t.hoff], natts, nulls != nil, t.mask); problem != "" {
+		return problem
+	}
+	w := walk{data: p[t.hoff:], toast: r.Toast, hasToast: r.HasToast, padded: true}
 	problem := w.columns(r.Columns[:natts], nulls)
 	switch {
 	case problem != "":
@@ -89,8 +97,11 @@ type walk struct {
 	// before is how many bytes are before data in what columns are aligned in.
 	before int
 	// at is where the next column begins.
-	at       int
-	index    bool
+	at    int
+	index bool
+	// padded says that the bytes before an aligned column are zeroes, as in every
+	// tuple that PostgreSQL makes.
+	padded   bool
 	toast    uint32
 	hasToast bool
 	varWidth bool
@@ -109,14 +120,44 @@ func (w *walk) columns(columns []Column, nulls []byte) string {
 	return ""
 }
 
-func (w *walk) alignTo(align int) {
+// alignTo steps over the padding before a column.
+func (w *walk) alignTo(align int) string {
+	at := w.at
 	w.at = (w.at+w.before+align-1)&^(align-1) - w.before
+	if w.padded && !zero(w.data[min(at, len(w.data)):min(w.at, len(w.data))]) {
+		return fmt.Sprintf("the bytes before its value, from %d to %d, are not zero", at, w.at-1)
+	}
+	return ""
+}
+
+func zero(b []byte) bool {
+	for _, one := range b {
+		if one != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// headProblem looks at the bytes between the null bitmap of a heap tuple and its
+// columns. Rows that were made with OIDs, before PostgreSQL 12, have them there.
+func headProblem(head []byte, natts int, nulls bool, mask uint16) string {
+	end := 23
+	if nulls {
+		end += (natts + 7) / 8
+	}
+	if mask&hasOIDOld == 0 && end < len(head) && !zero(head[end:]) {
+		return fmt.Sprintf("the bytes before its columns, from %d to %d, are not zero", end, len(head)-1)
+	}
+	return ""
 }
 
 func (w *walk) column(c *Column) string {
 	switch {
 	case c.length > 0:
-		w.alignTo(c.align)
+		if problem := w.alignTo(c.align); problem != "" {
+			return problem
+		}
 		if w.at+c.length > len(w.data) {
 			return fmt.Sprintf("its value ends at byte %d, behind the end of the tuple at %d", w.at+c.length, len(w.data))
 		}
@@ -145,7 +186,9 @@ func (w *walk) column(c *Column) string {
 // varlena steps over a value with a length word.
 func (w *walk) varlena(c *Column) string {
 	if w.at < len(w.data) && w.data[w.at] == 0 {
-		w.alignTo(c.align)
+		if problem := w.alignTo(c.align); problem != "" {
+			return problem
+		}
 	}
 	if w.at >= len(w.data) {
 		return fmt.Sprintf("its value begins at byte %d, behind the end of the tuple at %d", w.at, len(w.data))

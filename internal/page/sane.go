@@ -70,6 +70,8 @@ type Relation struct {
 	Columns []Column
 	// Keys is how many columns of an index are no INCLUDE columns.
 	Keys int
+	// Order is that of the keys of a GIN index.
+	Order Order
 	// Toast is the OID of the table's TOAST table, and HasToast that Toast is known.
 	Toast    uint32
 	HasToast bool
@@ -128,7 +130,7 @@ func Problem(p []byte, block uint32, r *Relation) string {
 	case Hash:
 		return r.hashProblem(p, h, block)
 	case Gist:
-		return r.gistProblem(p, h)
+		return r.gistProblem(p, h, block)
 	case Gin:
 		return r.ginProblem(p, h, block)
 	case Spgist:

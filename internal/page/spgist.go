@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 )
@@ -20,6 +21,12 @@ const (
 	// tuple's next one.
 	spgistInner = 8
 	spgistNext  = 0x3fff
+	// spgistHead is the size of the head of a leaf tuple without its padding, and
+	// spgistUnused a bit of it.
+	spgistHead   = 12
+	spgistUnused = 0x40
+	// spgistRecent is how many pages the metapage remembers for what comes next.
+	spgistRecent = 8
 	// spgistRoots are the pages of the roots: of the values, and of the nulls.
 	spgistRoots = 2
 )
@@ -48,7 +55,7 @@ func (r *Relation) spgistProblem(p []byte, h Header, block uint32) string {
 		if magic := binary.LittleEndian.Uint32(p[HeaderSize:]); magic != spgistMagic {
 			return fmt.Sprintf("the metapage has the magic number %08x instead of %08x", magic, uint32(spgistMagic))
 		}
-		return ""
+		return r.spgistMetaProblem(p, flags)
 	case flags&spgistDeleted != 0:
 		return fmt.Sprintf("the page says that it is deleted, which no version does (flags 0x%04x)", flags)
 	case block <= spgistRoots && (flags&spgistNulls != 0) != (block == spgistRoots):
@@ -67,10 +74,13 @@ func (r *Relation) spgistProblem(p []byte, h Header, block uint32) string {
 		if size := int(binary.LittleEndian.Uint32(t) >> 2); size != len(t) {
 			return fmt.Sprintf("the tuple says that it has %d bytes, its line pointer %d", size, len(t))
 		}
-		if state == SpgistLive {
-			return decodeTID(t[6:]).problem()
+		switch {
+		case state != SpgistLive:
+			return ""
+		case !zero(t[spgistHead:spgistLeast]) || t[5]&spgistUnused != 0:
+			return "the head of the tuple has unknown flags, or its padding is not zero"
 		}
-		return ""
+		return decodeTID(t[6:]).problem()
 	})
 	if problem != "" {
 		return problem
@@ -86,10 +96,32 @@ func (r *Relation) spgistProblem(p []byte, h Header, block uint32) string {
 	return ""
 }
 
+// spgistMetaProblem looks at the metapage and the pages that it says were used
+// last, which are none of the metapage and the roots.
+func (r *Relation) spgistMetaProblem(p []byte, flags uint16) string {
+	if s := p[Size-8:]; flags != spgistMeta || binary.LittleEndian.Uint32(s[2:]) != 0 {
+		return fmt.Sprintf("the metapage has the flags 0x%04x, or says that it has tuples", flags)
+	}
+	for i := range spgistRecent {
+		recent := p[HeaderSize+4+8*i:]
+		block, free := binary.LittleEndian.Uint32(recent), binary.LittleEndian.Uint32(recent[4:])
+		if block == invalidBlock {
+			continue
+		}
+		if problem := r.link("page that was used last", block, invalidBlock); problem != "" || block <= spgistRoots || free > Size {
+			return cmp.Or(problem, fmt.Sprintf("the metapage says that page %d was used last and has %d bytes free", block, free))
+		}
+	}
+	return ""
+}
+
 // spgistInnerProblem looks at an inner tuple: a prefix and nodes, each with a link.
 func (r *Relation) spgistInnerProblem(t []byte) string {
 	if size := int(binary.LittleEndian.Uint16(t[4:])); size != len(t) {
 		return fmt.Sprintf("the inner tuple says that it has %d bytes, its line pointer %d", size, len(t))
+	}
+	if !zero(t[6:spgistInner]) {
+		return "the padding of the inner tuple's head is not zero"
 	}
 	problem := ""
 	end, count := spgistNodes(t, func(to TID) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -43,6 +44,28 @@ func (t *Type) In(kind Kind) *Type {
 		return nil
 	}
 	return t
+}
+
+// Bool is the type of a flag.
+var Bool = &Type{OID: boolOID, Kind: 'b', Length: 1, Align: 'c'}
+
+// cCollations are those by whose order texts are ordered by their bytes.
+var cCollations = []uint32{950, 951} // C, POSIX
+
+// Order is that in which a B-tree has values of the type.
+func (t *Type) Order(collation uint32) Order {
+	if t == nil || t.Kind != 'b' || t.Of != 0 {
+		return UnknownOrder
+	}
+	switch t.OID {
+	case int2OID, int4OID, int8OID, dateOID, timeOID, timestampOID, timestamptzOID:
+		return IntegerOrder
+	case textOID, varcharOID:
+		if slices.Contains(cCollations, collation) {
+			return BytesOrder
+		}
+	}
+	return UnknownOrder
 }
 
 // sizes are the lengths of types that have a fixed one.

@@ -1,0 +1,135 @@
+package page
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+)
+
+// Order is the order of the keys of a GIN index, as far as it does not depend on
+// what only the server knows.
+type Order uint8
+
+// Orders of keys: unknown, of signed integers, of texts by their bytes.
+const (
+	UnknownOrder Order = iota
+	IntegerOrder
+	BytesOrder
+)
+
+// ginKey is what a tuple of the tree of keys stands for.
+type ginKey struct {
+	// null says that it stands for rows without a key; those come last.
+	null bool
+	// content is the key as it is stored: what is equal is the same key.
+	content []byte
+	// value is the key in an order that is known, as bytes that are in the same
+	// order; nil is unknown.
+	value []byte
+}
+
+// ginKeyOf reads the key of a tuple.
+func (r *Relation) ginKeyOf(t []byte, flags uint16) ginKey {
+	if tid := decodeTID(t); flags&ginLeaf != 0 && tid.Offset != ginTree {
+		t = t[:min(max(int(tid.Block&^ginPacked), indexHeader), len(t))]
+	}
+	key := ginKey{null: binary.LittleEndian.Uint16(t[6:])&indexNulls != 0, content: t[indexHeader:]}
+	if !key.null {
+		key.value = r.ordered(key.content)
+	}
+	return key
+}
+
+// ordered gives the value of a key as bytes whose order is its own.
+func (r *Relation) ordered(content []byte) []byte {
+	switch {
+	case len(r.Columns) != 1:
+	case r.Order == IntegerOrder && len(content) >= r.Columns[0].length:
+		var n int64
+		switch r.Columns[0].length {
+		case 2:
+			n = int64(int16(binary.LittleEndian.Uint16(content)))
+		case 4:
+			n = int64(int32(binary.LittleEndian.Uint32(content)))
+		case 8:
+			n = int64(binary.LittleEndian.Uint64(content))
+		default:
+			return nil
+		}
+		return binary.BigEndian.AppendUint64(nil, uint64(n)^1<<63)
+	case r.Order == BytesOrder && len(content) > 0:
+		switch size, head := len(content), content[0]; {
+		case head&1 == 1 && head > 1:
+			return content[1:max(1, min(int(head>>1), size))]
+		case head&3 == 0 && size >= 4:
+			return content[4:max(4, min(int(binary.LittleEndian.Uint32(content)>>2), size))]
+		}
+	}
+	return nil
+}
+
+// before says that a key can stand before another one.
+func (k ginKey) before(other ginKey) bool {
+	switch {
+	case k.null != other.null:
+		return other.null
+	case k.value != nil && other.value != nil:
+		return bytes.Compare(k.value, other.value) < 0
+	}
+	return !bytes.Equal(k.content, other.content)
+}
+
+// place is where a key is among others, roughly: a lower place is a lower key. 0 is
+// unknown.
+func (k ginKey) place() uint64 {
+	switch {
+	case k.null:
+		return 1<<64 - 1
+	case k.value == nil:
+		return 0
+	}
+	var first [8]byte
+	copy(first[:], k.value)
+	return max(binary.BigEndian.Uint64(first[:]), 1)
+}
+
+// ginKeysProblem looks at a page of the tree of keys, or of the list of pending
+// entries, which has no order.
+func (r *Relation) ginKeysProblem(p []byte, h Header, right uint32, flags uint16) string {
+	count := int(h.Lower-HeaderSize) / 4
+	var last ginKey
+	return indexTuples(p, h, indexHeader, func(i, state int, t []byte) string {
+		if state == lpDead {
+			return "the line pointer is dead, which a GIN index does not do"
+		}
+		if problem := indexTupleProblem(t); problem != "" {
+			return problem
+		}
+		if problem := r.ginTupleProblem(t, flags); problem != "" || flags&ginList != 0 || ginEndless(i, count, right, flags) {
+			return problem
+		}
+		key := r.ginKeyOf(t, flags)
+		if i > 1 && !last.before(key) {
+			return "its key is not higher than the one before"
+		}
+		last = key
+		return ""
+	})
+}
+
+// ginEndless says that a key is the last one of an inner page that has none to its
+// right: whatever it is, all that is higher than the others is below it.
+func ginEndless(i, count int, right uint32, flags uint16) bool {
+	return flags&ginLeaf == 0 && right == invalidBlock && i == count
+}
+
+// ginCountsProblem looks at how many pages of each kind the metapage says that
+// there were when VACUUM ended last, or when the index was made.
+func (r *Relation) ginCountsProblem(p []byte) string {
+	u32 := func(at int) uint64 { return uint64(binary.LittleEndian.Uint32(p[HeaderSize+at:])) }
+	pages, keys, rows := u32(24), u32(28), u32(32)
+	if keys == 0 || keys+rows > pages || r.Blocks != 0 && pages > uint64(r.Blocks) {
+		return fmt.Sprintf("the metapage says that of %d pages %d had keys and %d rows; the index has %d", pages, keys, rows, r.Blocks)
+	}
+	return ""
+}
