@@ -36,6 +36,9 @@ const (
 	// longer; of a larger table it is a sample.
 	wholeRows    = 50_000
 	wholeLookups = 5000
+	// wholeParts is how many elements or lexemes of a table are looked up in a GIN
+	// index without --deep; of more it is a sample of the keys.
+	wholeParts = 300_000
 	// sampleRows is how many rows of a larger table are looked up.
 	sampleRows = 2000
 	// questionRows bounds the rows that are compared with sample values.
@@ -86,6 +89,9 @@ type indexColumn struct {
 	AtLeast   string
 	AtMost    string
 	Operators []operator
+	// Parts says what a GIN index has a key for each of: array (its elements) or
+	// tsvector (its lexemes); "" is something else.
+	Parts string
 }
 
 // operator is one that the index can answer.
@@ -125,6 +131,8 @@ const comparedSQL = `SELECT c.oid, n.nspname::text, c.relname::text, am.amname::
 		'AtMost', (SELECT 'OPERATOR(' || quote_ident(bn.nspname) || '.' || b.oprname || ')'
 			FROM pg_amop ba JOIN pg_operator b ON b.oid = ba.amopopr JOIN pg_namespace bn ON bn.oid = b.oprnamespace
 			WHERE am.amname = 'btree' AND ba.amopfamily = oc.opcfamily AND ba.amoplefttype = oc.opcintype AND ba.amoprighttype = oc.opcintype AND ba.amopstrategy = 2),
+		'Parts', CASE WHEN am.amname <> 'gin' THEN '' WHEN oc.opcintype = 'tsvector'::regtype THEN 'tsvector'
+			WHEN oc.opcintype = 'anyarray'::regtype OR EXISTS (SELECT FROM pg_type e WHERE e.typarray = oc.opcintype) THEN 'array' ELSE '' END,
 		'Collation', coalesce((SELECT ' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
 			FROM pg_collation co JOIN pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = i.indcollation[k.n - 1]), ''),
 		'Operators', (SELECT json_agg(json_build_object(

@@ -30,6 +30,7 @@ CREATE INDEX items_path ON lab.items USING spgist (path);
 CREATE INDEX items_tags ON lab.items USING gin (tags) WITH (fastupdate = off);
 CREATE INDEX items_words ON lab.items USING gin (words) WITH (fastupdate = off);
 CREATE INDEX items_doc ON lab.items USING gin (doc jsonb_path_ops) WITH (fastupdate = off);
+CREATE INDEX items_labels ON lab.items USING gin (string_to_array(path, '/')) WITH (fastupdate = off);
 CREATE INDEX items_area ON lab.items USING gist (area);
 CREATE INDEX items_span ON lab.items USING gist (span);
 CREATE INDEX items_day ON lab.items USING brin (day) WITH (pages_per_range = 8);
@@ -82,6 +83,8 @@ func indexDamages() []indexDamage {
 		{name: "GIN lexeme lost", relation: "lab.items_words", block: 3, change: pgtest.DropItem(4), found: []string{"items_words"}},
 		{name: "GIN jsonb entry lost", relation: "lab.items_doc", block: 3, change: pgtest.DropItem(4), found: []string{"items_doc"}},
 		{name: "GIN posting of another row", relation: "lab.items_tags", block: 3, change: pgtest.Tuple(4, func(t []byte) { t[len(t)-8] ^= 1; t[len(t)-7] ^= 1; t[len(t)-6] ^= 1 }), found: []string{"items_tags"}},
+		{name: "GIN key of another", relation: "lab.items_tags", block: 3, change: pgtest.Tuple(4, func(t []byte) { t[8] ^= 1 }), found: []string{"items_tags"}},
+		{name: "GIN text of another", relation: "lab.items_labels", block: 3, change: pgtest.Tuple(4, func(t []byte) { t[9] = 'z' }), found: []string{"items_labels"}},
 		{name: "hash entry lost", relation: "lab.items_token", block: 4, change: pgtest.DropItem(6), found: []string{"items_token"}},
 		{name: "hash value flipped", relation: "lab.items_token", block: 4, change: pgtest.Tuple(6, func(t []byte) { t[8] ^= 0xff }), found: []string{"items_token"}},
 		{name: "hash entry retargeted", relation: "lab.items_token", block: 4, change: pgtest.Tuple(6, retarget), found: []string{"items_token"}},

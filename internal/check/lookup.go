@@ -50,12 +50,16 @@ func (a asked) question() string {
 	value := a.Expression
 	switch {
 	case a.operator.Right == "tsquery":
-		const quoted = `'''' || replace(replace(l, '\', '\\'), '''', '''''') || ''''`
-		return "(SELECT string_agg(" + quoted + ", ' & ')::tsquery FROM unnest(tsvector_to_array(" + value + ")) AS l)"
+		return "(SELECT string_agg(" + quotedLexeme("l") + ", ' & ')::tsquery FROM unnest(tsvector_to_array(" + value + ")) AS l)"
 	case a.operator.Name == "~~":
 		return `replace(replace(replace(` + value + `, '\', '\\'), '%', '\%'), '_', '\_')`
 	}
 	return a.value()
+}
+
+// quotedLexeme is a lexeme as a tsquery quotes it.
+func quotedLexeme(name string) string {
+	return `'''' || replace(replace(` + name + `, '\', '\\'), '''', '''''') || ''''`
 }
 
 // condition is the question to the index; from is the name of the value.
@@ -110,6 +114,8 @@ func (c *comparison) lookUp(ctx context.Context, i compared) ([]difference, bool
 	}
 	rows := c.rows[""]
 	switch whole := c.scope.Deep || rows <= wholeRows; {
+	case i.Method == "gin" && whole && !slices.ContainsFunc(keys(i), func(col indexColumn) bool { return col.Parts == "" }):
+		return c.lookUpParts(ctx, i)
 	case i.Method == "brin":
 		return c.lookUpRanges(ctx, i, all)
 	case equal(all) && whole:
@@ -150,6 +156,48 @@ func (c *comparison) compareGroups(ctx context.Context, i compared, all []asked)
 		return nil, false, err
 	}
 	return answers(missing, extra, wrong, rows, "rows were looked up by their own key"), true, nil
+}
+
+// lookUpParts asks a GIN index for each element of the arrays, or each lexeme of the
+// texts, that the table has, and compares the rows that it gives with those that a
+// sequential scan has.
+func (c *comparison) lookUpParts(ctx context.Context, i compared) ([]difference, bool, error) {
+	var found []difference
+	done := false
+	for _, col := range keys(i) {
+		size, parts, condition := "cardinality", "unnest(v)", col.Expression+" @> ARRAY[asked.part]"
+		if col.Parts == "tsvector" {
+			size, parts, condition = "length", "unnest(tsvector_to_array(v))", col.Expression+" @@ ("+quotedLexeme("asked.part")+")::tsquery"
+		}
+		var many int64
+		if err := c.conn.QueryRow(ctx, "SELECT coalesce(sum("+size+"("+col.Expression+")), 0)::bigint FROM ONLY "+i.Table.sql()+i.plainWhere()).Scan(&many); err != nil {
+			return nil, false, err
+		}
+		one := int64(1) // of so many
+		if !c.scope.Deep {
+			one += many / wholeParts
+		}
+		sql, err := c.choose(ctx, i, 1, `SELECT coalesce(sum(rows - least(rows, entries)), 0)::bigint, coalesce(sum(entries - least(rows, entries)), 0)::bigint,
+			coalesce(sum(rows) FILTER (WHERE rows = entries AND seen IS DISTINCT FROM given), 0)::bigint, count(*)
+			FROM (SELECT part, count(*) AS rows, sum(row) AS seen
+				FROM (SELECT `+col.Expression+` AS v, `+identity+` AS row FROM ONLY `+i.Table.sql()+i.plainWhere()+` OFFSET 0) AS values,
+				LATERAL (SELECT DISTINCT part FROM `+parts+` AS part WHERE part IS NOT NULL) AS parts
+				`+fmt.Sprintf("WHERE (hashtext(part::text)::bigint + %d) %% %d = 0", c.seed, one)+` GROUP BY part) AS asked,
+			LATERAL (SELECT count(*) AS entries, sum(`+identity+`) AS given FROM ONLY `+i.Table.sql()+i.where(condition)+`) AS answer`)
+		if err != nil {
+			return nil, false, err
+		}
+		if sql == "" {
+			continue
+		}
+		var missing, extra, wrong, asked int64
+		if err := c.conn.QueryRow(ctx, sql).Scan(&missing, &extra, &wrong, &asked); err != nil {
+			return nil, false, err
+		}
+		done = true
+		found = append(found, answers(missing, extra, wrong, asked, "elements were looked up")...)
+	}
+	return found, done, nil
 }
 
 // answers puts into words what the answers of an index lack and have too many.

@@ -84,6 +84,9 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 	}
 	if err := s.connectAndRun(ctx, c); err != nil {
 		s.problem("", err)
+		if c.Name == "catalog" && judge(err) == damaged {
+			s.foundUnreadable(ctx, err)
+		}
 	}
 	result.Finished = time.Now()
 	result.Seconds = result.Finished.Sub(result.Started).Seconds()
@@ -134,10 +137,14 @@ func (s *session) connectAndRun(ctx context.Context, c Check) error {
 }
 
 func (s *session) connect(ctx context.Context) (*pg.Conn, error) {
-	return s.target.Connect(ctx, s.database, pg.Purpose{
+	return s.target.Connect(ctx, s.database, s.purpose())
+}
+
+func (s *session) purpose() pg.Purpose {
+	return pg.Purpose{
 		Name: "check", StatementTimeout: statementTimeout, LockTimeout: lockTimeout, CancelOnServer: true,
 		ConnectTimeout: connectTimeout, GiveWay: s.scope.GiveWay, Patient: true,
-	})
+	}
 }
 
 // foundUnusable reports a database in which no session can be opened. What did not
@@ -161,6 +168,41 @@ func (s *session) foundUnusable(ctx context.Context, unusable *pg.UnusableError)
 		Action:  "Keep clients away from the database (pg_hba.conf: reject, or ALTER DATABASE ... ALLOW_CONNECTIONS false from another one). Copy the data directory, then fail over to a standby that still opens it, or restore.",
 	}, "unusable "+sqlstate(unusable))
 	return errors.New("nothing else in the database can be looked at")
+}
+
+// foundUnreadable reports that the server cannot read the catalogues of a database
+// when it is asked something.
+func (s *session) foundUnreadable(ctx context.Context, unreadable error) {
+	name := s.catalogueOf(ctx, text(unreadable))
+	s.found(Finding{
+		Class: ClassCorruption, Severity: SeverityCritical, Schema: "pg_catalog", Relation: name, SQLState: sqlstate(unreadable), Block: blockIn(text(unreadable)),
+		Message: "the system catalogues cannot be read: " + text(unreadable),
+		Impact:  "Statements of this database fail, and none of the checks can look at all of it.",
+		Action:  "Keep a copy of the data directory. If only an index of a catalogue is damaged, it can be made anew: REINDEX SYSTEM in a session with -P (ignore_system_indexes); else fail over to a standby, or restore.",
+	}, "unreadable "+sqlstate(unreadable))
+}
+
+// catalogueOf names the catalogue, or the index of one, whose file a message
+// quotes, as another database of the server has it; "" is unknown.
+func (s *session) catalogueOf(ctx context.Context, message string) (name string) {
+	path := dataFile.FindString(message)
+	node := path[strings.LastIndexByte(path, '/')+1:]
+	if node == "" {
+		return ""
+	}
+	for _, database := range []string{"postgres", "template1"} {
+		conn, err := s.target.Connect(ctx, database, s.purpose())
+		if err != nil {
+			continue
+		}
+		const sql = "SELECT relname::text FROM pg_class WHERE pg_relation_filenode(oid) = $1::oid AND oid < 16384"
+		err = conn.QueryRow(ctx, sql, node).Scan(&name)
+		conn.Close()
+		if err == nil && database != s.database {
+			return name
+		}
+	}
+	return ""
 }
 
 // droppedSQL lists those of the given relations that do not exist. ACCESS SHARE

@@ -243,13 +243,12 @@ func (e *MissingError) Error() string {
 func plan(ctx context.Context, target *pg.Target, options Options) (databases []string, version int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := target.ConnectAny(ctx, planPurpose())
-	if err != nil {
-		return nil, 0, err
-	}
-	defer conn.Close()
-	version = conn.Facts.VersionNum
-	all, err := conn.Databases(ctx)
+	var all []pg.Database
+	err = target.AskAny(ctx, planPurpose(), func(conn *pg.Conn) error {
+		version = conn.Facts.VersionNum
+		all, err = conn.Databases(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, version, err
 	}

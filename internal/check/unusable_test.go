@@ -25,6 +25,11 @@ func TestUnusable(t *testing.T) {
 			server.MustExec(t, "postgres", "CREATE DATABASE "+database)
 			files[database] = server.MustRelation(t, database, "pg_catalog."+catalogue).Path
 		}
+		// A session can be opened in these, but hardly used.
+		for database, index := range map[string]string{"no_names": "pg_class_relname_nsp_index", "no_indexes": "pg_index_indrelid_index"} {
+			server.MustExec(t, "postgres", "CREATE DATABASE "+database)
+			files[database] = server.MustRelation(t, database, "pg_catalog."+index).Path
+		}
 		server.MustExec(t, "postgres", "CREATE DATABASE no_files")
 		directory := filepath.Dir(server.MustRelation(t, "no_files", "pg_catalog.pg_class").Path)
 		server.WhileDown(t, func() error {
@@ -35,7 +40,7 @@ func TestUnusable(t *testing.T) {
 			}
 			return os.RemoveAll(directory)
 		})
-		for _, home := range []string{"erp", "no_class"} {
+		for _, home := range []string{"erp", "no_class", "no_names"} {
 			before := restarts(t, server)
 			target := target(t, server.DSN(home))
 			for range 2 {
@@ -45,9 +50,9 @@ func TestUnusable(t *testing.T) {
 				}
 				found := make(map[string]string)
 				for _, f := range document.Findings {
-					found[f.Database] += fmt.Sprintf("%s %s %s: %s\n", f.Check, f.Class, f.SQLState, f.Message)
+					found[f.Database] += fmt.Sprintf("%s %s %s %s: %s\n", f.Check, f.Class, f.SQLState, f.Relation, f.Message)
 				}
-				for _, database := range []string{"no_class", "no_columns", "no_types", "no_files"} {
+				for _, database := range []string{"no_class", "no_columns", "no_types", "no_files", "no_names", "no_indexes"} {
 					if !strings.Contains(found[database], "catalog corruption") {
 						t.Errorf("%s: nothing found: %+v", database, document)
 					}
@@ -55,6 +60,11 @@ func TestUnusable(t *testing.T) {
 				for _, c := range document.Checks {
 					if (c.Database == "erp" || c.Database == "postgres") && c.Outcome != check.OutcomeOK {
 						t.Errorf("%+v", c)
+					}
+				}
+				for database, name := range map[string]string{"no_names": "pg_class_relname_nsp_index", "no_indexes": "pg_index_indrelid_index"} {
+					if !strings.Contains(found[database], name) {
+						t.Errorf("%s: %s is not named: %s", database, name, found[database])
 					}
 				}
 				if found["erp"]+found["postgres"] != "" {

@@ -59,10 +59,22 @@ func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) 
 	return conn, nil
 }
 
-// ConnectAny is Connect in the target's own database or, when that cannot be used,
-// in one that every server has: for what can be asked anywhere.
-func (t *Target) ConnectAny(ctx context.Context, purpose Purpose) (*Conn, error) {
-	return t.any(func(database string) (*Conn, error) { return t.Connect(ctx, database, purpose) })
+// AskAny asks in a session of the target's own database or, when that cannot be
+// used or its catalogues are damaged, of one that every server has: for what can be
+// asked anywhere.
+func (t *Target) AskAny(ctx context.Context, purpose Purpose, ask func(conn *Conn) error) error {
+	_, err := t.any(func(database string) (*Conn, error) {
+		conn, err := t.Connect(ctx, database, purpose)
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close()
+		if err = ask(conn); Unreadable(err) {
+			err = &UnusableError{Database: cmp.Or(database, t.Database()), err: err}
+		}
+		return nil, err
+	})
+	return err
 }
 
 // any connects to the target's own database or another one.

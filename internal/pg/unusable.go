@@ -154,6 +154,9 @@ func damageIn(err error) damage {
 	return refusing
 }
 
+// Unreadable says that the server could not answer because of damage.
+func Unreadable(err error) bool { return err != nil && damageIn(err) == refusing }
+
 // examine says what the error of an attempt means for the database, and remembers
 // it.
 func (t *Target) examine(ctx context.Context, database string, err error) error {

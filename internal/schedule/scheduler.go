@@ -294,6 +294,12 @@ func (s *Scheduler) plan(ctx context.Context) error {
 		}
 		return s.countChanges(ctx, conn)
 	})
+	if pg.Unreadable(err) { // in the database of the lane
+		err = s.target.AskAny(ctx, pg.Purpose{Name: "check", StatementTimeout: planTimeout, LockTimeout: time.Second, CancelOnServer: true}, func(conn *pg.Conn) (err error) {
+			databases, err = conn.Databases(ctx)
+			return err
+		})
+	}
 	if err != nil {
 		return err
 	}
