@@ -181,6 +181,10 @@ type Heaps struct {
 	sane map[uint32]opinion
 	// lostBy are the checks whose server process died, by the name of what it read.
 	lostBy map[string]string
+
+	// trees is what was seen of the indexes of the database's catalogues.
+	treesMu sync.Mutex
+	trees   treesSeen
 }
 
 // opinion is what was found out about a table, and when.

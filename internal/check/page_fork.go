@@ -90,7 +90,7 @@ const storageSQL = `SELECT a.attrelid, a.attlen, a.attalign::text,
 	CASE a.atttypid WHEN 'anyrange'::regtype THEN coalesce((SELECT t.atttypid FROM pg_index i JOIN pg_attribute t ON t.attrelid = i.indrelid AND t.attnum = i.indkey[a.attnum - 1]
 		WHERE i.indexrelid = a.attrelid), 0) ELSE a.atttypid END, a.attcollation,
 	CASE WHEN am.amname IN ('gin', 'brin') THEN coalesce((SELECT p.amproc::oid FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[a.attnum - 1]
-		JOIN pg_amproc p ON (p.amprocfamily, p.amproclefttype, p.amprocrighttype, p.amprocnum) = (o.opcfamily, o.opcintype, o.opcintype, 1)
+		JOIN pg_amproc p ON (p.amprocfamily, p.amproclefttype, p.amprocrighttype, p.amprocnum) = (o.opcfamily, p.amproclefttype, o.opcintype, 1) AND p.amproclefttype = o.opcintype
 		WHERE i.indexrelid = a.attrelid), 0) ELSE 0 END
 	FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_am am ON am.oid = c.relam
 	WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 ORDER BY a.attrelid, a.attnum`

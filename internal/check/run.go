@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,6 +111,15 @@ func (s *session) connectAndRun(ctx context.Context, c Check) error {
 	if by := s.scope.Heaps.lost(wholeDatabase); by != "" {
 		return fmt.Errorf("left alone: the server process of the check %s died while it read the catalogues", by)
 	}
+	if trap := s.trapped(ctx); trap != nil {
+		switch {
+		case c.Name == "catalog":
+			s.foundTrap(trap)
+			return trap
+		case !c.Server:
+			return trap
+		}
+	}
 	conn, err := s.connect(ctx)
 	if pooled, ok := errors.AsType[*pg.PooledError](err); ok {
 		s.skipf("%v", pooled)
@@ -136,7 +146,12 @@ func (s *session) connectAndRun(ctx context.Context, c Check) error {
 	return errors.Join(s.finishPass(ctx), s.lookForDropped(ctx))
 }
 
+// connect opens the session of the check. A check of the whole server can do with
+// another database than one that is a danger.
 func (s *session) connect(ctx context.Context) (*pg.Conn, error) {
+	if s.server && s.trapped(ctx) != nil {
+		return s.elsewhere(ctx, cmp.Or(s.database, s.home))
+	}
 	return s.target.Connect(ctx, s.database, s.purpose())
 }
 
@@ -170,6 +185,16 @@ func (s *session) foundUnusable(ctx context.Context, unusable *pg.UnusableError)
 	return errors.New("nothing else in the database can be looked at")
 }
 
+// foundTrap reports an index of a catalogue that makes server processes loop.
+func (s *session) foundTrap(t *trap) {
+	s.found(Finding{
+		Class: ClassCorruption, Severity: SeverityCritical, Schema: "pg_catalog", Relation: t.index, Block: &t.block,
+		Message: t.text + ": server processes that come to the page loop in it",
+		Impact:  "Each session that looks something up in this system catalogue may loop for ever, heeding neither a cancel nor statement_timeout, and take more and more memory until the operating system kills it, which ends all sessions of the server.",
+		Action:  "Keep clients away from the database. Keep a copy of its directory. Make the index anew in a single session with -P (ignore_system_indexes): PGOPTIONS='-P' psql, REINDEX INDEX pg_catalog." + t.index + "; else fail over to a standby, or restore.",
+	}, "trap")
+}
+
 // foundUnreadable reports that the server cannot read the catalogues of a database
 // when it is asked something.
 func (s *session) foundUnreadable(ctx context.Context, unreadable error) {
@@ -190,19 +215,14 @@ func (s *session) catalogueOf(ctx context.Context, message string) (name string)
 	if node == "" {
 		return ""
 	}
-	for _, database := range []string{"postgres", "template1"} {
-		conn, err := s.target.Connect(ctx, database, s.purpose())
-		if err != nil {
-			continue
-		}
-		const sql = "SELECT relname::text FROM pg_class WHERE pg_relation_filenode(oid) = $1::oid AND oid < 16384"
-		err = conn.QueryRow(ctx, sql, node).Scan(&name)
-		conn.Close()
-		if err == nil && database != s.database {
-			return name
-		}
+	conn, err := s.elsewhere(ctx, cmp.Or(s.database, s.home))
+	if err != nil {
+		return ""
 	}
-	return ""
+	defer conn.Close()
+	const sql = "SELECT relname::text FROM pg_class WHERE pg_relation_filenode(oid) = $1::oid AND oid < 16384"
+	_ = conn.QueryRow(ctx, sql, node).Scan(&name)
+	return name
 }
 
 // droppedSQL lists those of the given relations that do not exist. ACCESS SHARE

@@ -30,6 +30,9 @@ func TestUnusable(t *testing.T) {
 			server.MustExec(t, "postgres", "CREATE DATABASE "+database)
 			files[database] = server.MustRelation(t, database, "pg_catalog."+index).Path
 		}
+		// Who looks something up in this one does not come back, and takes memory.
+		server.MustExec(t, "postgres", "CREATE DATABASE trap")
+		tree := server.MustRelation(t, "trap", "pg_catalog.pg_class_relname_nsp_index")
 		server.MustExec(t, "postgres", "CREATE DATABASE no_files")
 		directory := filepath.Dir(server.MustRelation(t, "no_files", "pg_catalog.pg_class").Path)
 		server.WhileDown(t, func() error {
@@ -38,9 +41,12 @@ func TestUnusable(t *testing.T) {
 					return err
 				}
 			}
+			if err := tree.EditValid(tree.Blocks-1, func(p []byte) { clear(p[4096:]) }); err != nil {
+				return err
+			}
 			return os.RemoveAll(directory)
 		})
-		for _, home := range []string{"erp", "no_class", "no_names"} {
+		for _, home := range []string{"erp", "no_class", "no_names", "trap"} {
 			before := restarts(t, server)
 			target := target(t, server.DSN(home))
 			for range 2 {
@@ -52,7 +58,7 @@ func TestUnusable(t *testing.T) {
 				for _, f := range document.Findings {
 					found[f.Database] += fmt.Sprintf("%s %s %s %s: %s\n", f.Check, f.Class, f.SQLState, f.Relation, f.Message)
 				}
-				for _, database := range []string{"no_class", "no_columns", "no_types", "no_files", "no_names", "no_indexes"} {
+				for _, database := range []string{"no_class", "no_columns", "no_types", "no_files", "no_names", "no_indexes", "trap"} {
 					if !strings.Contains(found[database], "catalog corruption") {
 						t.Errorf("%s: nothing found: %+v", database, document)
 					}
@@ -62,7 +68,7 @@ func TestUnusable(t *testing.T) {
 						t.Errorf("%+v", c)
 					}
 				}
-				for database, name := range map[string]string{"no_names": "pg_class_relname_nsp_index", "no_indexes": "pg_index_indrelid_index"} {
+				for database, name := range map[string]string{"no_names": "pg_class_relname_nsp_index", "no_indexes": "pg_index_indrelid_index", "trap": "pg_class_relname_nsp_index"} {
 					if !strings.Contains(found[database], name) {
 						t.Errorf("%s: %s is not named: %s", database, name, found[database])
 					}

@@ -120,6 +120,25 @@ func (r *Relation) btreeProblem(p []byte, h Header, block uint32) string {
 	})
 }
 
+// BtreeTrap says why a server process that comes to a page on its way down a tree may
+// never leave it, or die: the page is neither a leaf nor does it lead down. What the
+// server itself refuses with an error is no trap.
+func (r *Relation) BtreeTrap(p []byte, block uint32) string {
+	h, b := DecodeHeader(p), DecodeBtree(p)
+	if block == 0 || IsNew(p) || headerProblem(h) != "" || int(h.Special) != Size-specials[Btree].size || b.State >= BtreeHalfDead {
+		return ""
+	}
+	if b.Leaf != (b.Level == 0) {
+		return fmt.Sprintf("the page's level is %d, its flags 0x%04x", b.Level, binary.LittleEndian.Uint16(p[Size-4:]))
+	}
+	return indexTuples(p, h, indexHeader, func(i, _ int, t []byte) string {
+		if to := blockID(t); !b.Leaf && (i > 1 || b.Right == 0) && (to == 0 || to == block) {
+			return fmt.Sprintf("the page below is page %d", to)
+		}
+		return ""
+	})
+}
+
 // btreeLeafProblem looks at an entry of a leaf page: a row, or a list of rows with
 // the same key.
 func (r *Relation) btreeLeafProblem(t []byte) string {
