@@ -86,7 +86,7 @@ func ServerEventKinds() []EventKind {
 // Corruption says whether the kind is evidence of damaged data.
 func (k EventKind) Corruption() bool {
 	switch k {
-	case ArchiveFailure, BackendKilled, CrashRecovery, PanicStop, ServerCrash, StartFailure, Suspect:
+	case "", ArchiveFailure, BackendKilled, CrashRecovery, PanicStop, ServerCrash, StartFailure, Suspect:
 		return false
 	default:
 		return true
@@ -120,7 +120,10 @@ func eventOf(m *Message, severity Severity, sqlstate string) (Event, bool) {
 	}
 	text := strings.TrimSpace(m.Text())
 	kind := kindOf(m, severity, sqlstate, text)
-	if kind == "" || m.Raised() {
+	if m.unsure || kind.Corruption() && m.Raised() {
+		kind = relayed(sqlstate, text)
+	}
+	if kind == "" || m.elsewhere() {
 		return Event{}, false
 	}
 	event := Event{
@@ -131,6 +134,16 @@ func eventOf(m *Message, severity Severity, sqlstate string) (Event, bool) {
 		event.Mentioned = mentioned(m.Statement() + " " + m.Context())
 	}
 	return event, true
+}
+
+// relayed is the kind of a message that a user made, or may have: a suspect when it
+// has the words of damage, because handlers of exceptions raise those again. What
+// it is worth the checks tell.
+func relayed(sqlstate, text string) EventKind {
+	if sqlstate != UnknownState && (knownKind(sqlstate, text) != "" || dataPath.MatchString(text)) {
+		return Suspect
+	}
+	return ""
 }
 
 // interesting leaves out by SQLSTATE what cannot be an event, which is nearly
@@ -189,10 +202,12 @@ func corruptionKind(m *Message, severity Severity, sqlstate, text string) EventK
 			kind = shapeKind(severity, text)
 		}
 		return kind
+	case sqlstate == UnknownState && new(head).guess([]byte(text)):
+		return "" // a name that looks like an error, in front of a message
 	case sqlstate == UnknownState || sqlstate == "01000" || kind != "" && kind != IOError && kind != MissingFile:
 		return kind
 	case slices.Contains(fileStates, sqlstate):
-		return fileKind(text, m.Detail(), sqlstate)
+		return fileKind(m, sqlstate, text)
 	}
 	return ""
 }
@@ -239,12 +254,19 @@ func shapeKind(severity Severity, text string) EventKind {
 	return DataCorrupted
 }
 
-// fileKind recognises errors about the server's own files. COPY from a file
-// that is not there has the same SQLSTATE and another path; a missing grant on
-// a table is 42501 as well.
-func fileKind(text, detail, sqlstate string) EventKind {
+// fileKind recognises errors about the server's own files. Users name files as
+// well, and tables like files.
+func fileKind(m *Message, sqlstate, text string) EventKind {
+	path := dataPath.FindString(text)
+	if path == "" {
+		path = statusPath.FindString(text)
+	}
 	switch {
-	case statusPath.MatchString(text), statusPath.MatchString(detail), sqlstate == "XX000" && multixact.MatchString(text):
+	case usersFile.MatchString(text), path != "" && strings.Contains(m.Statement(), path):
+		return ""
+	case (sqlstate == "42501" || sqlstate == "42809") && !fileTrouble.MatchString(text) && !statusPath.MatchString(m.Detail()):
+		return ""
+	case statusPath.MatchString(text), statusPath.MatchString(m.Detail()), sqlstate == "XX000" && multixact.MatchString(text):
 		return TransactionStatus
 	case strings.Contains(text, "pg_filenode.map"):
 		return RelationMap
@@ -265,6 +287,12 @@ func fileKind(text, detail, sqlstate string) EventKind {
 var (
 	statusPath = regexp.MustCompile(`\b(?:pg_xact|pg_multixact|pg_subtrans|pg_commit_ts)/[0-9A-Za-z/]+`)
 	dataPath   = regexp.MustCompile(`\b(?:base/\d+/|global/\d|pg_tblspc/\d+/PG_)[0-9A-Za-z_./]*`)
+	// usersFile begins what the server says of files and libraries that a user names,
+	// and of what a user may not do.
+	usersFile = regexp.MustCompile(`^(?:could not open file "[^"]*" for (?:reading|writing)|could not (?:stat|access) file |could not open directory |` +
+		`access to library |permission denied for |must be owner of )`)
+	// fileTrouble is a path with what the operating system said behind a colon.
+	fileTrouble = regexp.MustCompile(`\b(?:base/\d+/|global/\d|global/pg_|pg_tblspc/\d+/PG_|pg_xact/|pg_multixact/|pg_subtrans/|pg_commit_ts/)[0-9A-Za-z_./]*["»«“”」].*: \S`)
 	// multixact is what no language translates.
 	multixact = regexp.MustCompile(`\bMultiXact(?:Id)? ?"?\d+`)
 	// terminated is the message of the postmaster in every language: the process,

@@ -2,6 +2,7 @@ package pglog
 
 import (
 	"bytes"
+	"regexp"
 )
 
 // maxText is how much of a message's text is kept; the rest of a longer one is
@@ -26,8 +27,10 @@ type Message struct {
 	location    []byte
 	statement   []byte
 
-	stated   bool // the statement, which is written last, has begun
-	cut      bool // what tells who made the message is not here, because the record is too long
+	stated bool // the statement, which is written last, has begun
+	cut    bool // what tells who made the message is not here, because the record is too long
+	unsure bool // a name or the text holds what looks like a message, so that either may be it
+
 	unescape func(raw []byte) []byte
 }
 
@@ -88,7 +91,7 @@ var raisers = map[string]bool{
 
 // Raised says whether a function of a user made the message, whatever SQLSTATE
 // it chose, and not the server itself: the innermost line of its context is a
-// RAISE of PL/pgSQL, which is the same word in every language, or it is a
+// RAISE or ASSERT of PL/pgSQL, which are the same words in every language, or it is a
 // function of a language whose errors are its own.
 func (m *Message) Raised() bool {
 	if function := m.function(); function != "" {
@@ -111,8 +114,19 @@ func (m *Message) Raised() bool {
 	if bytes.HasPrefix(innermost[at:], []byte("PL/Python")) {
 		return !bytes.HasPrefix(m.text, []byte("spiexceptions."))
 	}
-	return hasWord(innermost, "RAISE")
+	return hasWord(innermost, "RAISE") || hasWord(innermost, "ASSERT")
 }
+
+// elsewhere says whether the message is of another server: dblink and postgres_fdw
+// hand on its SQLSTATE. What they add to the context no language translates.
+func (m *Message) elsewhere() bool {
+	if bytes.Contains(m.context, []byte("remote SQL command: ")) || bytes.Contains(m.context, []byte("dblink connection")) {
+		return elsewhere.MatchString(m.Context())
+	}
+	return false
+}
+
+var elsewhere = regexp.MustCompile(`(?m)^(?:remote SQL command: |while .* (?:unnamed dblink connection|dblink connection named )|(?:Error occurred|Unable to) .* dblink connection)`)
 
 // lineEnd is how the format writes the end of a line within a field.
 func (m *Message) lineEnd() []byte {
@@ -171,6 +185,8 @@ type framing struct {
 	known  bool // head is that of the record
 	ahead  head // of the first line behind the record
 	passed bool // ahead is known
+	past   int  // behind the head that was read last
+	open   *session
 }
 
 // parsed is what became of a record.

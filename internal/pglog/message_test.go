@@ -202,7 +202,7 @@ func TestEvents(t *testing.T) {
 
 		{"ERROR", "XX001", client, `Daten kaputt`, "PL/pgSQL-Funktion ledger.check() Zeile 3 bei RAISE", "", Object{}},
 		{"ERROR", "XX001", client, `数据损坏`, "在第3行的PL/pgSQL函数check()的RAISE", "", Object{}},
-		{"ERROR", "XX000", client, `missing chunk number 0 for toast value 1 in pg_toast_2 at line 3.`, `PL/Perl function "f"`, "", Object{}},
+		{"ERROR", "XX000", client, `missing chunk number 0 for toast value 1 in pg_toast_2 at line 3.`, `PL/Perl function "f"`, Suspect, Object{OID: 2}},
 		{"ERROR", "22P02", client, `invalid input syntax for type integer: "invalid page in block 3 of relation base/16384/16390"`, "", "", Object{}},
 		{"ERROR", "22021", client, `invalid byte sequence for encoding "UTF8": 0xff`, "", "", Object{}},
 		{"ERROR", "53100", client, `could not extend file "base/16384/16390": No space left on device`, "", "", Object{}},

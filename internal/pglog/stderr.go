@@ -3,21 +3,31 @@ package pglog
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 )
 
 // DefaultPrefix is the server's default of log_line_prefix.
 const DefaultPrefix = "%m [%p] "
 
-// maxFree bounds a field of the prefix that may hold anything: names are at
-// most 63 bytes, host names 255.
-const maxFree = 300
+const (
+	// maxFree bounds a field of the prefix that may hold anything: host names have
+	// at most 255 bytes.
+	maxFree = 300
+	// maxName is NAMEDATALEN - 1, maxHead longer than a prefix with two such names.
+	maxName = 63
+	maxHead = 1024
+)
 
 // prefix is a compiled log_line_prefix.
 type prefix struct {
 	setting string
 	steps   []step
+	// named is what comes before the first name of a role or a database, nil when
+	// nothing of a fixed shape does.
+	named []step
 }
 
 // step is one part of a prefix.
@@ -60,8 +70,15 @@ func compilePrefix(setting string) (*prefix, error) {
 		p.escape(rest[i], width)
 		rest = rest[i+1:]
 	}
+	if i := slices.IndexFunc(p.steps, func(s step) bool { return s.isName() }); i >= 0 &&
+		slices.ContainsFunc(p.steps[:i], func(s step) bool { return strings.IndexByte("mtnspc", s.escape) >= 0 }) {
+		p.named = p.steps[:i]
+	}
 	return p, nil
 }
+
+// isName says that the step is a name, which may have newlines in it.
+func (s *step) isName() bool { return s.escape == 'd' || s.escape == 'u' }
 
 func (p *prefix) literal(text string) {
 	if n := len(p.steps); n > 0 && p.steps[n-1].escape == 0 {
@@ -96,6 +113,34 @@ type head struct {
 	body  int  // where the text begins
 
 	state, database, user, application, backend, process, time span
+
+	// open is the message that was read last; nil is none.
+	open *session
+	// unsure says that a name or the text holds what could be the word as well.
+	unsure bool
+}
+
+// session tells whose a line is.
+type session struct {
+	process, state, database, user, application []byte
+
+	unsure bool
+}
+
+// keep remembers whose the line of a head is.
+func (s *session) keep(line []byte, h *head) {
+	s.process = append(s.process[:0], h.process.of(line)...)
+	s.state = append(s.state[:0], h.state.of(line)...)
+	s.database = append(s.database[:0], h.database.of(line)...)
+	s.user = append(s.user[:0], h.user.of(line)...)
+	s.application = append(s.application[:0], h.application.of(line)...)
+	s.unsure = h.unsure
+}
+
+// is says whether a line is of the same session and the same SQLSTATE.
+func (s *session) is(line []byte, h *head) bool {
+	return bytes.Equal(s.process, h.process.of(line)) && bytes.Equal(s.state, h.state.of(line)) && (s.unsure || bytes.Equal(s.database, h.database.of(line)) &&
+		bytes.Equal(s.user, h.user.of(line)) && bytes.Equal(s.application, h.application.of(line)))
 }
 
 // Prefixes are the values of log_line_prefix that lines of a log may have, the
@@ -124,26 +169,87 @@ func (p *Prefixes) Add(setting string) error {
 	return nil
 }
 
-// read reads how a line begins. It is false for a line that begins neither a
-// message nor a part of one.
-func (p *Prefixes) read(line []byte, h *head) bool {
+// exactly reads how a line begins by one of the values.
+func (p *Prefixes) exactly(line []byte, h *head, open *session) bool {
 	if list := p.list.Load(); list != nil {
 		for _, one := range *list {
-			*h = head{}
-			if one.match(0, line, 0, h) {
+			*h = head{open: open}
+			if match(one.steps, line, 0, h, (*head).begins) {
 				h.exact = true
+				h.weigh(one, line)
 				return true
 			}
 		}
 	}
-	*h = head{}
+	return false
+}
+
+// weigh looks whether the prefix may end further on too, because a name or the
+// text holds what looks like the word of a message. What fits the SQLSTATE best is
+// taken, the nearest first, and it is no evidence of anything.
+func (h *head) weigh(p *prefix, line []byte) {
+	if h.state.end-h.state.start != 5 || string(h.state.of(line)) == "00000" || !bytes.Contains(line[h.body:min(len(line), h.body+maxName+maxLabel)], []byte(": ")) {
+		return
+	}
+	best, other := *h, head{open: h.open}
+	found := 0
+	match(p.steps, line, 0, &other, func(h *head, line []byte, at int) bool {
+		if h.begins(line, at) {
+			if found++; h.fit(line) < best.fit(line) {
+				best = *h
+			}
+		}
+		return false
+	})
+	if found > 1 {
+		*h = best
+		h.exact, h.unsure = true, true
+	}
+}
+
+// fit says how well a word goes with the SQLSTATE, 0 is best.
+func (h *head) fit(line []byte) int {
+	usual := Error
+	switch string(h.state.of(line)[:2]) {
+	case "01", "02":
+		usual = Warning
+	case "08", "28", "3D", "53", "57": // of sessions that cannot begin or go on
+		usual = Fatal
+	}
+	switch {
+	case h.word.section > newMessage:
+		return 0 // only when the message before is of the same session
+	case h.word.severity == usual:
+		return 1
+	}
+	return 2 + slices.Index([]Severity{Error, Fatal, Panic, Warning, Quiet}, h.word.severity)
+}
+
+// read reads how a line begins. It is false for a line that begins neither a
+// message nor a part of one.
+func (p *Prefixes) read(line []byte, h *head, open *session) bool {
+	if p.exactly(line, h, open) {
+		return true
+	}
+	*h = head{open: open}
 	return h.guess(line)
 }
 
-// match matches the steps from one on at a position of the line.
-func (p *prefix) match(from int, line []byte, at int, h *head) bool {
-	for i := from; i < len(p.steps); i++ {
-		s := &p.steps[i]
+// broken says whether a line ends within a name: the server writes the names of
+// roles and databases as they are, also those that only a client asked for, and
+// they may have newlines in them.
+func (p *Prefixes) broken(line []byte) bool {
+	list := p.list.Load()
+	return list != nil && slices.ContainsFunc(*list, func(one *prefix) bool {
+		return one.named != nil && match(one.named, line, 0, new(head), func(*head, []byte, int) bool { return true })
+	})
+}
+
+// match matches steps at a position of the line; what is behind them must fit
+// as well.
+func match(steps []step, line []byte, at int, h *head, fits func(h *head, line []byte, at int) bool) bool {
+	for i := range steps {
+		s := &steps[i]
 		switch {
 		case s.escape == 0:
 			if !bytes.HasPrefix(line[at:], s.literal) {
@@ -170,34 +276,39 @@ func (p *prefix) match(from int, line []byte, at int, h *head) bool {
 			h.keep(s.escape, span{at, n})
 			at = n
 		default:
-			return p.matchFree(i, line, at, h)
+			return matchFree(steps[i:], line, at, h, fits)
 		}
 	}
-	return h.begins(line, at)
+	return fits(h, line, at)
 }
 
 // matchFree tries every end of a field that may hold anything, the nearest
 // first.
-func (p *prefix) matchFree(i int, line []byte, at int, h *head) bool {
-	s := &p.steps[i]
+func matchFree(steps []step, line []byte, at int, h *head, fits func(h *head, line []byte, at int) bool) bool {
+	s := &steps[0]
 	least := s.width
 	if least < 0 {
 		least = -least
 	}
 	var follows []byte
-	if i+1 < len(p.steps) && p.steps[i+1].escape == 0 {
-		follows = p.steps[i+1].literal
+	if len(steps) > 1 && steps[1].escape == 0 {
+		follows = steps[1].literal
 	}
 	if s.escape == 'b' && s.width == 0 {
 		// A kind of process may be two words, the first of which is none.
 		if end := at + backendType(line[at:]); end > at {
 			h.keep('b', span{at, end})
-			if p.match(i+1, line, end, h) {
+			if match(steps[1:], line, end, h, fits) {
 				return true
 			}
 		}
 	}
 	limit := min(len(line), at+least+maxFree)
+	if s.isName() {
+		limit = min(limit, at+max(least, maxName)+len(follows))
+	} else if newline := bytes.IndexByte(line[at:limit], '\n'); newline >= 0 {
+		limit = at + newline + 1
+	}
 	for end := at + least; end <= limit; end++ {
 		if follows != nil {
 			n := bytes.Index(line[end:limit], follows)
@@ -211,7 +322,7 @@ func (p *prefix) matchFree(i int, line []byte, at int, h *head) bool {
 			field = trim(line, field)
 		}
 		h.keep(s.escape, field)
-		if p.match(i+1, line, end, h) {
+		if match(steps[1:], line, end, h, fits) {
 			return true
 		}
 	}
@@ -228,12 +339,22 @@ var backendTypes = []string{
 	"walsummarizer", "walwriter",
 }
 
+// typesBy are the kinds of processes by their first letter.
+var typesBy = func() (table [256][]string) {
+	for _, name := range backendTypes {
+		table[name[0]] = append(table[name[0]], name)
+	}
+	return table
+}()
+
 // backendType is the length of the kind of process that text begins with.
 func backendType(text []byte) int {
 	longest := 0
-	for _, name := range backendTypes {
-		if len(name) > longest && bytes.HasPrefix(text, []byte(name)) {
-			longest = len(name)
+	if len(text) > 0 {
+		for _, name := range typesBy[text[0]] {
+			if len(name) > longest && len(text) >= len(name) && string(text[:len(name)]) == name {
+				longest = len(name)
+			}
 		}
 	}
 	return longest
@@ -348,11 +469,26 @@ func (h *head) begins(line []byte, at int) bool {
 		}
 		w = word{}
 	}
+	if !h.plausible(line, w) {
+		return false
+	}
 	h.word = w
 	h.label = span{at, at + end}
 	h.body = at + colon + 1
 	for h.body < len(line) && line[h.body] == ' ' && h.body < at+colon+4 {
 		h.body++
+	}
+	return true
+}
+
+// plausible says whether a word can be the one of the line and not a part of a
+// name: an error has a SQLSTATE, and a part of a message belongs to the one before.
+func (h *head) plausible(line []byte, w word) bool {
+	switch {
+	case w.section == newMessage:
+		return w.severity == Quiet || string(h.state.of(line)) != "00000"
+	case w.section > newMessage:
+		return h.open == nil || h.open.is(line, h)
 	}
 	return true
 }
@@ -395,17 +531,17 @@ func (h *head) guess(line []byte) bool {
 // prefix and DETAIL, CONTEXT and the like.
 func (f *framing) nextStderr(data []byte, from int) int {
 	if !f.known {
-		line := firstLine(data)
-		if line == nil {
+		if !f.passed && f.readAhead(data) == nil {
 			return -1
 		}
-		f.begin(line)
+		f.begin(data)
 		if f.foreign() {
-			return len(line)
+			return len(firstLine(data))
 		}
 	}
 	for {
-		newline := bytes.IndexByte(data[from:], '\n')
+		from = max(from, f.past)
+		newline := bytes.IndexByte(data[min(from, len(data)):], '\n')
 		if newline < 0 {
 			return -1
 		}
@@ -413,58 +549,76 @@ func (f *framing) nextStderr(data []byte, from int) int {
 		if from < len(data) && data[from] == '\t' {
 			continue
 		}
-		line := firstLine(data[from:])
+		line := f.readAhead(data[from:])
 		if line == nil {
 			return -1
 		}
-		if f.continues(data, line) {
-			continue
+		if !f.continues(line) {
+			return from
 		}
-		return from
+		f.past = from + f.ahead.body
 	}
 }
 
-// begin reads how the record begins.
-func (f *framing) begin(line []byte) {
-	switch {
-	case f.passed:
-		f.head = f.ahead
-	case line[0] == '\t' || !f.prefix.read(line, &f.head):
-		f.head = head{}
+// readAhead reads the head of the first line of data into ahead. The line is nil
+// when it is not whole yet.
+func (f *framing) readAhead(data []byte) (line []byte) {
+	if line = firstLine(data); line == nil || !f.readHead(line, data) {
+		return nil
 	}
-	f.known, f.passed = true, false
+	return line
+}
+
+// readHead reads the head of a line, which data begins with. It gives false when
+// more data may tell more.
+func (f *framing) readHead(line, data []byte) (told bool) {
+	if f.ahead = (head{}); line[0] == '\t' || f.prefix.exactly(line, &f.ahead, f.open) {
+		return true
+	}
+	told = true
+	if f.prefix.broken(line) {
+		longer := data[:min(len(data), len(line)+maxHead)]
+		if f.prefix.exactly(longer, &f.ahead, f.open) {
+			return true
+		}
+		told = len(longer) == len(line)+maxHead
+	}
+	if f.ahead = (head{open: f.open}); !f.ahead.guess(line) {
+		f.ahead = head{}
+	}
+	return told
+}
+
+// begin takes the head that was read for that of the record.
+func (f *framing) begin(record []byte) {
+	f.head = f.ahead
+	f.known, f.passed, f.past = true, false, f.head.body
+	if !f.foreign() {
+		if f.open == nil {
+			f.open = new(session)
+		}
+		f.open.keep(record, &f.head)
+	}
 }
 
 // foreign says that the record is a line of something else, or the rest of a
 // message whose beginning was not seen.
 func (f *framing) foreign() bool { return f.head.word.section == noSection && !f.head.exact }
 
-// continues says whether a line belongs to the record that is open.
-func (f *framing) continues(record, line []byte) bool {
-	f.passed = true
-	if !f.prefix.read(line, &f.ahead) {
-		f.ahead = head{}
-		return false
-	}
+// continues says whether the line that was read ahead belongs to the record that
+// is open.
+func (f *framing) continues(line []byte) bool {
 	switch f.ahead.word.section {
 	case newMessage:
-		return false
+		f.passed = true
 	case noSection:
 		// A word that is not known: the next part of the same message, or one of
 		// its own.
-		f.passed = !f.follows(record, line)
-		return !f.passed
+		f.passed = !f.ahead.exact || !f.head.exact || !f.open.is(line, &f.ahead)
 	default:
 		f.passed = false
-		return true
 	}
-}
-
-// follows says whether a line whose word is not known is a part of the open
-// message: the same process and SQLSTATE.
-func (f *framing) follows(record, line []byte) bool {
-	return f.head.exact && bytes.Equal(f.head.state.of(record), f.ahead.state.of(line)) &&
-		bytes.Equal(f.head.process.of(record), f.ahead.process.of(line))
+	return !f.passed
 }
 
 // firstLine is the first line of data, with its newline, or nil when it is not
@@ -482,6 +636,11 @@ func firstLine(data []byte) []byte {
 // parseStderr reads one record that nextStderr found.
 func (f *framing) parseStderr(record []byte, m *Message) parsed {
 	if !f.known {
+		line := firstLine(record)
+		if line == nil {
+			line = record
+		}
+		f.readHead(line, record)
 		f.begin(record)
 	}
 	f.known = false
@@ -503,6 +662,7 @@ func (f *framing) parseStderr(record []byte, m *Message) parsed {
 	m.database, m.user = h.database.of(record), h.user.of(record)
 	m.application, m.backend = h.application.of(record), h.backend.of(record)
 	m.stamp, m.process = h.time.of(record), h.process.of(record)
+	m.unsure = h.unsure
 	m.text = bytes.TrimRight(record[h.body:], "\r\n")
 	if isQuiet(m.severity, m.sqlstate) && !tells(m.text) {
 		return message
@@ -516,7 +676,7 @@ func (f *framing) readSections(record []byte, m *Message) {
 	field, start := &m.text, f.head.body
 	var end int
 	var h head
-	for at := 0; ; {
+	for at := start; ; {
 		newline := bytes.IndexByte(record[at:], '\n')
 		if newline < 0 {
 			end = len(record)
@@ -527,11 +687,12 @@ func (f *framing) readSections(record []byte, m *Message) {
 		if at >= len(record) {
 			break
 		}
-		if record[at] == '\t' || !f.prefix.read(record[at:], &h) {
+		if record[at] == '\t' || !f.prefix.read(record[at:], &h, f.open) {
 			continue
 		}
 		*field = record[start:end]
 		start = at + h.body
+		at = start
 		switch h.word.section {
 		case detailSection:
 			field = &m.detail
