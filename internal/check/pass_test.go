@@ -142,13 +142,13 @@ func TestOtherProcessDied(t *testing.T) {
 		if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
 			return err
 		}
+		server.AwaitAccepting(t) // all sessions have been ended then
 		_, err := s.conn.Exec(t.Context(), "SELECT pg_sleep(5)")
 		return err
 	})
 	if !strings.Contains(result.Reason, "the session was lost at public.b") || len(result.Findings) > 0 {
 		t.Errorf("reason %q, findings %+v", result.Reason, result.Findings)
 	}
-	server.AwaitAccepting(t)
 	if result := p.run(t.Context(), func(*session, string) error { return nil }); result.Reason != "" {
 		t.Errorf("afterwards: %q", result.Reason)
 	}
