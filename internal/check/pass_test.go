@@ -1,9 +1,12 @@
 package check
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -142,6 +145,10 @@ func TestOtherProcessDied(t *testing.T) {
 		if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
 			return err
 		}
+		pgtest.Await(t, "the crash", 20*time.Second, func() bool {
+			content, err := os.ReadFile(filepath.Join(server.Directory, "output.log"))
+			return err == nil && bytes.Contains(content, []byte("was terminated by signal"))
+		})
 		server.AwaitAccepting(t) // all sessions have been ended then
 		_, err := s.conn.Exec(t.Context(), "SELECT pg_sleep(5)")
 		return err
