@@ -103,20 +103,10 @@ func runAlertmanager(t *testing.T, config, directory string) string {
 		t.Fatal(err)
 	}
 	address := free.String()
-	var log bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), program, "--config.file="+config, "--storage.path="+directory,
 		"--web.listen-address="+address, "--cluster.listen-address=", "--web.external-url=http://alertmanager.example.org")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = directory, &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
+	cmd.Dir = directory
+	start(t, cmd)
 	url := "http://" + address
 	await(t, "Alertmanager answers", func() bool {
 		response, err := http.Get(url + "/-/ready")

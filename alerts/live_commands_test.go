@@ -93,18 +93,7 @@ func (b built) command(t *testing.T, arguments ...string) *exec.Cmd {
 func (b built) serve(t *testing.T, address string) {
 	t.Helper()
 	cmd := b.command(t, "serve", "--web.listen-address="+address)
-	var log strings.Builder
-	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
+	start(t, cmd)
 	await(t, "the exporter answers", func() bool {
 		response, err := http.Get("http://" + address + "/metrics")
 		if err != nil {

@@ -184,19 +184,8 @@ func startPrometheus(t *testing.T, alertmanager string, targets []string, histor
 	if err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), program, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(directory, "data"), "--web.listen-address="+free.String())
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
+	start(t, cmd)
 }
 
 // TestLive makes the conditions of many alerts on real servers and sees the
@@ -345,4 +334,21 @@ func firingIn(t *testing.T, api string) []posted {
 		t.Fatal(err)
 	}
 	return known
+}
+
+// start runs a program until the test ends, and shows what it wrote when that fails.
+func start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Log(log.String())
+		}
+	})
 }

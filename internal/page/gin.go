@@ -298,20 +298,33 @@ type GinPage struct {
 	Rows, Free int
 }
 
+// ginRole is what a page that is not the metapage is by its flags.
+func ginRole(flags uint16) GinRole {
+	switch {
+	case flags&ginDeleted != 0:
+		return GinFree
+	case flags&ginList != 0:
+		return GinPending
+	case flags&(ginData|ginLeaf) == ginLeaf:
+		return GinKeysLeaf
+	case flags&ginData == 0:
+		return GinKeys
+	case flags&ginLeaf == 0:
+		return GinRows
+	}
+	return GinRowsLeaf
+}
+
 // Gin reads a page that is not the metapage.
 func (r *Relation) Gin(p []byte) GinPage {
 	right, count, flags := ginOpaque(p)
-	g := GinPage{Right: right, Incomplete: flags&ginIncomplete != 0}
-	switch {
-	case flags&ginDeleted != 0:
-	case flags&ginList != 0:
+	g := GinPage{Right: right, Role: ginRole(flags), Incomplete: flags&ginIncomplete != 0}
+	switch g.Role {
+	case GinFree:
+	case GinPending:
 		h := DecodeHeader(p)
-		g.Role, g.Rows, g.Free = GinPending, count, int(h.Upper)-int(h.Lower)
-	case flags&ginData == 0:
-		g.Role = GinKeys
-		if flags&ginLeaf != 0 {
-			g.Role = GinKeysLeaf
-		}
+		g.Rows, g.Free = count, int(h.Upper)-int(h.Lower)
+	case GinKeys, GinKeysLeaf:
 		last := int(DecodeHeader(p).Lower-HeaderSize) / 4
 		if last > 0 && !ginEndless(1, last, right, flags) {
 			g.Lowest = r.ginPlace(p, 1, flags)
@@ -322,10 +335,10 @@ func (r *Relation) Gin(p []byte) GinPage {
 		if last > 0 {
 			g.Highest = r.ginPlace(p, last, flags)
 		}
-	case flags&ginLeaf == 0:
-		g.Role, g.Bound = GinRows, decodeTID(p[HeaderSize:])
-	default:
-		g.Role, g.Bound = GinRowsLeaf, decodeTID(p[HeaderSize:])
+	case GinRows:
+		g.Bound = decodeTID(p[HeaderSize:])
+	case GinRowsLeaf:
+		g.Bound = decodeTID(p[HeaderSize:])
 		if flags&ginCompressed != 0 && DecodeHeader(p).Lower >= ginContent+8 {
 			g.First = decodeTID(p[ginContent:])
 		}
@@ -336,7 +349,7 @@ func (r *Relation) Gin(p []byte) GinPage {
 // ginPlace is where the key of a line pointer is in the order of keys.
 func (r *Relation) ginPlace(p []byte, i int, flags uint16) uint64 {
 	offset, length, _ := linePointer(p, i)
-	return r.ginKeyOf(p[offset:offset+length], flags).place()
+	return r.ginKeyOf(p[offset:offset+length], flags).rough()
 }
 
 // GinChild is a page below another one.
@@ -352,7 +365,7 @@ type GinChild struct {
 // one of the last page has no bound. Of a leaf of keys they are the roots of rows.
 func (r *Relation) GinChildren(p []byte, visit func(GinChild)) {
 	right, count, flags := ginOpaque(p)
-	switch role := r.Gin(p).Role; role {
+	switch role := ginRole(flags); role {
 	case GinKeys, GinKeysLeaf:
 		last := int(DecodeHeader(p).Lower-HeaderSize) / 4
 		for i := 1; i <= last; i++ {

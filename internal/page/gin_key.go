@@ -2,6 +2,7 @@ package page
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 )
@@ -23,8 +24,10 @@ type ginKey struct {
 	null bool
 	// content is the key as it is stored: what is equal is the same key.
 	content []byte
-	// value is the key in an order that is known, as bytes that are in the same
-	// order; nil is unknown.
+	// known says that its order is. Then place is where it is among others, and of
+	// those in the same place value tells: of texts their bytes.
+	known bool
+	place uint64
 	value []byte
 }
 
@@ -34,38 +37,42 @@ func (r *Relation) ginKeyOf(t []byte, flags uint16) ginKey {
 		t = t[:min(max(int(tid.Block&^ginPacked), indexHeader), len(t))]
 	}
 	key := ginKey{null: binary.LittleEndian.Uint16(t[6:])&indexNulls != 0, content: t[indexHeader:]}
-	if !key.null {
-		key.value = r.ordered(key.content)
+	if !key.null && len(r.Columns) == 1 {
+		key = key.ordered(r.Order, r.Columns[0].length)
 	}
 	return key
 }
 
-// ordered gives the value of a key as bytes whose order is its own.
-func (r *Relation) ordered(content []byte) []byte {
-	switch {
-	case len(r.Columns) != 1:
-	case r.Order == IntegerOrder && len(content) >= r.Columns[0].length:
+// ordered is a key with its place among others.
+func (k ginKey) ordered(order Order, length int) ginKey {
+	switch size := len(k.content); {
+	case order == IntegerOrder && size >= length:
 		var n int64
-		switch r.Columns[0].length {
+		switch length {
 		case 2:
-			n = int64(int16(binary.LittleEndian.Uint16(content)))
+			n = int64(int16(binary.LittleEndian.Uint16(k.content)))
 		case 4:
-			n = int64(int32(binary.LittleEndian.Uint32(content)))
+			n = int64(int32(binary.LittleEndian.Uint32(k.content)))
 		case 8:
-			n = int64(binary.LittleEndian.Uint64(content))
+			n = int64(binary.LittleEndian.Uint64(k.content))
 		default:
-			return nil
+			return k
 		}
-		return binary.BigEndian.AppendUint64(nil, uint64(n)^1<<63)
-	case r.Order == BytesOrder && len(content) > 0:
-		switch size, head := len(content), content[0]; {
+		k.known, k.place = true, uint64(n)^1<<63
+	case order == BytesOrder && size > 0:
+		switch head := k.content[0]; {
 		case head&1 == 1 && head > 1:
-			return content[1:max(1, min(int(head>>1), size))]
+			k.value = k.content[1:max(1, min(int(head>>1), size))]
 		case head&3 == 0 && size >= 4:
-			return content[4:max(4, min(int(binary.LittleEndian.Uint32(content)>>2), size))]
+			k.value = k.content[4:max(4, min(int(binary.LittleEndian.Uint32(k.content)>>2), size))]
+		default:
+			return k
 		}
+		var first [8]byte
+		copy(first[:], k.value)
+		k.known, k.place = true, binary.BigEndian.Uint64(first[:])
 	}
-	return nil
+	return k
 }
 
 // before says that a key can stand before another one.
@@ -73,24 +80,22 @@ func (k ginKey) before(other ginKey) bool {
 	switch {
 	case k.null != other.null:
 		return other.null
-	case k.value != nil && other.value != nil:
-		return bytes.Compare(k.value, other.value) < 0
+	case k.known && other.known:
+		return cmp.Or(cmp.Compare(k.place, other.place), bytes.Compare(k.value, other.value)) < 0
 	}
 	return !bytes.Equal(k.content, other.content)
 }
 
-// place is where a key is among others, roughly: a lower place is a lower key. 0 is
-// unknown.
-func (k ginKey) place() uint64 {
+// rough is the place of a key, or of none, which is the last one: a lower place is a
+// lower key. 0 is unknown.
+func (k ginKey) rough() uint64 {
 	switch {
 	case k.null:
 		return 1<<64 - 1
-	case k.value == nil:
+	case !k.known:
 		return 0
 	}
-	var first [8]byte
-	copy(first[:], k.value)
-	return max(binary.BigEndian.Uint64(first[:]), 1)
+	return max(k.place, 1)
 }
 
 // ginKeysProblem looks at a page of the tree of keys, or of the list of pending

@@ -199,21 +199,26 @@ func (r *Relation) unseen(t tuple) string {
 	return ""
 }
 
-// ctidProblem looks at t_ctid. A tuple that nobody has updated, deleted or locked
-// points to itself. VACUUM clears the xmax of an aborted update without setting
-// t_ctid back, but then it freezes xmin, too.
+// untouched says that nobody has updated, deleted or locked a tuple. VACUUM clears
+// the xmax of an aborted update without setting t_ctid back, but then it freezes
+// xmin, too.
+func (t tuple) untouched() bool {
+	return t.xmax == 0 && t.mask&xmaxInvalid != 0 && t.xmin > 2 && !t.frozen()
+}
+
+// ctidProblem looks at t_ctid: an untouched tuple points to itself.
 func ctidProblem(t tuple, block uint32, number int) string {
 	switch {
 	case t.ctid == speculativeOffset:
 		return ""
 	case t.ctid == movedOffset && t.ctidBlock == invalidBlock:
-		if t.xmax == 0 && t.mask&xmaxInvalid != 0 && t.xmin > 2 && !t.frozen() {
+		if t.untouched() {
 			return "the tuple says that it was moved to another partition, but nobody did (t_ctid)"
 		}
 		return ""
 	case t.ctid == 0 || t.ctid > maxTuples:
 		return fmt.Sprintf("the tuple's successor is at (%d,%d), which cannot be (t_ctid)", t.ctidBlock, t.ctid)
-	case t.xmax == 0 && t.mask&xmaxInvalid != 0 && t.xmin > 2 && !t.frozen() && (t.ctidBlock != block || int(t.ctid) != number):
+	case t.untouched() && (t.ctidBlock != block || int(t.ctid) != number):
 		return fmt.Sprintf("the tuple says that it is at (%d,%d), not at (%d,%d): the page belongs elsewhere, or t_ctid was damaged", t.ctidBlock, t.ctid, block, number)
 	}
 	return ""

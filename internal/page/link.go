@@ -22,8 +22,8 @@ func (r *Relation) Links(p []byte, visit func(block uint32)) {
 		if isGinMeta(p) {
 			return
 		}
-		if g := r.Gin(p); g.Role != GinFree {
-			link(g.Right, invalidBlock)
+		if right, _, flags := ginOpaque(p); ginRole(flags) != GinFree {
+			link(right, invalidBlock)
 		}
 		r.GinChildren(p, func(child GinChild) { visit(child.Block) })
 	case Hash:
