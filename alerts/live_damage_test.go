@@ -26,7 +26,7 @@ var liveDamage = map[string]map[string]float64{
 	"PostgresBackupNever":                  nil,
 	"PostgresBackupOverdue":                nil,
 	"PostgresCheckCoverageLow":             {"ratio": 0.9999},
-	"PostgresCheckNeverSucceeded":          nil,
+	"PostgresCheckNeverSucceeded":          {"intervals": 0, "seconds": 0},
 	"PostgresCollectorFailing":             nil,
 	"PostgresCorruptionDetected":           nil,
 	"PostgresDataRuleBroken/critical":      nil,

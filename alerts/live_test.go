@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,8 +60,8 @@ var live = map[string]map[string]float64{
 	"PostgresTransactionsFailing":           {"ratio": 0.01, "ratio_without_history": 0.01, "rollbacks": 1},
 	"PostgresUnsafeSetting":                 nil,
 	"PostgresWatchdog":                      nil,
-	"PostgresWraparound/critical":           {"ratio": 1e-12},
-	"PostgresWraparound/warning":            {"ratio": 1e-12},
+	"PostgresWraparound/critical":           {"ratio": 1e-12, "rest": -1},
+	"PostgresWraparound/warning":            {"ratio": 1e-12, "rest": -1},
 	"PostgresXminHorizonHeld":               {"transactions": 0},
 }
 
@@ -252,8 +253,15 @@ func TestLive(t *testing.T) {
 	cancel()
 
 	standby.MustExec(t, "postgres", "SELECT pg_wal_replay_pause()")
+	var receiver int
+	if err := standby.Query(t.Context(), "postgres", "SELECT pid FROM pg_stat_wal_receiver", &receiver); err != nil {
+		t.Fatal(err)
+	}
+	signal(t, receiver, syscall.SIGSTOP)
 	primary.MustExec(t, "postgres", "CREATE TABLE u AS SELECT generate_series(1, 100000)")
-	seen.await(t, "PostgresReplayPaused", "PostgresReplicationReceiverBehind", "PostgresReplicationLag")
+	seen.await(t, "PostgresReplayPaused", "PostgresReplicationReceiverBehind")
+	signal(t, receiver, syscall.SIGCONT)
+	seen.await(t, "PostgresReplicationLag")
 	standby.MustExec(t, "postgres", "SELECT pg_wal_replay_resume()")
 	standby.MustExec(t, "postgres", "ALTER SYSTEM SET primary_conninfo = 'host=127.0.0.1 port=1'")
 	standby.MustExec(t, "postgres", "SELECT pg_reload_conf()")
@@ -286,6 +294,13 @@ func TestLive(t *testing.T) {
 		if !seen.names[name] {
 			t.Errorf("%s was not seen", name)
 		}
+	}
+}
+
+func signal(t *testing.T, pid int, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(pid, s); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -31,12 +31,12 @@ func maintenance() Group {
 			Action:      "SELECT pid, pg_blocking_pids(pid), wait_event_type, left(query, 80) FROM pg_stat_activity WHERE wait_event_type = 'Lock' shows who waits for whom; pg_cancel_backend of the maintenance lets them go on, and the statement is rolled back.",
 		},
 		{
-			Name: "PostgresGuardNotRolledBack", Expr: `increase(pgintegrity_guard_runs_total{outcome="not_rolled_back"}[6h]) > 0`,
+			Name: "PostgresGuardNotRolledBack", Expr: "pgintegrity_guard_not_rolled_back_runs > 0",
 			Severity: Critical, Layer: Maintenance,
 			Summary:     "Maintenance failed under guard and could not be rolled back.",
-			Description: "A run of the guard ({{ $labels.task }}) on the server of {{ $labels.instance }} failed, and not everything could be taken back.",
+			Description: "{{ $value }} runs of the guard on the server of {{ $labels.instance }} failed, and not everything could be taken back; nobody has settled that yet.",
 			Impact:      "The database is in a state that nobody planned: rows, constraints or indexes may be wrong or missing.",
-			Action:      "pg_integrity_exporter guard status names the run; its report beside the journal lists what is left and the commands that bring the state before back. Keep the data directory, and backups and WAL from expiring.",
+			Action:      "pg_integrity_exporter guard status names the run; its report beside the journal lists what is left and the commands that bring the state before back. Keep the data directory, and backups and WAL from expiring. When it is mended: guard settle.",
 		},
 		{
 			Name: "PostgresGuardUnfinished", Expr: "pgintegrity_guard_unfinished_runs > 0",

@@ -91,10 +91,15 @@ func monitoring() Group {
 			Action:      checkCommand,
 		},
 		{
-			Name: "PostgresCheckNeverSucceeded", Expr: "pgintegrity_check_last_success_timestamp_seconds == 0 and pgintegrity_check_applicable == 1",
-			For: 24 * time.Hour, Severity: Warning, Layer: Monitoring, NeedsDatabase: true,
+			Name: "PostgresCheckNeverSucceeded",
+			Expr: "time() - (pgintegrity_check_waiting_since_timestamp_seconds > 0) > on (${target}, check) group_left () clamp_min(${intervals} * max by (${target}, check) (pgintegrity_check_interval_seconds), ${seconds}) unless pgintegrity_check_applicable == 0",
+			Thresholds: []Threshold{
+				{"intervals", 1, "intervals of the check since it was planned"},
+				{"seconds", 86400, "seconds since it was planned that it has at least, however often it runs"},
+			},
+			For: 15 * time.Minute, Severity: Warning, Layer: Monitoring, NeedsDatabase: true,
 			Summary:     "An integrity check has never finished.",
-			Description: "Check {{ $labels.check }} of database {{ $labels.datname }} ({{ $labels.instance }}) has not once looked at everything in a day.",
+			Description: "Check {{ $labels.check }} of database {{ $labels.datname }} ({{ $labels.instance }}) has not once looked at everything in the {{ $value | humanizeDuration }} since it was to run for the first time.",
 			Impact:      "Nobody knows whether what it looks for is well.",
 			Action:      checkCommand,
 		},
@@ -107,7 +112,7 @@ func monitoring() Group {
 			Action:      "Run docs/grants/grants.sql in that database as a superuser, or exclude the database in the configuration.",
 		},
 		{
-			Name: "PostgresCheckCoverageLow", Expr: "pgintegrity_check_coverage_ratio < ${ratio} and pgintegrity_check_last_run_timestamp_seconds > 0 and pgintegrity_check_applicable == 1",
+			Name: "PostgresCheckCoverageLow", Expr: "pgintegrity_check_coverage_ratio < ${ratio} unless pgintegrity_check_last_run_timestamp_seconds == 0 unless pgintegrity_check_applicable == 0",
 			Thresholds: []Threshold{{"ratio", 0.9, "share of the database, by bytes, that the last run looked at, 0 to 1"}},
 			For:        24 * time.Hour, Severity: Warning, Layer: Monitoring, NeedsDatabase: true,
 			Summary:     "An integrity check leaves much of a database out.",

@@ -51,11 +51,13 @@ func replication() Group {
 			Action:      "On the standby: SELECT pg_is_wal_replay_paused(), and the oldest queries of pg_stat_activity, which may hold replay back.",
 		},
 		{
-			Name: "PostgresReplicationReceiverBehind", Expr: "pgintegrity_replication_lag_bytes / on (${target}) group_left () pgintegrity_wal_size_limit_bytes > ${sizes}",
+			// Not what it has replayed: a standby may be kept behind on purpose, and its
+			// own exporter knows.
+			Name: "PostgresReplicationReceiverBehind", Expr: "pgintegrity_replication_unflushed_bytes / on (${target}) group_left () pgintegrity_wal_size_limit_bytes > ${sizes}",
 			Thresholds: []Threshold{{"sizes", 1, "multiples of max_wal_size that the receiver is behind"}},
 			For:        10 * time.Minute, Severity: Warning, Layer: Replication, NeedsDatabase: true, Mutable: true,
 			Summary:     "A receiver of WAL is far behind its server.",
-			Description: "{{ $labels.application_name }} is {{ $value | printf \"%.1f\" }} times max_wal_size of WAL behind the server of {{ $labels.instance }}.",
+			Description: "{{ $labels.application_name }} has not received the last {{ $value | printf \"%.1f\" }} times max_wal_size of WAL of the server of {{ $labels.instance }}.",
 			Impact:      "A loss of the server now would lose that much, or the receiver may never catch up.",
 			Action:      "SELECT application_name, client_addr, state, sent_lsn, write_lsn, flush_lsn, replay_lsn FROM pg_stat_replication says where it is stuck.",
 		},

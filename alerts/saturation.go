@@ -10,9 +10,10 @@ func saturation() Group {
 		whoConnects = "SELECT usename, application_name, state, count(*) FROM pg_stat_activity GROUP BY 1, 2, 3 ORDER BY 4 DESC says who holds them."
 		share       = "share of the connections that ordinary roles may hold, 0 to 1"
 		whoBlocks   = "SELECT pid, pg_blocking_pids(pid), wait_event, left(query, 60) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0 says who waits for whom; pg_terminate_backend() ends the one at the root."
-		wraparound  = "pgintegrity_wraparound_used_ratio > ${ratio}"
+		wraparound  = "pgintegrity_wraparound_used_ratio > ${ratio} and pgintegrity_wraparound_used_ratio > on (${target}, kind) group_left () pgintegrity_wraparound_forced_ratio + ${rest} * (1 - pgintegrity_wraparound_forced_ratio)"
 		usedUp      = "Database {{ $labels.datname }} ({{ $labels.instance }}) has used {{ $value | humanizePercentage }} of the ids of kind {{ $labels.kind }} that it may use before it is vacuumed."
 		freeze      = "Find what holds VACUUM back (alert PostgresXminHorizonHeld; pg_prepared_xacts; pg_replication_slots), remove it, then VACUUM FREEZE the tables with the highest age(relfrozenxid)."
+		rest        = "share of what is left where autovacuum begins to free ids whatever else holds (autovacuum_freeze_max_age), 0 to 1"
 		ids         = "share of the ids that may be used before the server refuses new ones, 0 to 1"
 		ageOf       = "age of the oldest transaction, in seconds"
 	)
@@ -86,14 +87,14 @@ func saturation() Group {
 			Action:      "Holder session: end it. slot or standby: see the alerts about replication. prepared: pg_prepared_xacts.",
 		},
 		{
-			Name: "PostgresWraparound", Expr: wraparound, Thresholds: []Threshold{{"ratio", 0.75, ids}},
+			Name: "PostgresWraparound", Expr: wraparound, Thresholds: []Threshold{{"ratio", 0.75, ids}, {"rest", 0.5, rest}},
 			For: 5 * time.Minute, Severity: Critical, Layer: Saturation, NeedsDatabase: true,
 			Summary: "A database runs out of transaction or multixact ids.", Description: usedUp,
 			Impact: "At 100 % the server refuses every statement that writes.",
 			Action: freeze,
 		},
 		{
-			Name: "PostgresWraparound", Expr: wraparound, Thresholds: []Threshold{{"ratio", 0.4, ids}},
+			Name: "PostgresWraparound", Expr: wraparound, Thresholds: []Threshold{{"ratio", 0.4, ids}, {"rest", 0.2, rest}},
 			For: time.Hour, Severity: Warning, Layer: Saturation, NeedsDatabase: true, Mutable: true,
 			Summary: "VACUUM does not free transaction or multixact ids in time.", Description: usedUp,
 			Impact: "Nothing fails yet; at 100 % the server refuses every statement that writes.",

@@ -18,6 +18,11 @@ var (
 		Help:   "When the check last looked at everything in the database, whether or not it found something, in seconds since the epoch; 0 is never.",
 		Source: "the check's results",
 	}
+	checkWaitingSince = &Family{
+		Name: Namespace + "check_waiting_since_timestamp_seconds", Type: Gauge, Labels: []string{"check", "datname"},
+		Help:   "Since when the check is to run in the database and has not once looked at everything, in seconds since the epoch; 0 is that it has.",
+		Source: "the check's results",
+	}
 	checkLastRun = &Family{
 		Name: Namespace + "check_last_run_timestamp_seconds", Type: Gauge, Labels: []string{"check", "datname"},
 		Help:   "When the check last ended in the database, however it ended, in seconds since the epoch; 0 is never.",
@@ -60,7 +65,7 @@ var (
 	}
 	checkDetailed = &Family{
 		Name: Namespace + "check_details_exported", Type: Gauge,
-		Help:   "Whether every check of every database has all its series (1); 0 with many databases, where last run, duration, bytes, coverage, intervals by database and kinds of findings without findings are left out.",
+		Help:   "Whether every check of every database has all its series (1); 0 with many databases, where last run, duration, bytes, full coverage, intervals by database and kinds of findings without findings are left out.",
 		Source: "the number of checks times databases",
 	}
 	checkHeld = &Family{
@@ -87,7 +92,7 @@ func checkCollector() Collector {
 		Name: "check",
 		Help: "Results of the integrity checks.",
 		Families: []*Family{
-			checkFindings, checkLastSuccess, checkLastRun, checkInterval, checkDuration, checkBytes,
+			checkFindings, checkLastSuccess, checkWaitingSince, checkLastRun, checkInterval, checkDuration, checkBytes,
 			checkCoverage, checkApplicable, checkRuns, checkScheduleMissed, checkDetailed, checkHeld, findingInfo, findingInfoTruncated,
 		},
 		Kept: emitChecks,
@@ -107,6 +112,12 @@ func emitChecks(snapshot *state.Snapshot, sink *Sink) {
 	for _, c := range snapshot.Checks {
 		emitFindings(snapshot, sink, c, kinds[c.Check], detailed)
 		sink.Add(checkLastSuccess, timestamp(c.LastSuccess), c.Check, c.Database)
+		if waiting := c.WaitingSince(); !waiting.IsZero() || detailed {
+			sink.Add(checkWaitingSince, timestamp(waiting), c.Check, c.Database)
+		}
+		if partly := !c.LastRun.IsZero() && c.Coverage < 1; partly || detailed {
+			sink.Add(checkCoverage, c.Coverage, c.Check, c.Database)
+		}
 		if c.Outcome == check.OutcomeSkipped || detailed {
 			sink.AddBool(checkApplicable, c.Outcome != check.OutcomeSkipped, c.Check, c.Database)
 		}
@@ -115,7 +126,6 @@ func emitChecks(snapshot *state.Snapshot, sink *Sink) {
 			sink.Add(checkLastRun, timestamp(c.LastRun), c.Check, c.Database)
 			sink.Add(checkDuration, c.Duration.Seconds(), c.Check, c.Database)
 			sink.Add(checkBytes, float64(c.CheckedBytes), c.Check, c.Database)
-			sink.Add(checkCoverage, c.Coverage, c.Check, c.Database)
 		}
 	}
 	if !detailed {

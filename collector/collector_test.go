@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -284,6 +285,29 @@ func TestStandbyOnPurpose(t *testing.T) {
 			}
 			return slices.Equal(got, []float64{1, 1, 1, 0})
 		})
+		// What it is to replay later it has, and only what it does not have is missing.
+		primary.MustExec(t, "postgres", "CREATE TABLE t AS SELECT generate_series(1, 100000)")
+		pgtest.Await(t, "all is received and not replayed", 10*time.Second, func() bool {
+			page := scrape(t, set, 5*time.Second)
+			lag, _ := page.get(`pgintegrity_replication_lag_bytes{application_name="walreceiver"}`)
+			unflushed, known := page.get(`pgintegrity_replication_unflushed_bytes{application_name="walreceiver"}`)
+			return lag > 1e6 && known && unflushed < 1e5
+		})
+	})
+}
+
+// TestWraparound wants to know when the server itself means to free ids.
+func TestWraparound(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major), pgtest.Setting("autovacuum_freeze_max_age", "1000000000"))
+		set, _ := watch(t, server.DSN("postgres"))
+		page := scrape(t, set, 5*time.Second)
+		for kind, want := range map[string]float64{"xid": 0.466, "multixact": 0.186} {
+			if got, _ := page.get(fmt.Sprintf("pgintegrity_wraparound_forced_ratio{kind=%q}", kind)); math.Abs(got-want) > 0.001 {
+				t.Errorf("%s: %v, want %v", kind, got, want)
+			}
+		}
 	})
 }
 

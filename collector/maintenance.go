@@ -64,6 +64,11 @@ var (
 		Help:   "Runs of the guard that ended, by outcome (done: verified; not_rolled_back: somebody must act).",
 		Source: "journals of the guard",
 	}
+	guardOwed = &Family{
+		Name: Namespace + "guard_not_rolled_back_runs", Type: Gauge,
+		Help:   "Runs of the guard that failed, could not be rolled back, and were not settled yet (`guard settle`).",
+		Source: "journals of the guard",
+	}
 	guardUnfinished = &Family{
 		Name: Namespace + "guard_unfinished_runs", Type: Gauge,
 		Help:   "Runs whose guard died and that nobody has resumed yet.",
@@ -79,7 +84,7 @@ func maintenanceCollector(status func() activity.Status) Collector {
 		Help: "Maintenance that runs, its windows, and the runs of the guard.",
 		Families: []*Family{
 			maintenanceWindowActive, maintenanceWindowOpen, maintenanceWindowUntil, maintenanceRunning, maintenanceOperations, maintenanceSeconds,
-			maintenanceProgress, maintenanceEnd, maintenanceBlocked, maintenanceBlockedSeconds, guardRuns, guardUnfinished,
+			maintenanceProgress, maintenanceEnd, maintenanceBlocked, maintenanceBlockedSeconds, guardRuns, guardOwed, guardUnfinished,
 		},
 		Snapshot: func(_ *state.Snapshot, sink *Sink) {
 			if status != nil {
@@ -121,5 +126,6 @@ func emitMaintenance(sink *Sink, s activity.Status, now time.Time) {
 			sink.Add(guardRuns, float64(s.Guard[task][outcome]), string(task), string(outcome))
 		}
 	}
+	sink.Add(guardOwed, float64(s.Owed))
 	sink.Add(guardUnfinished, float64(s.Unfinished))
 }

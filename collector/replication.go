@@ -1,6 +1,9 @@
 package collector
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/jackc/pgx/v5"
 
 	"pg_integrity_exporter/internal/pg"
@@ -21,6 +24,11 @@ var (
 		Name: Namespace + "replication_lag_bytes", Type: Gauge, Labels: []string{"application_name"},
 		Help:   "WAL that this server has written and the receiver has not replayed, or not flushed where it does not replay; the largest of those that share a name.",
 		Source: "pg_stat_replication: replay_lsn, flush_lsn",
+	}
+	replicationUnflushed = &Family{
+		Name: Namespace + "replication_unflushed_bytes", Type: Gauge, Labels: []string{"application_name"},
+		Help:   "WAL that this server has written and the receiver does not have on its disk, whether or not it replays it; the largest of those that share a name.",
+		Source: "pg_stat_replication: flush_lsn",
 	}
 	receiverUp = &Family{
 		Name: Namespace + "replication_receiver_up", Type: Gauge,
@@ -93,33 +101,39 @@ func replicationCollector() Collector {
 	return Collector{
 		Name:     "replication",
 		Help:     "Receivers of WAL that are connected, and their lag.",
-		Families: []*Family{replicationStandbys, replicationLag},
+		Families: []*Family{replicationStandbys, replicationLag, replicationUnflushed},
 		SQL: func(facts pg.Facts) string {
 			position := "pg_current_wal_lsn()"
 			if facts.InRecovery {
 				position = "coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
 			}
+			behind := func(receiver string) string {
+				return "coalesce(greatest(pg_wal_lsn_diff(" + position + ", " + receiver + "), 0), 0)::float8"
+			}
 			return `SELECT application_name,
 				CASE WHEN application_name = 'pg_basebackup' THEN 'backup'
 					WHEN state = 'streaming' AND application_name ~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$' THEN 'catchup'
 					ELSE coalesce(state, 'startup') END,
-				coalesce(greatest(pg_wal_lsn_diff(` + position + `, coalesce(replay_lsn, flush_lsn, sent_lsn)), 0), 0)::float8
+				` + behind("coalesce(replay_lsn, flush_lsn, sent_lsn)") + ", " + behind("coalesce(flush_lsn, sent_lsn)") + `
 				FROM pg_stat_replication ORDER BY 3 DESC, 1 LIMIT ` + limitReceivers
 		},
 		Scan: func(rows pgx.Rows, sink *Sink) error {
 			var name, state string
-			var lag float64
+			var lag, unflushed float64
 			states := make(map[string]int)
-			named := make(map[string]bool)
-			_, err := pgx.ForEachRow(rows, []any{&name, &state, &lag}, func() error {
+			lags, unflushedOf := make(map[string]float64), make(map[string]float64)
+			_, err := pgx.ForEachRow(rows, []any{&name, &state, &lag, &unflushed}, func() error {
 				states[state]++
 				// A base backup reads files; it is not behind in anything.
-				if state != "backup" && !named[name] {
-					named[name] = true
-					sink.Add(replicationLag, lag, name)
+				if state != "backup" {
+					lags[name], unflushedOf[name] = max(lags[name], lag), max(unflushedOf[name], unflushed)
 				}
 				return nil
 			})
+			for _, name := range slices.Sorted(maps.Keys(lags)) {
+				sink.Add(replicationLag, lags[name], name)
+				sink.Add(replicationUnflushed, unflushedOf[name], name)
+			}
 			for _, known := range senderStates {
 				sink.Add(replicationStandbys, float64(states[known]), known)
 			}

@@ -14,6 +14,11 @@ var (
 		Help:   "Share of the transaction ids (xid) or multixact ids (multixact) that may be used before the server refuses new ones (1), for the databases that are nearest to it.",
 		Source: "pg_database: age(datfrozenxid), mxid_age(datminmxid)",
 	}
+	wraparoundForced = &Family{
+		Name: Namespace + "wraparound_forced_ratio", Type: Gauge, Labels: []string{"kind"},
+		Help:   "Share of the ids at which autovacuum begins to free them whatever else holds; below it nothing need have been done yet.",
+		Source: "pg_settings: autovacuum_freeze_max_age, autovacuum_multixact_freeze_max_age",
+	}
 	horizonAge = &Family{
 		Name: Namespace + "xmin_horizon_age_transactions", Type: Gauge, Labels: []string{"holder"},
 		Help:   "How many transactions ago the oldest row version that must be kept was current, by what keeps it (prepared, session, slot, standby); 0 is nothing.",
@@ -21,13 +26,13 @@ var (
 	}
 )
 
-// wraparoundCollector reads pg_database, under ACCESS SHARE and without a
+// wraparoundCollector reads pg_database and settings, under ACCESS SHARE and without a
 // privilege.
 func wraparoundCollector() Collector {
 	return Collector{
 		Name:     "wraparound",
 		Help:     "How near databases are to the wraparound of transaction and multixact ids.",
-		Families: []*Family{wraparoundUsed},
+		Families: []*Family{wraparoundUsed, wraparoundForced},
 		SQL: func(facts pg.Facts) string {
 			// The distance before the wraparound at which the server refuses new ids:
 			// SetTransactionIdLimit and SetMultiXactIdLimit.
@@ -35,19 +40,25 @@ func wraparoundCollector() Collector {
 			if facts.VersionNum < 140000 {
 				xid, multixact = 1_000_000, 100
 			}
-			return fmt.Sprintf(`SELECT datname::text, age(datfrozenxid) / (2147483648.0 - %d)::float8,
-				mxid_age(datminmxid) / (2147483648.0 - %d)::float8
-				FROM pg_database ORDER BY greatest(age(datfrozenxid), mxid_age(datminmxid)) DESC, datname LIMIT %s`,
+			return fmt.Sprintf(`SELECT datname::text, age(datfrozenxid) / (2147483648.0 - %[1]d)::float8,
+				mxid_age(datminmxid) / (2147483648.0 - %[2]d)::float8,
+				current_setting('autovacuum_freeze_max_age')::float8 / (2147483648.0 - %[1]d),
+				current_setting('autovacuum_multixact_freeze_max_age')::float8 / (2147483648.0 - %[2]d)
+				FROM pg_database ORDER BY greatest(age(datfrozenxid), mxid_age(datminmxid)) DESC, datname LIMIT %[3]s`,
 				xid, multixact, limitDatabases)
 		},
 		Scan: func(rows pgx.Rows, sink *Sink) error {
 			var datname string
-			var xid, multixact float64
-			_, err := pgx.ForEachRow(rows, []any{&datname, &xid, &multixact}, func() error {
+			var xid, multixact, forcedXid, forcedMultixact float64
+			_, err := pgx.ForEachRow(rows, []any{&datname, &xid, &multixact, &forcedXid, &forcedMultixact}, func() error {
 				sink.Add(wraparoundUsed, xid, datname, "xid")
 				sink.Add(wraparoundUsed, multixact, datname, "multixact")
 				return nil
 			})
+			if datname != "" {
+				sink.Add(wraparoundForced, forcedXid, "xid")
+				sink.Add(wraparoundForced, forcedMultixact, "multixact")
+			}
 			return err
 		},
 	}

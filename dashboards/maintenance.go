@@ -29,9 +29,9 @@ func maintenance() Dashboard {
 					Queries:     q("sum(pgintegrity_maintenance_blocked_sessions"+of()+")", ""),
 				},
 				{
-					Kind: Stat, Title: "Not rolled back, 7 d", Width: 4, Height: 4, Unit: "short", Worse: 1,
-					Description: "Runs of the guard that failed and could not be rolled back: somebody must act.",
-					Queries:     q(`round(sum(increase(pgintegrity_guard_runs_total`+of(`outcome="not_rolled_back"`)+"[7d]))) or vector(0)", ""),
+					Kind: Stat, Title: "Not rolled back", Width: 4, Height: 4, Unit: "short", Worse: 1,
+					Description: "Runs of the guard that failed, could not be rolled back and were not settled: somebody must act, then `guard settle`.",
+					Queries:     q("sum(pgintegrity_guard_not_rolled_back_runs"+of()+")", ""),
 				},
 				{
 					Kind: Stat, Title: "Unfinished runs", Width: 4, Height: 4, Unit: "short", Worse: 1,

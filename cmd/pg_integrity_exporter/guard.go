@@ -41,6 +41,7 @@ type guardFlags struct {
 	noPhysical  bool
 	command     []string
 	id          string
+	how         string
 }
 
 func addGuardRun(app *kingpin.Application, g *globals) (string, command) {
@@ -67,7 +68,7 @@ func addGuardRun(app *kingpin.Application, g *globals) (string, command) {
 
 func addGuardStatus(app *kingpin.Application, g *globals) (string, command) {
 	f := &guardFlags{globals: g}
-	cmd := app.GetCommand("guard").Command("status", "List the runs of the guard. Exit code: 0 all ended, 1 one is under way, 3 one was interrupted or not rolled back last.")
+	cmd := app.GetCommand("guard").Command("status", "List the runs of the guard. Exit code: 0 all ended, 1 one is under way, 3 one was interrupted, or was not rolled back and not settled.")
 	f.common(cmd)
 	return cmd.FullCommand(), f.status
 }
@@ -78,6 +79,14 @@ func addGuardResume(app *kingpin.Application, g *globals) (string, command) {
 	f.common(cmd)
 	cmd.Arg("ID", "The run, as `guard status` shows it; without it every interrupted one.").StringVar(&f.id)
 	return cmd.FullCommand(), f.resume
+}
+
+func addGuardSettle(app *kingpin.Application, g *globals) (string, command) {
+	f := &guardFlags{globals: g}
+	cmd := app.GetCommand("guard").Command("settle", "Say that somebody has dealt with what a run left that could not be rolled back; the alert PostgresGuardNotRolledBack ends. Nothing is done to the server. Exit code: 0 noted, 2 refused.")
+	cmd.Flag("how", "What was done about it, for those who read `guard status`.").Required().PlaceHolder("TEXT").StringVar(&f.how)
+	cmd.Arg("ID", "The run, as `guard status` shows it.").Required().StringVar(&f.id)
+	return cmd.FullCommand(), f.settle
 }
 
 func (f *guardFlags) common(cmd *kingpin.CmdClause) {
@@ -239,11 +248,11 @@ func (f *guardFlags) status(context.Context) int {
 		return exitRefused
 	}
 	code := 0
-	for i, run := range runs {
+	for _, run := range runs {
 		switch {
 		case run.Outcome == "":
 			code = max(code, 1)
-		case run.Outcome == guard.OutcomeInterrupted, run.Outcome == guard.OutcomeNotRolledBack && i == len(runs)-1:
+		case run.Outcome == guard.OutcomeInterrupted, run.Owed():
 			code = exitNotRolledBack
 		}
 	}
@@ -267,6 +276,30 @@ func (f *guardFlags) status(context.Context) int {
 		fmt.Fprintf(f.stdout, "%s  %s  %s  by %s: %s\n    %s\n", run.ID, run.Started.Format(time.RFC3339), outcome, run.By, run.What, run.Summary)
 	}
 	return code
+}
+
+func (f *guardFlags) settle(context.Context) int {
+	options, _, err := f.target()
+	if err != nil {
+		f.fail(err)
+		return exitRefused
+	}
+	runs, err := guard.Runs(options.Files)
+	if err != nil {
+		f.fail(err)
+		return exitRefused
+	}
+	i := slices.IndexFunc(runs, func(r guard.RunState) bool { return r.ID == f.id })
+	if i < 0 {
+		f.fail(fmt.Errorf("there is no run %s; `guard status` shows all", f.id))
+		return exitRefused
+	}
+	if err := guard.Settle(runs[i], f.how); err != nil {
+		f.fail(err)
+		return exitRefused
+	}
+	fmt.Fprintf(f.stdout, "run %s is settled\n", f.id)
+	return 0
 }
 
 func (f *guardFlags) resume(ctx context.Context) int {

@@ -96,6 +96,12 @@ recovery:
 		{[]string{"recover", "--yes", "--into=" + into + "/again", "--backup=none"}, 2, "none"},
 		{[]string{"recover", "--yes", "--into=" + into + "/again", "nowhere"}, 2, "there is no run nowhere"},
 		{[]string{"recover", "--yes", "--into=" + into + "/again", report.ID}, 0, "it holds what was there before run " + report.ID},
+		{[]string{"status"}, 3, "not rolled back"},
+		{[]string{"settle", report.ID}, 2, "--how"},
+		{[]string{"settle", "--how=the recovered cluster took its place", "nowhere"}, 2, "there is no run nowhere"},
+		{[]string{"settle", "--how=the recovered cluster took its place", report.ID}, 0, "is settled"},
+		{[]string{"status"}, 0, "the recovered cluster took its place"},
+		{[]string{"settle", "--how=again", report.ID}, 2, "nothing to settle"},
 	} {
 		stdout, stderr, exit := run(t, append(slices.Clip(common), c.args...)...)
 		if exit != c.exit || !strings.Contains(stdout+stderr, c.says) {

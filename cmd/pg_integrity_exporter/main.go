@@ -81,7 +81,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		addDrill,
 		addServe, addCheck, addBaselineAccept, addBaselineShow, addBaselineDiff, addConfigCheck, addMetrics, addAlertsExport, addDashboardsExport,
 		addIncidentReport, addIncidentUpdate, addIncidentAcknowledge, addIncidentList,
-		addGuardRun, addGuardStatus, addGuardResume, addGuardRecover, addGuardReview, addWindowOpen, addWindowClose, addWindowList,
+		addGuardRun, addGuardStatus, addGuardResume, addGuardSettle, addGuardRecover, addGuardReview, addWindowOpen, addWindowClose, addWindowList,
 	} {
 		name, c := add(app, g)
 		commands[name] = c

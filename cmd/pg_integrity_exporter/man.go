@@ -100,7 +100,7 @@ These are understood by every command.
 0 done and verified, 1 failed and rolled back, 2 refused beforehand, 3 failed and NOT rolled back
 .TP
 \fBguard status\fR
-0 all ended, 1 one is under way, 3 one was interrupted or not rolled back last
+0 all ended, 1 one is under way, 3 one was interrupted, or was not rolled back and not settled
 .TP
 \fBguard recover\fR
 0 recovered and proved, 1 recovered and not proved, 2 refused, 3 not recovered

@@ -121,6 +121,8 @@ type counts struct {
 	logged  []Statement
 	known   map[eventKey]bool
 	samples samples
+	// since is when a message must have been logged to be counted; zero is any time.
+	since time.Time
 
 	tallies map[string]*tally
 	key     []byte
@@ -175,7 +177,7 @@ func (c *counts) empty() bool { return len(c.delta) == 0 && len(c.tallies) == 0 
 func (c *counts) add(m *Message) {
 	if isQuiet(m.severity, m.sqlstate) {
 		if ofServer(m.text) {
-			c.addEvent(m, Quiet, "00000")
+			c.addEvent(m, Quiet, "00000", c.recent(m))
 		} else if len(c.logged) < maxStatements && statementAt(m.text) >= 0 && !bytes.HasPrefix(m.application, []byte(ownApplication)) {
 			if s, ok := statementOf(m); ok {
 				c.logged = append(c.logged, s)
@@ -186,10 +188,13 @@ func (c *counts) add(m *Message) {
 	if bytes.HasPrefix(m.application, []byte(ownApplication)) {
 		return
 	}
-	t := c.tally(m)
-	t.n++
-	c.addEvent(m, t.severity, t.sqlstate)
+	t, counted := c.tally(m), c.recent(m)
+	c.addEvent(m, t.severity, t.sqlstate, counted)
 	c.samples.add(m, t)
+	if !counted {
+		return
+	}
+	t.n++
 	if t.severity == Warning {
 		return
 	}
@@ -199,6 +204,15 @@ func (c *counts) add(m *Message) {
 	if len(c.labels.roles) > 0 && c.labels.roles[m.User()] {
 		c.delta[Counter{Kind: CountRoles, Name: m.User(), Category: ConditionOf(t.sqlstate).Category}]++
 	}
+}
+
+// recent says whether a message counts: whatever comes behind the first one that
+// is young enough is younger.
+func (c *counts) recent(m *Message) bool {
+	if !c.since.IsZero() && m.time().After(c.since) {
+		c.since = time.Time{}
+	}
+	return c.since.IsZero()
 }
 
 // tally finds the tally of a message. Bytes are compared before they are
@@ -220,6 +234,9 @@ func (c *counts) tally(m *Message) *tally {
 // settle turns tallies into counters.
 func (c *counts) settle() {
 	for _, t := range c.tallies {
+		if t.n == 0 {
+			continue
+		}
 		label := MessageLabelOf(t.severity, t.sqlstate)
 		c.delta[Counter{Kind: CountMessages, Database: t.database, Severity: label.Severity, Class: label.Class}] += t.n
 		if t.severity != Warning {
@@ -229,14 +246,18 @@ func (c *counts) settle() {
 	c.tallies = make(map[string]*tally)
 }
 
-func (c *counts) addEvent(m *Message, severity Severity, sqlstate string) {
+// addEvent adds what a message tells of; what is not counted still says what to
+// look at.
+func (c *counts) addEvent(m *Message, severity Severity, sqlstate string, counted bool) {
 	event, ok := eventOf(m, severity, sqlstate)
 	if !ok {
 		return
 	}
-	c.delta[Counter{Kind: CountEvents, Event: event.Kind}]++
-	if severity == Panic && event.Kind != PanicStop {
-		c.delta[Counter{Kind: CountEvents, Event: PanicStop}]++
+	if counted {
+		c.delta[Counter{Kind: CountEvents, Event: event.Kind}]++
+		if severity == Panic && event.Kind != PanicStop {
+			c.delta[Counter{Kind: CountEvents, Event: PanicStop}]++
+		}
 	}
 	key := eventKey{event.Kind, event.Database, event.Object.Path, event.Object.Name, event.Object.OID, strings.Join(event.Mentioned, " ")}
 	if len(c.events) < maxEvents && !c.known[key] {

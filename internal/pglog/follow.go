@@ -20,11 +20,16 @@ const (
 	batchSize = 16 << 20
 	// maxRemembered bounds the files whose end is remembered.
 	maxRemembered = 50
+	// recently is how old a message may be that a reader without a position still
+	// counts: what is older was counted before the position was lost, or has no
+	// place in the rate of today.
+	recently = 15 * time.Minute
 )
 
 // Batch is what a reader hands over.
 type Batch struct {
-	// Counts are the increments since the last batch.
+	// Counts are the increments since the last batch; what is Old counts only when
+	// it was logged within the last 15 minutes.
 	Counts map[Counter]uint64
 	// Events are the events, in the order of the log.
 	Events []Event
@@ -94,6 +99,9 @@ func newFollower(source string, files library, input Input, position Position, l
 		source: source, library: files, position: position, old: position == Position{},
 		counts: newCounts(labels), done: make(map[identity]time.Time),
 	}
+	if f.old {
+		f.counts.since = time.Now().Add(-recently)
+	}
 	f.decoder = newDecoder(input, f.counts.add)
 	return f
 }
@@ -145,13 +153,16 @@ func (f *Follower) poll(ctx context.Context) error {
 			f.close() // a file that was read through the server may be back with its next session
 			return err
 		}
-		f.old = false
+		f.caughtUp()
 		if next, err := f.next(ctx); err != nil || !next {
 			return err
 		}
 	}
 	return nil
 }
+
+// caughtUp says that whatever comes now is new.
+func (f *Follower) caughtUp() { f.old, f.counts.since = false, time.Time{} }
 
 // open opens the file of the position, or the first one to read. It gives
 // false when there is none.
@@ -165,7 +176,7 @@ func (f *Follower) open(ctx context.Context) (bool, error) {
 		return f.resume(ctx, files)
 	}
 	if len(files) == 0 {
-		f.old = false // the file that comes is new
+		f.caughtUp() // the file that comes is new
 		return false, errors.New(f.library.advice())
 	}
 	for _, older := range files[:len(files)-1] {

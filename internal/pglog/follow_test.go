@@ -33,6 +33,9 @@ type reader struct {
 	status   Status
 	input    Input
 	samples  []Sample
+	old      bool
+	// dated says that messages are as old as they say; others count at any age.
+	dated bool
 }
 
 func newReader() *reader { return &reader{counts: make(map[Counter]uint64)} }
@@ -42,6 +45,9 @@ func newReader() *reader { return &reader{counts: make(map[Counter]uint64)} }
 func (r *reader) follow(pattern string) (stop func()) {
 	r.mu.Lock()
 	f := NewFollower(pattern, r.input, r.position, NewLabels(nil, nil, nil))
+	if !r.dated {
+		f.counts.since = time.Time{}
+	}
 	r.mu.Unlock()
 	f.Commit, f.Report = r.commit, r.report
 	ctx, cancel := context.WithCancel(context.Background())
@@ -56,7 +62,7 @@ func (r *reader) follow(pattern string) (stop func()) {
 func (r *reader) commit(b Batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.position = b.Position
+	r.position, r.old = b.Position, b.Old
 	r.events = append(r.events, b.Events...)
 	r.logged = append(r.logged, b.Statements...)
 	r.samples = MergeSamples(r.samples, b.Samples)
@@ -404,6 +410,43 @@ func TestRotations(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestLostPosition reads a log of which the position was lost: what happened
+// before counts no more, for it would page again; what it is about is told, to be
+// checked. What is minutes old counts, and all that comes.
+func TestLostPosition(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "server.json")
+	damage := func(when string, block int) []byte {
+		return fmt.Appendf(nil, `{"timestamp":%q,"dbname":"erp","error_severity":"ERROR","state_code":"XX001","message":"invalid page in block %d of relation \"base/5/16384\"","backend_type":"client backend"}`+"\n", when, block)
+	}
+	const stamp = "2006-01-02 15:04:05.999 MST"
+	now := time.Now().UTC()
+	write(t, path, damage(now.Add(-24*time.Hour).Format(stamp), 1))
+	write(t, path, damage("2006-01-02 15:04:05 XYZ", 2)) // nobody knows when
+	r := newReader()
+	r.dated = true
+	stop := r.follow(path)
+	await(t, "read", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return len(r.events) == 1 })
+	stop()
+	if got := r.errors("XX001"); got != 0 || !r.old {
+		t.Errorf("%d errors of yesterday counted, told as old: %t", got, r.old)
+	}
+	write(t, path, damage(now.Add(-24*time.Hour).Format(stamp), 3))
+	stop = r.follow(path)
+	await(t, "what comes counts, whatever its time", func() bool { return r.errors("XX001") == 1 })
+	stop()
+	fresh := newReader()
+	fresh.dated = true
+	write(t, path, damage(now.Add(-time.Minute).Format(stamp), 4))
+	write(t, path, damage("2006-01-02 15:04:05 XYZ", 5))
+	stop = fresh.follow(path)
+	await(t, "what is a minute old counts, and what is behind it", func() bool { return fresh.errors("XX001") == 2 })
+	stop()
+	if got := fresh.counts[Counter{Kind: CountEvents, Event: InvalidPage}]; got != 2 {
+		t.Errorf("%d events counted", got)
 	}
 }
 

@@ -65,6 +65,9 @@ type CheckState struct {
 	Check    string        `json:"check"`
 	Database string        `json:"database"`
 	Interval time.Duration `json:"interval"`
+	// Planned is since when it is to run in the database; zero is that an older
+	// program planned it.
+	Planned time.Time `json:"planned,omitzero"`
 	// Outcome and Reason are those of the last whole run; empty before it.
 	Outcome check.Outcome `json:"outcome,omitempty"`
 	Reason  string        `json:"reason,omitempty"`
@@ -81,6 +84,15 @@ type CheckState struct {
 	CheckedBytes uint64 `json:"checked_bytes,omitempty"`
 	// History are the last whole runs, the newest first.
 	History []Run `json:"history,omitempty"`
+}
+
+// WaitingSince is since when the check has been planned and has not once looked at
+// everything; zero is that it has.
+func (c CheckState) WaitingSince() time.Time {
+	if !c.LastSuccess.IsZero() {
+		return time.Time{}
+	}
+	return c.Planned
 }
 
 // historyLength is how many whole runs of a check are kept.

@@ -146,6 +146,9 @@ func (t *Target) Plan(databases []string, planned []Planned) {
 			if known := next.check(p.Check, p.Database); known != nil {
 				c = *known
 			}
+			if c.Planned.IsZero() {
+				c.Planned = time.Now()
+			}
 			c.Interval = p.Interval
 			checks = append(checks, c)
 		}

@@ -124,9 +124,11 @@ type Status struct {
 	Seen map[Kind]uint64
 	// Window is the status of the maintenance windows.
 	Window window.Status
-	// Guard counts the runs of the guard, Unfinished those that were interrupted.
+	// Guard counts the runs of the guard, Unfinished those that were interrupted,
+	// Owed those that were not rolled back and that nobody has settled.
 	Guard      map[guard.Task]map[guard.Outcome]uint64
 	Unfinished int
+	Owed       int
 }
 
 // Suspects takes relations that must be checked next.
@@ -237,7 +239,7 @@ func (w *Watcher) Status() Status {
 		w.logger.Warn("a maintenance window cannot be read", "err", err)
 	}
 	s.Window = window.LookAt(windows, w.settings.Schedules, time.Now())
-	if s.Guard, err = guard.Counts(w.files); err != nil {
+	if s.Guard, s.Owed, err = guard.Counts(w.files); err != nil {
 		w.logger.Warn("the runs of the guard cannot be read", "err", err)
 	}
 	for _, outcomes := range s.Guard {

@@ -23,15 +23,16 @@ type Count struct {
 	Runs    uint64  `json:"runs"`
 }
 
-// Counts counts all runs of a target, also those whose journals are gone.
-func Counts(files *state.Files) (map[Task]map[Outcome]uint64, error) {
-	counts := make(map[Task]map[Outcome]uint64)
+// Counts counts all runs of a target, also those whose journals are gone, and
+// those that have left something nobody has dealt with.
+func Counts(files *state.Files) (counts map[Task]map[Outcome]uint64, owed int, err error) {
+	counts = make(map[Task]map[Outcome]uint64)
 	for _, task := range Tasks() {
 		counts[task] = make(map[Outcome]uint64)
 	}
 	var old []Count
 	if _, err := files.Get(countsKind, "removed", &old); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for _, c := range old {
 		if counts[c.Task] != nil {
@@ -40,14 +41,17 @@ func Counts(files *state.Files) (map[Task]map[Outcome]uint64, error) {
 	}
 	runs, err := Runs(files)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for _, run := range runs {
+		if run.Owed() {
+			owed++
+		}
 		if run.Outcome != "" && counts[run.Task] != nil {
 			counts[run.Task][run.Outcome]++
 		}
 	}
-	return counts, nil
+	return counts, owed, nil
 }
 
 // count removes the files of the oldest runs, and counts them before. A guard
@@ -58,7 +62,7 @@ func (r *run) count() {
 		r.options.Logger.Error("the journals cannot be read", "err", err)
 		return
 	}
-	ended := slices.DeleteFunc(runs, func(s RunState) bool { return s.Finished.IsZero() })
+	ended := slices.DeleteFunc(runs, func(s RunState) bool { return s.Finished.IsZero() || s.Owed() })
 	for len(ended) > keptRuns {
 		if err := forget(r.options.Files, ended[0]); err != nil {
 			r.options.Logger.Error("an old journal is not removed", "err", err)

@@ -342,6 +342,34 @@ func (s scenario) run(t *testing.T, server *pgtest.Server) {
 	if err != nil || len(runs) != 1 || runs[0].Outcome != report.Outcome {
 		t.Errorf("the journal tells %+v (%v)", runs, err)
 	}
+	b.settles(runs[0])
+}
+
+// settles holds that what could not be rolled back is owed until somebody has
+// settled it, and that nothing else can be.
+func (b *bench) settles(run guard.RunState) {
+	b.t.Helper()
+	owed := func() int {
+		_, n, err := guard.Counts(b.files)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		return n
+	}
+	bad := run.Outcome == guard.OutcomeNotRolledBack
+	if (owed() == 1) != bad || run.Owed() != bad {
+		b.t.Errorf("%d runs are owed", owed())
+	}
+	if err := guard.Settle(run, "restored by hand"); (err == nil) != bad {
+		b.t.Errorf("settled: %v", err)
+	}
+	runs, err := guard.Runs(b.files)
+	if err != nil || owed() != 0 || runs[0].Outcome != run.Outcome || bad && !strings.Contains(runs[0].Summary, "restored by hand") {
+		b.t.Errorf("afterwards %d are owed, the journal tells %+v (%v)", owed(), runs, err)
+	}
+	if guard.Settle(runs[0], "again") == nil {
+		b.t.Error("settled twice")
+	}
 }
 
 // TestScenarios runs accidents and healthy maintenance under two writers: each

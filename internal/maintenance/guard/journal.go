@@ -39,6 +39,9 @@ const (
 	EventUndo Event = "undo"
 	// EventEnd: the run ended like this.
 	EventEnd Event = "end"
+	// EventSettled: somebody has dealt with what a run left that could not be rolled
+	// back.
+	EventSettled Event = "settled"
 )
 
 // Record is one line of a journal.
@@ -55,8 +58,10 @@ type Record struct {
 	Transaction uint64 `json:"transaction,omitempty"`
 	// Process is the process group of the command, at EventChild.
 	Process int `json:"process,omitempty"`
-	// Reason is set at EventUndo.
+	// Reason is set at EventUndo and EventSettled.
 	Reason string `json:"reason,omitempty"`
+	// By is who settled it, at EventSettled.
+	By string `json:"by,omitempty"`
 	// Outcome is set at EventEnd.
 	Outcome Outcome `json:"outcome,omitempty"`
 	// Summary is one line for people, at EventEnd.
@@ -247,12 +252,17 @@ type RunState struct {
 	Ready        bool          `json:"-"`
 	RestorePoint *RestorePoint `json:"restore_point,omitempty"`
 	// Undoing says that the guard died while it took things back.
-	Undoing string   `json:"-"`
-	Steps   []Record `json:"-"`
+	Undoing string `json:"-"`
+	// Settled is when somebody said that what it left was dealt with.
+	Settled time.Time `json:"settled,omitzero"`
+	Steps   []Record  `json:"-"`
 
 	protected []string
 	path      string
 }
+
+// Owed says that the run has left something that nobody has dealt with yet.
+func (r *RunState) Owed() bool { return r.Outcome == OutcomeNotRolledBack && r.Settled.IsZero() }
 
 // Runs reads the journals of a target, the oldest first.
 func Runs(files *state.Files) ([]RunState, error) {
@@ -321,6 +331,9 @@ func (r *RunState) add(record Record) {
 		r.Undoing = record.Reason
 	case EventEnd:
 		r.Finished, r.Outcome, r.Summary = record.Time, record.Outcome, record.Summary
+	case EventSettled:
+		r.Settled = record.Time
+		r.Summary += "; settled by " + record.By + ": " + record.Reason
 	}
 }
 

@@ -43,6 +43,19 @@ func Resume(ctx context.Context, options Options, state RunState) (Report, error
 	return r.report, nil
 }
 
+// Settle notes that somebody has dealt with what a run left that could not be
+// rolled back. Nothing is done to the server.
+func Settle(state RunState, how string) error {
+	if !state.Owed() {
+		return fmt.Errorf("run %s has left nothing to settle: %s", state.ID, state.Summary)
+	}
+	journal, err := openJournal(state.path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(journal.write(Record{Event: EventSettled, Reason: how, By: userName()}), journal.Close())
+}
+
 func (r *run) resume(ctx context.Context, state RunState) error {
 	content, err := os.ReadFile(r.journal.beside(".baseline.json"))
 	switch {
