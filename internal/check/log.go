@@ -20,13 +20,16 @@ func LogFinding(event pglog.Event, database string, relation RelationName) Findi
 	return f
 }
 
-// UnreadLog is the finding of a log that the exporter cannot read. It clears when
-// the log is read.
+// UnreadLog is the finding of a log that the exporter cannot read, or of which it
+// has nothing but counts. It clears when the log is read.
 func UnreadLog(b pglog.Blindness) Finding {
 	f := Finding{
 		Check: "log", Class: ClassUnsafeSetting, Severity: SeverityWarning, Message: oneLine("the server's log is not read: " + b.Detail),
 		Impact: "Errors are not counted, and damage that statements run into is not noticed before the next check.",
 		Action: "Let the exporter read the log as docs/logs.md says: a destination that it understands, and access to the files or through the server.",
+	}
+	if b.Reason == pglog.BlindText {
+		f.Impact = "Damage that statements run into is not noticed before the next check."
 	}
 	f.Fingerprint = fingerprint(f, b.Reason)
 	return f

@@ -2,6 +2,7 @@ package logwatch
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,14 @@ func (s settings) blindness(c config.Log, found place, problem error) []pglog.Bl
 		}
 		list = append(list, pglog.Blindness{Reason: reason, Detail: problem.Error(), Advice: "see the error"})
 	}
+	if found.extension != "" {
+		list = append(list, pglog.Blindness{
+			Reason: pglog.BlindText, Advice: "let the exporter read the log itself, as docs/logs.md says",
+			Detail: "only the counts of the extension logerrors are read, and damage that the log tells of is not noticed: " + found.otherwise.Error(),
+		}, pglog.Blindness{
+			Reason: pglog.BlindApplication, Detail: "the extension logerrors counts errors of the exporter's own checks too", Advice: "let the exporter read the log itself",
+		})
+	}
 	if c.LinePrefix != "" {
 		s.Prefix = c.LinePrefix
 	}
@@ -50,7 +59,7 @@ func (s settings) blindness(c config.Log, found place, problem error) []pglog.Bl
 func (w *Watcher) tellBlindness(list []pglog.Blindness) {
 	var unread []check.Finding
 	for _, b := range list {
-		if b.Reason == pglog.BlindUnread || b.Reason == pglog.BlindDestination {
+		if slices.Contains([]string{pglog.BlindUnread, pglog.BlindDestination, pglog.BlindText}, b.Reason) {
 			unread = append(unread, check.UnreadLog(b))
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -75,6 +76,10 @@ type place struct {
 	format  pglog.Format
 	// remote says that it is read through the server.
 	remote bool
+	// extension is the schema of the extension logerrors when nothing but its counts
+	// can be read, and otherwise says why.
+	extension string
+	otherwise error
 	// dataDirectory is the server's, when the exporter may read it.
 	dataDirectory string
 }
@@ -122,6 +127,20 @@ func (w *Watcher) locate(ctx context.Context, s settings, following string) (pla
 		}
 		return found, nil
 	}
+	found, problem := w.text(ctx, s, following)
+	if problem == nil || w.config.Via == config.ViaFile {
+		return found, problem
+	}
+	session := &session{lane: w.lane}
+	schema, err := session.extension(ctx)
+	if err != nil || schema == "" {
+		return place{}, errors.Join(problem, err)
+	}
+	return place{source: extensionSource, extension: schema, otherwise: problem}, nil
+}
+
+// text decides where the log itself is read.
+func (w *Watcher) text(ctx context.Context, s settings, following string) (place, error) {
 	places := s.files()
 	if len(places) == 0 {
 		return w.uncollected(s)
@@ -211,6 +230,91 @@ type session struct {
 	lane *pg.Lane
 	read string // the statement that reads; empty is not known yet
 }
+
+// extensionSource is the source of the counts of the extension logerrors.
+const extensionSource = "logerrors"
+
+// The statements that read the extension logerrors, from version 2.1 on, whose
+// functions everybody may call. The epoch is read before and behind the counts.
+const (
+	extensionSQL = `SELECT coalesce(max(n.nspname), '') FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+		WHERE e.extname = 'logerrors' AND current_setting('logerrors.interval', true) IS NOT NULL AND EXISTS (SELECT FROM pg_proc p
+			WHERE p.pronamespace = n.oid AND p.proname = 'pg_log_errors_stats' AND 'sqlstate' = ANY (p.proargnames))`
+	extensionEpochSQL = `SELECT reset_time::text, clock_timestamp(),
+		(SELECT setting::int FROM pg_settings WHERE name = 'logerrors.interval'),
+		(SELECT setting::int FROM pg_settings WHERE name = 'logerrors.intervals_count') FROM %s.pg_slow_log_stats()`
+	extensionCountsSQL = `SELECT coalesce(time_interval, 0), type, message = 'TOTAL' AND time_interval IS NULL, count::bigint,
+		coalesce(username, ''), coalesce(database, ''), coalesce(sqlstate, '') FROM %s.pg_log_errors_stats()`
+)
+
+// extension gives the schema of the extension logerrors, or "" where it is not
+// there, not loaded or older.
+func (s *session) extension(ctx context.Context) (schema string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	err = s.lane.Own(ctx, func(ctx context.Context, conn *pg.Conn) error { return conn.QueryRow(ctx, extensionSQL).Scan(&schema) })
+	if err != nil {
+		return "", fmt.Errorf("asking for the extension logerrors: %w", err)
+	}
+	return schema, nil
+}
+
+// counted looks at the counts of the extension logerrors.
+func (s *session) counted(ctx context.Context, schema string) (e pglog.Extension, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	schema = pgx.Identifier{schema}.Sanitize()
+	err = s.lane.Own(ctx, func(ctx context.Context, conn *pg.Conn) error {
+		var epoch string
+		var interval, kept int
+		ask := func() error {
+			return conn.QueryRow(ctx, fmt.Sprintf(extensionEpochSQL, schema)).Scan(&epoch, &e.Now, &interval, &kept)
+		}
+		if err := ask(); err != nil {
+			return err
+		}
+		e = pglog.Extension{Epoch: epoch, Totals: make(map[pglog.Severity]uint32)}
+		e.Last, e.Window = make(map[pglog.ExtensionKey]uint32), make(map[pglog.ExtensionKey]uint32)
+		rows, err := conn.Query(ctx, fmt.Sprintf(extensionCountsSQL, schema))
+		if err != nil {
+			return err
+		}
+		var seconds int
+		var total bool
+		var count int64
+		var key pglog.ExtensionKey
+		_, err = pgx.ForEachRow(rows, []any{&seconds, &key.Severity, &total, &count, &key.User, &key.Database, &key.SQLState}, func() error {
+			switch {
+			case total:
+				e.Totals[key.Severity] = uint32(count) // the counter has 32 bits
+			case seconds == interval/1000:
+				e.Last[key] = uint32(count) // at most 1024
+			default:
+				e.Window[key] = uint32(count) // at most 1024 an interval
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if err := ask(); err != nil {
+			return err
+		}
+		if epoch != e.Epoch {
+			return errReset
+		}
+		e.Interval = time.Duration(interval) * time.Millisecond
+		e.Kept = time.Duration(kept) * e.Interval
+		return nil
+	})
+	if err != nil {
+		return pglog.Extension{}, fmt.Errorf("reading the extension logerrors: %w", err)
+	}
+	return e, nil
+}
+
+// errReset is told when somebody resets the counts while they are read.
+var errReset = errors.New("its counts have just been reset")
 
 // List is pglog.Remote. pg_ls_logdir() is granted to pg_monitor.
 func (s *session) List(ctx context.Context) (files []pglog.RemoteFile, err error) {

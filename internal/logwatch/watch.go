@@ -133,11 +133,9 @@ const logSource = "log"
 func (w *Watcher) follow(ctx context.Context, place place) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	follower := w.follower(place)
-	follower.Commit = func(batch pglog.Batch) { w.commit(ctx, batch) }
-	follower.Report = func(status pglog.Status) { w.report(logSource, status) }
+	read := w.reader(ctx, place)
 	var following sync.WaitGroup
-	following.Go(func() { follower.Run(ctx) })
+	following.Go(func() { read(ctx) })
 	looked, mark := time.Now(), place.mark()
 	for wait(ctx, retryInterval) {
 		w.nameAgain(ctx)
@@ -157,14 +155,38 @@ func (w *Watcher) follow(ctx context.Context, place place) {
 	following.Wait()
 }
 
-// follower makes what reads a place.
-func (w *Watcher) follower(p place) *pglog.Follower {
+// reader makes what reads a place.
+func (w *Watcher) reader(ctx context.Context, p place) (run func(ctx context.Context)) {
+	commit := func(batch pglog.Batch) { w.commit(ctx, batch) }
+	report := func(status pglog.Status) { w.report(logSource, status) }
+	counted := w.state.LogPosition(extensionSource).Extension
+	if p.extension != "" {
+		session := &session{lane: w.lane}
+		reader := pglog.NewExtensionReader(p.source, func(ctx context.Context) (pglog.Extension, error) {
+			return session.counted(ctx, p.extension)
+		}, counted, w.labels)
+		reader.Commit, reader.Report = commit, report
+		return reader.Run
+	}
 	input := pglog.Input{Format: p.format, Prefixes: w.prefixes}
 	position := w.state.LogPosition(p.source)
-	if !p.remote {
-		return pglog.NewFollower(p.pattern, input, position, w.labels)
+	var follower *pglog.Follower
+	if p.remote {
+		follower = pglog.NewRemoteFollower(p.source, p.pattern, &session{lane: w.lane}, input, position, w.labels)
+	} else {
+		follower = pglog.NewFollower(p.pattern, input, position, w.labels)
 	}
-	return pglog.NewRemoteFollower(p.source, p.pattern, &session{lane: w.lane}, input, position, w.labels)
+	follower.Behind(counted)
+	follower.Commit = func(batch pglog.Batch) {
+		commit(batch)
+		if counted != nil {
+			// What the extension counts from here on is in the log as well.
+			w.state.CommitLog(pglog.Batch{Source: extensionSource}, nil)
+			counted = nil
+		}
+	}
+	follower.Report = report
+	return follower.Run
 }
 
 // mark changes when the server has begun to write its log elsewhere, where the

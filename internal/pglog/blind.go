@@ -25,6 +25,7 @@ const (
 	BlindRotation    = "rotation"
 	BlindSQLState    = "sqlstate"
 	BlindStatement   = "statement"
+	BlindText        = "text"
 	BlindUnread      = "unread"
 	BlindWarnings    = "warnings"
 )
@@ -33,7 +34,7 @@ const (
 func BlindReasons() []string {
 	return []string{
 		BlindApplication, BlindContext, BlindDatabase, BlindDestination, BlindErrors, BlindOverwritten,
-		BlindRotation, BlindSQLState, BlindStatement, BlindUnread, BlindWarnings,
+		BlindRotation, BlindSQLState, BlindStatement, BlindText, BlindUnread, BlindWarnings,
 	}
 }
 

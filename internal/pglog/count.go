@@ -126,6 +126,11 @@ type counts struct {
 
 	tallies map[string]*tally
 	key     []byte
+
+	// extension is what the extension logerrors has counted already, and older says
+	// that a message of which the time is not known is one of these.
+	extension *ExtensionPosition
+	older     bool
 }
 
 // tally counts the messages of one severity, SQLSTATE and database.
@@ -191,7 +196,7 @@ func (c *counts) add(m *Message) {
 	t, counted := c.tally(m), c.recent(m)
 	c.addEvent(m, t.severity, t.sqlstate, counted)
 	c.samples.add(m, t)
-	if !counted {
+	if !counted || c.extension.has(m, c.older) {
 		return
 	}
 	t.n++
@@ -231,19 +236,42 @@ func (c *counts) tally(m *Message) *tally {
 	return t
 }
 
+// addMany counts messages of which there is nothing but the number.
+func (c *counts) addMany(key ExtensionKey, n uint64) {
+	t := &tally{key.Severity, key.SQLState, key.Database, n}
+	if key.Database != OtherDatabases {
+		t.database = c.labels.database(key.Database, key.SQLState)
+	}
+	c.settleOne(t)
+	if ConditionOf(key.SQLState).Category == Corruption {
+		// Whether a function raised it nobody can tell.
+		c.delta[Counter{Kind: CountEvents, Event: Suspect}] += n
+		c.events = append(c.events, Event{
+			Kind: Suspect, Severity: key.Severity, SQLState: key.SQLState, Database: key.Database, Text: "counted by the extension logerrors, without its text",
+		})
+	}
+	if key.Severity != Warning && c.labels.roles[key.User] {
+		c.delta[Counter{Kind: CountRoles, Name: key.User, Category: ConditionOf(key.SQLState).Category}] += n
+	}
+}
+
 // settle turns tallies into counters.
 func (c *counts) settle() {
 	for _, t := range c.tallies {
-		if t.n == 0 {
-			continue
-		}
-		label := MessageLabelOf(t.severity, t.sqlstate)
-		c.delta[Counter{Kind: CountMessages, Database: t.database, Severity: label.Severity, Class: label.Class}] += t.n
-		if t.severity != Warning {
-			c.delta[Counter{Kind: CountErrors, Database: t.database, SQLState: ConditionOf(t.sqlstate).SQLState}] += t.n
-		}
+		c.settleOne(t)
 	}
 	c.tallies = make(map[string]*tally)
+}
+
+func (c *counts) settleOne(t *tally) {
+	if t.n == 0 {
+		return
+	}
+	label := MessageLabelOf(t.severity, t.sqlstate)
+	c.delta[Counter{Kind: CountMessages, Database: t.database, Severity: label.Severity, Class: label.Class}] += t.n
+	if t.severity != Warning {
+		c.delta[Counter{Kind: CountErrors, Database: t.database, SQLState: ConditionOf(t.sqlstate).SQLState}] += t.n
+	}
 }
 
 // addEvent adds what a message tells of; what is not counted still says what to

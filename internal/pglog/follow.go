@@ -94,6 +94,12 @@ func NewFollower(pattern string, input Input, position Position, labels *Labels)
 	return newFollower(pattern, localFiles{pattern}, input, position, labels)
 }
 
+// Behind leaves out what an ExtensionReader has counted up to its position; of
+// that only events are told.
+func (f *Follower) Behind(position *ExtensionPosition) {
+	f.counts.extension, f.counts.older = position, position != nil
+}
+
 func newFollower(source string, files library, input Input, position Position, labels *Labels) *Follower {
 	f := &Follower{
 		source: source, library: files, position: position, old: position == Position{},
@@ -154,8 +160,13 @@ func (f *Follower) poll(ctx context.Context) error {
 			return err
 		}
 		f.caughtUp()
-		if next, err := f.next(ctx); err != nil || !next {
+		next, err := f.next(ctx)
+		if err != nil {
 			return err
+		}
+		if !next {
+			f.counts.older = false
+			return nil
 		}
 	}
 	return nil

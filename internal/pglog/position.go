@@ -33,6 +33,9 @@ type Position struct {
 	// Size is how long the file was, and ModTime when it was last written.
 	Size    int64     `json:"size,omitempty"`
 	ModTime time.Time `json:"mod_time,omitzero"`
+	// Extension is instead of all of these where the counts of the extension
+	// logerrors are read.
+	Extension *ExtensionPosition `json:"extension,omitempty"`
 }
 
 // identity is what tells files apart while they live.
