@@ -28,11 +28,15 @@ type decoder struct {
 	message func(m *Message)
 	// failures counts records that could not be understood.
 	failures uint64
+	// lose is told the bytes of records that were never written to their end and do
+	// not tell what they were.
+	lose func(n int64)
 
 	format Format
 	frame  framing
 	wrap   unwrapper
 	begun  bool // the format is known
+	ending bool // the last record has no end
 	m      Message
 
 	buffer  []byte
@@ -57,7 +61,7 @@ type mark struct{ inner, outer int64 }
 
 // newDecoder makes a decoder that hands over each message.
 func newDecoder(input Input, handle func(m *Message)) *decoder {
-	d := &decoder{message: handle, format: input.Format, buffer: make([]byte, bufferSize)}
+	d := &decoder{message: handle, lose: func(int64) {}, format: input.Format, buffer: make([]byte, bufferSize)}
 	if d.frame.prefix = input.Prefixes; d.frame.prefix == nil {
 		d.frame.prefix = new(Prefixes)
 	}
@@ -247,10 +251,19 @@ func (d *decoder) consume() int64 {
 }
 
 func (d *decoder) parse(record []byte) {
+	size := int64(len(record)) + d.skipped
 	if d.skipped > 0 {
 		record = record[:min(len(record), maxText)]
 	}
-	switch d.frame.parse(record, &d.m) {
+	became := d.frame.parse(record, &d.m)
+	if torn := d.frame.torn || d.ending && d.frame.format != Stderr; torn && became != notOurs && d.m.text == nil {
+		became = notUnderstood
+		if d.ending {
+			size-- // the newline was never written
+		}
+		d.lose(size)
+	}
+	switch became {
 	case message:
 		if d.frame.format == Stderr {
 			d.m.cut = d.skipped > 0 && !d.m.stated
@@ -301,6 +314,7 @@ func (d *decoder) flush(final bool) int64 {
 // flushAll ends the stream.
 func (d *decoder) flushAll() int64 {
 	rest := d.pending()
+	d.ending = true
 	if d.filled+d.outerFilled > 0 {
 		space := d.space()
 		if len(space) > 0 {
@@ -312,6 +326,7 @@ func (d *decoder) flushAll() int64 {
 			d.parse(d.buffer[:d.filled])
 		}
 	}
+	d.ending = false
 	d.reset()
 	return rest
 }

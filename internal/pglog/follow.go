@@ -109,6 +109,7 @@ func newFollower(source string, files library, input Input, position Position, l
 		f.counts.since = time.Now().Add(-recently)
 	}
 	f.decoder = newDecoder(input, f.counts.add)
+	f.decoder.lose = f.counts.lose
 	return f
 }
 

@@ -32,6 +32,22 @@ var jsonFields = map[string]func(m *Message) *[]byte{
 	"query":            func(m *Message) *[]byte { return &m.statement },
 }
 
+// nextJSON finds the end of the first record: its line's, or where another one
+// begins in it, because this one was never written to its end. Within a string it
+// cannot look so, because every quote is escaped there.
+func (f *framing) nextJSON(data []byte, from int) int {
+	newline := bytes.IndexByte(data[from:], '\n')
+	if newline < 0 {
+		return -1
+	}
+	end := from + newline + 1
+	if next := bytes.Index(data[1:end], []byte(`{"timestamp":"`)); next >= 0 {
+		f.torn = true
+		return next + 1
+	}
+	return end
+}
+
 // parseJSON reads one line of jsonlog, bare or within a record of
 // CloudNativePG. It needs no valid JSON behind the message: a record that was
 // cut is still counted.
@@ -45,6 +61,7 @@ func parseJSON(line []byte, m *Message) parsed {
 	for rest := line[1:]; ; {
 		key, after, ok := jsonString(rest)
 		if !ok || len(after) < 2 || after[0] != ':' {
+			m.cut = m.statement == nil
 			break
 		}
 		after = after[1:]
@@ -70,6 +87,7 @@ func parseJSON(line []byte, m *Message) parsed {
 		default:
 			i := bytes.IndexByte(after, ',')
 			if i < 0 {
+				m.cut = m.statement == nil && !bytes.Contains(after, []byte{'}'})
 				rest = nil
 				break
 			}

@@ -180,6 +180,8 @@ const (
 type framing struct {
 	format Format
 	quoted bool // within a quoted CSV field
+	torn   bool // the record was not written to its end: another one begins within its last line
+	zone   []byte
 	prefix *Prefixes
 	head   head // of the first line of the record, for stderr
 	known  bool // head is that of the record
@@ -207,16 +209,14 @@ func (f *framing) reset(format Format) {
 // its newline, or -1 when its end is not there yet. Bytes before from have
 // been looked at by an earlier call for the same record.
 func (f *framing) next(data []byte, from int) int {
+	f.torn = false
 	switch f.format {
 	case CSVLog:
 		return f.nextCSV(data, from)
 	case Stderr, Syslog:
 		return f.nextStderr(data, from)
 	default:
-		if i := bytes.IndexByte(data[from:], '\n'); i >= 0 {
-			return from + i + 1
-		}
-		return -1
+		return f.nextJSON(data, from)
 	}
 }
 

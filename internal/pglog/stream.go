@@ -149,6 +149,7 @@ type source interface {
 func (s *Stream) read(ctx context.Context, from source) error {
 	counts := newCounts(s.labels)
 	decoder := newDecoder(s.input, counts.add)
+	decoder.lose = counts.lose
 	failures, last := uint64(0), time.Now()
 	unkept := 0
 	for {
