@@ -3,6 +3,8 @@ package alerts_test
 import (
 	"bytes"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -134,6 +136,46 @@ func TestValuesAreComplete(t *testing.T) {
 	}
 	if got, err := alerts.Write(alerts.Mimir, alerts.Groups(), read); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the printed values write other rules (%v)", err)
+	}
+}
+
+// TestRulers holds that the checkers of Mimir and Thanos accept the rules, as
+// they ship and with a label for clusters, and that they look.
+func TestRulers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("their checkers take minutes to build")
+	}
+	mimirtool, thanos := tool(t, "MIMIRTOOL"), tool(t, "THANOS")
+	for name, values := range map[string]string{"as shipped": "", "with clusters": "cluster_label: cluster\ndashboard_url: https://grafana.example.org/d/"} {
+		parsed, err := alerts.ParseValues([]byte(values))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for format, check := range map[alerts.Format]func(file string) *exec.Cmd{
+			alerts.Mimir: func(file string) *exec.Cmd {
+				return exec.CommandContext(t.Context(), mimirtool, "rules", "check", "--strict", file)
+			},
+			alerts.Prometheus: func(file string) *exec.Cmd {
+				return exec.CommandContext(t.Context(), thanos, "tools", "rules-check", "--rules="+file)
+			},
+		} {
+			content, err := alerts.Write(format, alerts.Groups(), parsed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(t.TempDir(), "rules.yaml")
+			for _, broken := range []bool{false, true} {
+				if broken {
+					content = bytes.Replace(content, []byte("expr: "), []byte("expr: no_function()("), 1)
+				}
+				if err := os.WriteFile(file, content, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if out, err := check(file).CombinedOutput(); (err != nil) != broken {
+					t.Errorf("%s, %s, broken %t: %v\n%s", format, name, broken, err, out)
+				}
+			}
+		}
 	}
 }
 

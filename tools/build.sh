@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds a pinned tool once and prints where it is.
 #
-#   tools/build.sh prometheus|promtool|promtool-2.45|alertmanager|amtool|golangci-lint|nfpm|helm|cyclonedx-gomod|govulncheck
+#   tools/build.sh prometheus|promtool|promtool-2.45|alertmanager|amtool|golangci-lint|nfpm|helm|cyclonedx-gomod|
+#   govulncheck|mimirtool|thanos
 #
 # A program of that name in PATH is used instead when it is new enough, except for those whose results depend on
 # their version. Says on standard error what takes so long.
@@ -17,6 +18,8 @@ golangci-lint) module=$name package=github.com/golangci/golangci-lint/v2/cmd/$na
 nfpm) module=$name package=github.com/goreleaser/nfpm/v2/cmd/$name oldest="" ;;
 helm) module=$name package=helm.sh/helm/v3/cmd/$name oldest="" ;;
 cyclonedx-gomod) module=$name package=github.com/CycloneDX/cyclonedx-gomod/cmd/$name oldest="" ;;
+mimirtool) module=$name package=github.com/grafana/mimir/cmd/$name oldest="" ;;
+thanos) module=$name package=github.com/thanos-io/thanos/cmd/$name oldest="" ;;
 govulncheck) module=$name package=golang.org/x/vuln/cmd/$name oldest="" ;;
 *) echo "build.sh: there is no tool $name" >&2; exit 2 ;;
 esac
@@ -32,7 +35,7 @@ if [ -n "$oldest" ] && found=$(command -v "$name"); then
 	fi
 fi
 
-pinned=$(cd "$here/$module" && sed -nE "s|^.*${package%/cmd/*} (v[0-9.]+)( .*)?$|\1|p" go.mod | head -n 1)
+pinned=$(cd "$here/$module" && sed -nE "s|^.*${package%/cmd/*} (v[0-9][^ ]*)( .*)?$|\1|p" go.mod | head -n 1)
 bin=$("$here/cache.sh")/bin
 target=$bin/$name-$pinned
 mkdir -p "$bin"
