@@ -24,6 +24,9 @@ const (
 	faults2m        = "datname:pgintegrity_server_faults:rate2m"
 	faults5m        = "datname:pgintegrity_server_faults:rate5m"
 	faultsUsual     = "datname:pgintegrity_server_faults:rate_usual"
+
+	errorsBySQLState = "datname_sqlstate:pgintegrity_errors:rate2m"
+	errorsByClass    = "datname_class:pgintegrity_log_errors:rate2m"
 )
 
 // transactionsOver and faultsOver are the names of recorded rates.
@@ -53,6 +56,10 @@ func errorRates() []Record {
 		{rollbackRatio2m, sumRate(rollbacks, "2m") + " / (" + sumRate("pgintegrity_transactions_total", "2m") + " > 0)"},
 		{rollbackRatio5m, rollbackRate5m + " / (" + sumRate("pgintegrity_transactions_total", "5m") + " > 0)"},
 		{faults2m, sumRate(serverFaults, "2m")},
+		// For dashboards. Nearly all of the series that the exporter has of errors are
+		// those of errors that never happen: they are left out.
+		{errorsBySQLState, "rate(pgintegrity_errors_total[2m]) > 0"},
+		{errorsByClass, `sum without (severity) (rate(pgintegrity_log_messages_total{severity=~"ERROR|FATAL|PANIC"}[2m])) > 0`},
 	}
 	for _, window := range burnWindows {
 		records = append(records,
@@ -104,7 +111,7 @@ func burn(times, long, short string) string {
 // failures asks what fails, and whether more fails than usual. Every ratio has
 // a floor of traffic, so that a quiet database stays silent.
 func failures() Group {
-	const which = "topk(5, increase(pgintegrity_errors_total{instance=\"{{ $labels.instance }}\", datname=\"{{ $labels.datname }}\"}[5m])) says with which SQLSTATE."
+	const which = "topk(5, increase(pgintegrity_errors_total{instance=\"{{ $labels.instance }}\", datname=\"{{ $labels.datname }}\"}[5m])) in Prometheus says with which SQLSTATE; the server's log has the statements."
 	budget := []Threshold{
 		{"budget", 0.001, "errors of the server by transactions that are allowed in the long run, 0 to 1"},
 		{"transactions_per_second", 0.3, "traffic below which no ratio counts"},
@@ -127,7 +134,7 @@ func failures() Group {
 				Summary:     "Far more transactions fail than usual.",
 				Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) fail, at least ${times} times what is usual for it.",
 				Impact:      "What users do is not saved: work fails and is rolled back.",
-				Action:      "Is an alert of layer integrity firing for this instance? Then it is the cause. Otherwise " + which,
+				Action:      "Is an alert of layer integrity firing for this instance? Then begin with that one. Otherwise " + which,
 			},
 			{
 				Name: "PostgresErrorSpike",
@@ -146,17 +153,17 @@ func failures() Group {
 				Name: "PostgresErrorBudgetBurn", Expr: "((" + burn("14.4", "1h", "5m") + ") or (" + burn("6", "6h", "30m") + ")) and " + faults5m + " > ${times} * " + faultsUsual,
 				Thresholds: append(slices.Clone(budget), Threshold{"times", 2, "multiples of what is usual for the database; one that always exceeds the budget is a ticket"}),
 				For:        2 * time.Minute, Severity: Critical, Layer: Errors, NeedsDatabase: true, Mutable: true,
-				Summary:     "Errors of the server use up a month's budget in days.",
+				Summary:     "The server fails statements far more often than is allowed in the long run.",
 				Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) meet an error of the server; {{ ${budget} | humanizePercentage }} of them may.",
-				Impact:      "At this rate a month's allowance of failures is gone in two to five days.",
+				Impact:      "Users meet these errors now; at this rate a month's allowance of them is gone in two to five days.",
 				Action:      which,
 			},
 			{
 				Name: "PostgresErrorBudgetBurn", Expr: burn("3", "1d", "2h"), Thresholds: budget,
 				For: time.Hour, Severity: Warning, Layer: Errors, NeedsDatabase: true, Mutable: true,
-				Summary:     "Errors of the server use up a month's budget in ten days.",
+				Summary:     "The server has failed statements more often than is allowed, for a day.",
 				Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) meet an error of the server; {{ ${budget} | humanizePercentage }} of them may.",
-				Impact:      "A slow leak of failures that no spike shows.",
+				Impact:      "Users meet errors all day, in numbers that no spike shows; at this rate a month's allowance of them is gone in ten days.",
 				Action:      which,
 			},
 			{

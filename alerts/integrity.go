@@ -19,7 +19,7 @@ func integrity() Group {
 			KeepFiringFor: 15 * time.Minute, Severity: Critical, Layer: Integrity, Inform: true,
 			Summary:     "Data is corrupted.",
 			Description: "Damaged: {{ if $labels.relname }}{{ $labels.schemaname }}.{{ $labels.relname }}{{ else }}files of the cluster{{ end }}{{ if $labels.datname }} in database {{ $labels.datname }}{{ end }} ({{ $labels.instance }}). This is corruption, not configuration or network.",
-			Impact:      "Statements that touch it fail or give wrong data, and writing to it can make the loss final.",
+			Impact:      "Whatever needs this data fails or works with wrong figures; writing to it can make the loss final.",
 			Action:      "Stop writing to it; no VACUUM, REINDEX or restart; copy the data directory or take a snapshot; stop backups and WAL from expiring. Then: pg_integrity_exporter check{{ if $labels.datname }} --database={{ $labels.datname }}{{ end }}{{ if $labels.relname }} --relation={{ $labels.schemaname }}.{{ $labels.relname }}{{ end }} shows the evidence.",
 		},
 		{

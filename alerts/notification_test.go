@@ -291,9 +291,9 @@ func TestNotifications(t *testing.T) {
 	since := began.UTC().Format("2006-01-02 15:04:05 UTC")
 	arrived(map[string]string{"/pagerduty": "ledger.postings", "/slack": "ledger.postings", "/teams": "ledger.postings", "/ticket": "ledger.postings"}, 2)
 	for path, wants := range map[string][]string{
-		"/slack":     {"CRITICAL: Far more transactions fail than usual.", since, "*Means:*", "*First:*", "runbooks/PostgresTransactionsFailing", "danger"},
+		"/slack":     {"CRITICAL: Far more transactions fail than usual (", since, "*Means:*", "*First:*", "runbooks/PostgresTransactionsFailing", "danger"},
 		"/teams":     {"CRITICAL: Far more", since, "**First:**", "[Runbook]("},
-		"/pagerduty": {`"event_action":"trigger"`, `"severity":"critical"`, "Data is corrupted.", since, "First:", "runbooks/PostgresCorruptionDetected"},
+		"/pagerduty": {`"event_action":"trigger"`, `"severity":"critical"`, "Data is corrupted", since, "First:", "runbooks/PostgresCorruptionDetected"},
 		"/ticket":    {`"status":"firing"`, "PostgresLeftover", `"action"`, `"impact"`},
 	} {
 		for _, want := range wants {
@@ -308,7 +308,7 @@ func TestNotifications(t *testing.T) {
 			checkStakeholders(t, l, "Since")
 			continue
 		}
-		if l.subject != "CRITICAL: Data is corrupted. (erp:10187)" {
+		if l.subject != "CRITICAL: Data is corrupted (erp:10187)" {
 			t.Errorf("subject %q", l.subject)
 		}
 		for _, want := range []string{since, corruption.Impact, filled(corruption.Action), "http://erp:10187/runbooks/PostgresCorruptionDetected"} {

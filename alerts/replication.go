@@ -25,7 +25,7 @@ func replication() Group {
 			For:  time.Minute, KeepFiringFor: 10 * time.Minute, Severity: Critical, Layer: Replication, Inform: true,
 			Summary:     "Two servers of one cluster accept writes.",
 			Description: "The server of {{ $labels.instance }} (timeline {{ $value }}) is one of several primaries of system {{ $labels.system_identifier }}, and one of them was a streaming standby within a day.",
-			Impact:      "Writes go to different copies; what one of them takes will be lost when the other wins.",
+			Impact:      "What is entered now goes to one of two copies that differ; what one of them took will be lost or must be merged by hand.",
 			Action:      "Stop applications from writing to all but one of them: fence the old primary. Do not run pg_rewind before somebody has compared the data.",
 		},
 		{

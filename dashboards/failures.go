@@ -20,8 +20,9 @@ func failures() Dashboard {
 				},
 				{
 					Kind: Series, Title: "Errors by SQLSTATE, top 10", Width: 12, Height: 8, Unit: "ops",
+					Sparse:      "there was no error",
 					Description: "Errors in the server's log by SQLSTATE and condition name. XX is corruption, 57 an operator, 53 resources, 40 contention, 22 and 23 data that a client sent.",
-					Queries:     q("topk(10, sum by (sqlstate, condition_name) (rate(pgintegrity_errors_total"+in()+"[$__rate_interval])))", "{{sqlstate}} {{condition_name}}"),
+					Queries:     q("topk(10, sum by (sqlstate, condition_name) (datname_sqlstate:pgintegrity_errors:rate2m"+in()+"))", "{{sqlstate}} {{condition_name}}"),
 				},
 				errorsByClass(12),
 				{
@@ -72,16 +73,17 @@ func failures() Dashboard {
 func failingShare(width int) Panel {
 	return Panel{
 		Kind: Series, Title: "Share of failing transactions", Width: width, Height: 8, Unit: "percentunit",
+		Sparse:      "there was no transaction",
 		Description: "Transactions rolled back, of all that ended. Alerts PostgresTransactionsFailing and PostgresErrorBudgetBurn.",
-		Queries: q(`sum by (instance, datname) (rate(pgintegrity_transactions_total`+in(`outcome="rollback"`)+"[$__rate_interval])) / (sum by (instance, datname) (rate(pgintegrity_transactions_total"+
-			in()+"[$__rate_interval])) > 0)", "{{instance}} {{datname}}"),
+		Queries:     q("datname:pgintegrity_transactions_rollback:ratio_rate2m"+in(), "{{instance}} {{datname}}"),
 	}
 }
 
 func errorsByClass(width int) Panel {
 	return Panel{
 		Kind: Series, Title: "Errors by class", Width: width, Height: 8, Unit: "ops", Stack: true,
+		Sparse:      "there was no error",
 		Description: "Messages of severity ERROR and worse, by the class of their SQLSTATE.",
-		Queries:     q(`sum by (sqlstate_class) (rate(pgintegrity_log_messages_total`+of(`severity=~"ERROR|FATAL|PANIC"`)+"[$__rate_interval]))", "{{sqlstate_class}}"),
+		Queries:     q("sum by (sqlstate_class) (datname_class:pgintegrity_log_errors:rate2m"+in()+")", "{{sqlstate_class}}"),
 	}
 }

@@ -18,8 +18,8 @@ func (r Report) Markdown() string {
 	if r.Target != "" {
 		title += ": " + r.Target
 	}
-	fmt.Fprintf(&b, "# %s\n\nDraft made from records at %s, for %s to %s. It states facts with their sources; the cause and the decisions are for people to add.\n",
-		escape(title), utc(r.Generated), utc(r.From), utc(r.To))
+	fmt.Fprintf(&b, "# %s\n\nDraft made from records at %s, for %s to %s. It states facts with their sources; the cause and the decisions are for people to add. Times in tables are UTC; those without a date are of %s.\n",
+		escape(title), utc(r.Generated), utc(r.From), utc(r.To), r.date())
 
 	section(&b, "Summary")
 	for _, line := range r.Summary {
@@ -36,11 +36,11 @@ func (r Report) Markdown() string {
 		return text
 	}
 	events := func(text string) string { return none(r.Known.Events, "the exporter's event log", text) }
-	writeEntries(&b, "Maintenance before and during the incident", events("None is recorded."), r.Maintenance)
-	writeEntries(&b, "Timeline", "Nothing is recorded.", r.Timeline)
-	writeEntries(&b, "What was muted", none(r.Known.Silences, "Alertmanager", "Nothing: no silence and no maintenance window is recorded."), r.Muted)
-	writeEntries(&b, "What could not be seen", none(r.Known.Series, "Prometheus", "Nothing: every collector, the log reader and the checks worked, as far as recorded."), r.Blind)
-	writeEntries(&b, "What people were told", events("No update is recorded."), r.Updates)
+	r.writeEntries(&b, "Maintenance before and during the incident", events("None is recorded."), r.Maintenance)
+	r.writeEntries(&b, "Timeline", "Nothing is recorded.", r.Timeline)
+	r.writeEntries(&b, "What was muted", none(r.Known.Silences, "Alertmanager", "Nothing: no silence and no maintenance window is recorded."), r.Muted)
+	r.writeEntries(&b, "What could not be seen", none(r.Known.Series, "Prometheus", "Nothing: every collector, the log reader and the checks worked, as far as recorded."), r.Blind)
+	r.writeEntries(&b, "What people were told", events("No update is recorded."), r.Updates)
 	r.writeAlerts(&b)
 	writeList(&b, "Open questions", "None.", r.Questions)
 	writeList(&b, "Follow-up", "None.", r.FollowUps)
@@ -83,7 +83,7 @@ func (r Report) writeMilestones(b *strings.Builder) {
 		if m.Started != nil && row.moment != m.Started {
 			after = span(row.moment.Time.Sub(m.Started.Time))
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", row.name, utc(row.moment.Time), after, escape(row.moment.What), escape(row.moment.Source))
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", row.name, r.at(row.moment.Time), after, escape(row.moment.What), escape(row.moment.Source))
 	}
 }
 
@@ -97,7 +97,7 @@ func (r Report) writeImpact(b *strings.Builder) {
 	fmt.Fprintf(b, "Counted from %s to %s (%s). Source: Prometheus, pgintegrity\\_transactions\\_total, pgintegrity\\_errors\\_total, pgintegrity\\_up.\n\n",
 		utc(i.Started), utc(i.Ended), span(i.Ended.Sub(i.Started)))
 	fmt.Fprintf(b, "- The server could not be used for %s.\n", span(time.Duration(i.DownSeconds*float64(time.Second))))
-	fmt.Fprintf(b, "- The server's log told of corruption %.0f times.\n", i.CorruptionMessages)
+	fmt.Fprintf(b, "- The server's log told of corruption %s times.\n", count(i.CorruptionMessages))
 	if len(i.Databases) == 0 {
 		b.WriteString("- No failed transaction is recorded.\n")
 	} else {
@@ -108,15 +108,15 @@ func (r Report) writeImpact(b *strings.Builder) {
 				before = percent(*d.Before)
 			}
 			if !d.PeakTime.IsZero() {
-				at = utc(d.PeakTime)
+				at = r.at(d.PeakTime)
 			}
-			fmt.Fprintf(b, "| %s | %.0f | %.0f | %s | %s | %s | %s |\n", escape(d.Database), d.Transactions, d.Failed, percent(d.Ratio), before, percent(d.Peak), at)
+			fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", escape(d.Database), count(d.Transactions), count(d.Failed), percent(d.Ratio), before, percent(d.Peak), at)
 		}
 	}
 	if len(i.Errors) > 0 {
 		b.WriteString("\n| database | SQLSTATE | condition | errors |\n| --- | --- | --- | --- |\n")
 		for _, e := range i.Errors {
-			fmt.Fprintf(b, "| %s | %s | %s | %.0f |\n", escape(e.Database), escape(e.SQLState), escape(e.Condition), e.Count)
+			fmt.Fprintf(b, "| %s | %s | %s | %s |\n", escape(e.Database), escape(e.SQLState), escape(e.Condition), count(e.Count))
 		}
 	}
 }
@@ -134,12 +134,12 @@ func (r Report) writeObjects(b *strings.Builder) {
 	for _, o := range r.Objects[:min(len(r.Objects), maxObjects)] {
 		good, cleared := "not known", "not yet"
 		if o.LastGood != nil {
-			good = utc(*o.LastGood)
+			good = r.at(*o.LastGood)
 		}
 		if o.Cleared != nil {
-			cleared = utc(*o.Cleared)
+			cleared = r.at(*o.Cleared)
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", escape(o.Name()), o.Severity, escape(o.Message), utc(o.Found), good, cleared, escape(o.Source))
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", escape(o.Name()), o.Severity, escape(o.Message), r.at(o.Found), good, cleared, escape(o.Source))
 	}
 	if more := len(r.Objects) - maxObjects; more > 0 {
 		fmt.Fprintf(b, "\n%d more are in the JSON form of this report.\n", more)
@@ -160,13 +160,13 @@ func (r Report) writeAlerts(b *strings.Builder) {
 	for _, a := range r.Alerts {
 		ended := "still firing"
 		if a.Ended != nil {
-			ended = utc(*a.Ended)
+			ended = r.at(*a.Ended)
 		}
-		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", escape(a.String()), utc(a.Pending), utc(a.Fired), ended)
+		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", escape(a.String()), r.at(a.Pending), r.at(a.Fired), ended)
 	}
 }
 
-func writeEntries(b *strings.Builder, title, none string, list []Entry) {
+func (r Report) writeEntries(b *strings.Builder, title, none string, list []Entry) {
 	section(b, title)
 	if len(list) == 0 {
 		fmt.Fprintf(b, "%s\n", none)
@@ -174,9 +174,9 @@ func writeEntries(b *strings.Builder, title, none string, list []Entry) {
 	}
 	b.WriteString("| time | what | source |\n| --- | --- | --- |\n")
 	for _, e := range list {
-		when := utc(e.Time)
+		when := r.at(e.Time)
 		if e.Ended != nil {
-			when += " to " + utc(*e.Ended)
+			when += " to " + r.at(*e.Ended)
 		}
 		fmt.Fprintf(b, "| %s | %s | %s |\n", when, escape(e.What), escape(e.Source))
 	}
@@ -201,8 +201,8 @@ var page = template.Must(template.New("report").Parse(`<!DOCTYPE html>
 <title>Incident report</title>
 <style>
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
-table { border-collapse: collapse; width: 100%; font-size: .9em; }
-td, th { border: 1px solid #8888; padding: .25rem .5rem; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0; font-size: .9em; }
+td, th { border: 1px solid #8888; padding: .25rem .5rem; text-align: left; vertical-align: top; }
 ul:has(input) { list-style: none; padding-left: 0; }
 @media print { body { max-width: none; } }
 </style>

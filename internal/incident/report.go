@@ -163,6 +163,7 @@ func (o Object) Name() string {
 const (
 	sourceAlerts       = "Prometheus, ALERTS"
 	sourceAlertmanager = "Alertmanager, silences"
+	sourceUp           = "Prometheus, pgintegrity_up"
 )
 
 // NewReport makes a report. Generated is the moment at which it is made.
@@ -248,10 +249,23 @@ func distinguishing(labels map[string]string) map[string]string {
 // String is the alert with what tells it apart.
 func (a FiredAlert) String() string {
 	var parts []string
-	for _, name := range slices.Sorted(maps.Keys(a.Labels)) {
-		parts = append(parts, name+"="+a.Labels[name])
+	about := Object{Database: a.Labels["datname"], Schema: a.Labels["schemaname"], Relation: a.Labels["relname"]}
+	if about.Database != "" {
+		parts = append(parts, about.Name())
 	}
-	return a.Name + " (" + a.Severity + ") " + strings.Join(parts, " ")
+	for _, name := range slices.Sorted(maps.Keys(a.Labels)) {
+		if !slices.Contains([]string{"datname", "schemaname", "relname", "instance"}, name) {
+			parts = append(parts, strings.ReplaceAll(name, "_", " ")+" "+a.Labels[name])
+		}
+	}
+	text := a.Name + " (" + a.Severity + ")"
+	if len(parts) > 0 {
+		text += ": " + strings.Join(parts, ", ")
+	}
+	if a.Labels["instance"] != "" {
+		text += " at " + a.Labels["instance"]
+	}
+	return text
 }
 
 // damagedObjects are the findings that the exporter opened, and those that only

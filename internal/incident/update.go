@@ -68,9 +68,9 @@ func (i Incident) opening(audience Audience, update Update) string {
 	case Investigating:
 		return fmt.Sprintf("Since %s there is a problem with %s. We are looking for its cause.", at, subject)
 	case Identified:
-		return fmt.Sprintf("We know what is wrong with %s since %s, and are working on it.", subject, at)
+		return fmt.Sprintf("We know what has been wrong with %s since %s, and are working on it.", subject, at)
 	case Monitoring:
-		return fmt.Sprintf("What was wrong with %s since %s has been put right. We are watching whether it stays so.", subject, at)
+		return fmt.Sprintf("The problem that %s had since %s has been put right. We are watching whether it stays so.", subject, at)
 	case Resolved:
 		return fmt.Sprintf("The problem with %s is over; it lasted %s.", subject, span(update.Time.Sub(since)))
 	}

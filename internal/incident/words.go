@@ -12,6 +12,32 @@ import (
 // utc is a moment as the report writes it.
 func utc(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
+// at is a moment in a table of the report: the date only where it is another one
+// than that of the report.
+func (r Report) at(t time.Time) string {
+	if t.UTC().Format(time.DateOnly) == r.date() {
+		return t.UTC().Format(time.TimeOnly)
+	}
+	return t.UTC().Format(time.DateTime)
+}
+
+// date is the day of the first sign, or that on which the report begins.
+func (r Report) date() string {
+	if r.Milestones.Started != nil {
+		return r.Milestones.Started.Time.UTC().Format(time.DateOnly)
+	}
+	return r.From.UTC().Format(time.DateOnly)
+}
+
+// count is a number with its thousands apart.
+func count(n float64) string {
+	text := fmt.Sprintf("%.0f", n)
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
+}
+
 // span is a duration in the two largest units that matter.
 func span(d time.Duration) string {
 	d = d.Round(time.Second)
@@ -51,7 +77,7 @@ func summary(r Report) []string {
 		lines = append(lines, fmt.Sprintf("Found wrong: %s.", list(damaged, 5)))
 	}
 	for _, d := range r.Impact.Databases[:min(len(r.Impact.Databases), 3)] {
-		lines = append(lines, fmt.Sprintf("In database %s %.0f of %.0f transactions failed (%s, at most %s).", d.Database, d.Failed, d.Transactions, percent(d.Ratio), percent(d.Peak)))
+		lines = append(lines, fmt.Sprintf("In database %s, %s of %s transactions failed (%s, at most %s).", d.Database, count(d.Failed), count(d.Transactions), percent(d.Ratio), percent(d.Peak)))
 	}
 	if r.Impact.DownSeconds > 0 {
 		lines = append(lines, fmt.Sprintf("The server could not be used for %s.", span(time.Duration(r.Impact.DownSeconds*float64(time.Second)))))
@@ -150,6 +176,9 @@ func followUps(e *Evidence, r Report) []string {
 		todo = append(todo, "Prove that the backups can be restored: pg_integrity_exporter drill. No drill is recorded here.")
 	}
 	for _, b := range r.Blind {
+		if b.Source == sourceUp {
+			continue // the server was away: that is the incident, or its repair
+		}
 		todo = append(todo, "Remove a blind spot: "+b.What+".")
 	}
 	if m := r.Milestones; m.Detected != nil && m.Detected.Time.Sub(m.Started.Time) > 5*time.Minute {
@@ -158,8 +187,12 @@ func followUps(e *Evidence, r Report) []string {
 	if len(r.Updates) == 0 && r.Milestones.Started != nil {
 		todo = append(todo, "Tell stakeholders with pg_integrity_exporter incident update next time: no update is recorded.")
 	}
-	slices.Sort(todo)
-	return slices.Compact(todo)
+	seen := make(map[string]bool)
+	return slices.DeleteFunc(todo, func(line string) bool {
+		again := seen[line]
+		seen[line] = true
+		return again
+	})
 }
 
 // scopeFlags limit a check to an object.
