@@ -49,6 +49,7 @@ type decoder struct {
 	outer       []byte
 	outerFilled int
 	outerDrop   int64 // bytes of an overlong line that were dropped
+	syslog      syslogQueue
 	marks       []mark
 	inner       int64 // bytes unwrapped so far that belong to finished records
 	taken       int64 // bytes of wrapped lines that belong to finished records
@@ -72,7 +73,7 @@ func newDecoder(input Input, handle func(m *Message)) *decoder {
 // reset begins another stream.
 func (d *decoder) reset() {
 	d.frame.reset(d.format)
-	d.wrap = unwrapper{}
+	d.wrap, d.syslog = unwrapper{}, syslogQueue{}
 	d.begun = false
 	d.filled, d.scanned, d.skipped = 0, 0, 0
 	d.outerFilled, d.outerDrop = 0, 0
@@ -170,8 +171,42 @@ func (d *decoder) unwrap() int64 {
 }
 
 func (d *decoder) unwrapLine(line []byte) {
+	begin := d.wrapped
 	d.wrapped += int64(len(line)) + d.outerDrop
 	d.outerDrop = 0
+	if d.wrap.kind != syslogLines {
+		d.take(line, d.wrapped)
+		return
+	}
+	d.syslog.add(line, begin)
+	d.release(false)
+}
+
+// release reads the messages of syslog that are whole, or all.
+func (d *decoder) release(all bool) {
+	for d.syslog.ready(all) {
+		m := d.syslog.pop()
+		next := d.wrapped
+		if len(d.syslog.open) > 0 {
+			next = d.syslog.open[0].begin
+		}
+		for rest := m.lines; len(rest) > 0; {
+			line := rest[:bytes.IndexByte(rest, '\n')+1]
+			if rest = rest[len(line):]; len(rest) > 0 {
+				d.take(line, m.begin)
+			} else {
+				d.take(line, next)
+			}
+		}
+	}
+	if len(d.syslog.open) == 0 && d.filled == 0 {
+		d.taken = d.wrapped
+	}
+}
+
+// take reads a line. outer is up to where all that was wrapped is done when the
+// record to which the line belongs is.
+func (d *decoder) take(line []byte, outer int64) {
 	// An unwrapped line is not longer than a wrapped one.
 	for len(d.buffer)-d.filled < len(line)+1 {
 		d.shorten()
@@ -193,11 +228,11 @@ func (d *decoder) unwrapLine(line []byte) {
 		}
 	}
 	if had == d.filled && d.filled == 0 {
-		d.taken = d.wrapped // nothing is open
+		d.taken = outer // nothing is open
 		return
 	}
 	if d.filled > had && d.buffer[d.filled-1] == '\n' {
-		d.marks = append(d.marks, mark{d.inner + d.skipped + int64(d.filled), d.wrapped})
+		d.marks = append(d.marks, mark{d.inner + d.skipped + int64(d.filled), outer})
 	}
 	if d.frame.format != AutoFormat {
 		d.finish(d.consume())
@@ -296,8 +331,10 @@ func (d *decoder) flush(final bool) int64 {
 	if final && d.pending() > 0 {
 		return d.flushAll()
 	}
+	before := d.taken
+	d.release(true)
 	if d.filled == 0 || (d.frame.format != Stderr) || d.buffer[d.filled-1] != '\n' {
-		return 0
+		return d.taken - before
 	}
 	d.parse(d.buffer[:d.filled])
 	n := int64(d.filled) + d.skipped
@@ -306,7 +343,6 @@ func (d *decoder) flush(final bool) int64 {
 	if d.wrap.kind == bare {
 		return n
 	}
-	before := d.taken
 	d.finish(n)
 	return d.taken - before
 }
@@ -315,7 +351,7 @@ func (d *decoder) flush(final bool) int64 {
 func (d *decoder) flushAll() int64 {
 	rest := d.pending()
 	d.ending = true
-	if d.filled+d.outerFilled > 0 {
+	if d.filled+d.outerFilled+len(d.syslog.open) > 0 {
 		space := d.space()
 		if len(space) > 0 {
 			space[0] = '\n'

@@ -2,7 +2,9 @@ package pglog
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -157,6 +159,77 @@ func TestWrappings(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestInterleavedSyslog reads messages of many lines that several processes write at
+// once, also with a restart in between: each message is whole, and counts once.
+func TestInterleavedSyslog(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(200) {
+		random := rand.New(rand.NewPCG(seed, 7))
+		type source struct{ lines []string }
+		var sources []source
+		want := make(map[told]int)
+		for pid := range 1 + random.IntN(5) {
+			var s source
+			for n := range 1 + random.IntN(6) {
+				text, where := fmt.Sprintf("message %d of %d", n, pid), ""
+				var parts []string
+				for part := range random.IntN(5) {
+					parts = append(parts, fmt.Sprintf("\tline %d", part))
+					text += fmt.Sprintf("\nline %d", part)
+				}
+				head := fmt.Sprintf("2026-11-25 09:00:00.123 UTC [%d] 22012 ", pid)
+				parts = append([]string{head + "ERROR:  " + strings.SplitN(text, "\n", 2)[0]}, parts...)
+				if random.IntN(2) == 0 {
+					where = "SQL function"
+					parts = append(parts, head+"CONTEXT:  "+where)
+				}
+				for i, part := range parts {
+					s.lines = append(s.lines, fmt.Sprintf("Nov 25 09:00:00 host postgres[%d]: [%d-%d] %s\n", pid, n, i+1, strings.Replace(part, "\t", "#011", 1)))
+				}
+				want[told{severity: Error, sqlstate: "22012", text: text, where: where}]++
+			}
+			sources = append(sources, s)
+		}
+		var log strings.Builder
+		for len(sources) > 0 {
+			i := random.IntN(len(sources))
+			if random.IntN(4) == 0 {
+				log.WriteString("Nov 25 09:00:00 host cron[9]: something\n")
+			}
+			log.WriteString(sources[i].lines[0])
+			if sources[i].lines = sources[i].lines[1:]; len(sources[i].lines) == 0 {
+				sources = slices.Delete(sources, i, i+1)
+			}
+		}
+		got := make(map[told]int)
+		read := func(log string, final bool) (done int64) {
+			input := stderrInput(t, "%m [%p] %e ")
+			input.Format = Syslog
+			d := newDecoder(input, func(m *Message) { got[tell(m)]++ })
+			for rest := log; rest != ""; {
+				n := copy(d.space(), rest[:min(len(rest), 1+random.IntN(500))])
+				rest = rest[n:]
+				done += d.advance(n)
+				if seen := int64(len(log) - len(rest)); done+d.pending() != seen {
+					t.Fatalf("seed %d: %d bytes done and %d pending of %d read", seed, done, d.pending(), seen)
+				}
+			}
+			if final {
+				done += d.flush(true)
+			}
+			return done
+		}
+		cut := random.IntN(log.Len())
+		done := read(log.String()[:cut], false)
+		if rest := log.String()[done:]; read(rest, true) != int64(len(rest)) {
+			t.Errorf("seed %d: not all of it is done", seed)
+		}
+		if !maps.Equal(got, want) {
+			t.Fatalf("seed %d: got\n%v, want\n%v in\n%s", seed, got, want, log.String())
+		}
 	}
 }
 

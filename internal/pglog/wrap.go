@@ -234,3 +234,64 @@ func (u *unwrapper) unwrapSyslog(out, line []byte) []byte {
 	u.process, u.length = l.process, len(l.content)
 	return append(append(out, text...), '\n')
 }
+
+const (
+	// maxApart is how many lines of syslog may be between two of one message, and
+	// maxHeld how many bytes are held until their message is whole.
+	maxApart, maxHeld = 100, maxText
+)
+
+// syslogQueue puts the lines of a message together, which have those of other
+// processes between them when several write at once. Messages come out in the
+// order of their first lines, so that a position is behind all that was read.
+type syslogQueue struct {
+	open  []syslogMessage
+	lines int // so far
+	held  int // bytes
+}
+
+// syslogMessage is a message of syslog whose end was not seen yet.
+type syslogMessage struct {
+	process string
+	begin   int64  // where its first line begins
+	lines   []byte // as they are
+	last    int    // the number of the last one
+	whole   bool
+}
+
+// add takes the next line.
+func (q *syslogQueue) add(line []byte, begin int64) {
+	q.lines++
+	l, ok := cutSyslog(line)
+	if !ok {
+		return // of another program
+	}
+	q.held += len(line)
+	for i := range q.open {
+		m := &q.open[i]
+		if m.whole || m.process != l.process {
+			continue
+		}
+		if l.part > 1 {
+			m.lines, m.last = append(m.lines, line...), q.lines
+			return
+		}
+		m.whole = true // another message of the process
+	}
+	q.open = append(q.open, syslogMessage{process: l.process, begin: begin, lines: bytes.Clone(line), last: q.lines})
+}
+
+// ready says whether the first message is whole, or need not be waited for.
+func (q *syslogQueue) ready(all bool) bool {
+	if len(q.open) == 0 {
+		return false
+	}
+	return all || q.open[0].whole || q.lines-q.open[0].last > maxApart || q.held > maxHeld
+}
+
+func (q *syslogQueue) pop() syslogMessage {
+	m := q.open[0]
+	q.open = q.open[1:]
+	q.held -= len(m.lines)
+	return m
+}
