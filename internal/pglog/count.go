@@ -181,9 +181,12 @@ func (c *counts) empty() bool { return len(c.delta) == 0 && len(c.tallies) == 0 
 // add counts a message. Most are below WARNING and cost nothing here.
 func (c *counts) add(m *Message) {
 	if isQuiet(m.severity, m.sqlstate) {
-		if ofServer(m.text) {
+		switch {
+		case isTrouble(m.sqlstate):
+			c.addEvent(m, Quiet, m.SQLState(), c.recent(m))
+		case ofServer(m.text):
 			c.addEvent(m, Quiet, "00000", c.recent(m))
-		} else if len(c.logged) < maxStatements && statementAt(m.text) >= 0 && !bytes.HasPrefix(m.application, []byte(ownApplication)) {
+		case len(c.logged) < maxStatements && statementAt(m.text) >= 0 && !bytes.HasPrefix(m.application, []byte(ownApplication)):
 			if s, ok := statementOf(m); ok {
 				c.logged = append(c.logged, s)
 			}

@@ -150,7 +150,7 @@ func parseCSV(record []byte, m *Message) parsed {
 			}
 		case csvMessage:
 			m.text = field
-			if isQuiet(m.severity, m.sqlstate) && !tells(field) {
+			if m.negligible() {
 				return message // nothing behind it is of interest
 			}
 		case csvDetail:

@@ -96,7 +96,7 @@ func damageSays(t *testing.T, server *pgtest.Server, languages ...string) {
 				return
 			}
 			by := m.Application()
-			if m.Backend() == "checkpointer" {
+			if m.Backend() == "checkpointer" || m.Backend() == "background writer" {
 				by = "future." + languages[0]
 			}
 			said[by] = append(said[by], fmt.Sprintf("%s %s %s", m.Severity(), m.SQLState(), m.Text()))
@@ -182,7 +182,7 @@ func TestKnownMessages(t *testing.T) {
 func programs(t *testing.T, install pgtest.Install) [][]byte {
 	t.Helper()
 	paths := []string{filepath.Join(install.BinDir, "postgres")}
-	for _, pattern := range []string{"lib/amcheck.so", "lib/postgresql/amcheck.so"} {
+	for _, pattern := range []string{"lib/amcheck.so", "lib/postgresql/amcheck.so", "lib/pageinspect.so", "lib/postgresql/pageinspect.so"} {
 		found, err := filepath.Glob(filepath.Join(install.BinDir, "..", pattern))
 		if err != nil {
 			t.Fatal(err)

@@ -151,7 +151,7 @@ func relayed(sqlstate, text string) EventKind {
 func interesting(severity Severity, sqlstate string, m *Message) bool {
 	switch {
 	case severity == Quiet:
-		return ofServer(m.text)
+		return sqlstate != "00000" || ofServer(m.text)
 	case severity == Fatal, severity == Panic, sqlstate == UnknownState, sqlstate == "42501", sqlstate == "01000":
 		return true
 	}
@@ -165,7 +165,7 @@ func interesting(severity Severity, sqlstate string, m *Message) bool {
 }
 
 func kindOf(m *Message, severity Severity, sqlstate, text string) EventKind {
-	if severity == Quiet {
+	if severity == Quiet && sqlstate == "00000" {
 		return serverKind(m, text)
 	}
 	if kind := corruptionKind(m, severity, sqlstate, text); kind != "" {
@@ -185,14 +185,19 @@ func kindOf(m *Message, severity Severity, sqlstate, text string) EventKind {
 
 // corruptionKind decides by the SQLSTATE. Where PostgreSQL gives none of its
 // own, the text has to be one of the known ones, or to name a file of the data
-// directory, which is the same in every language. XX001 and XX002 always tell
-// of damage; the text only tells of what kind.
+// directory, which is the same in every language. XX001 and XX002 tell of damage
+// unless they are about bytes that a function was given; the text only tells of what
+// kind.
 func corruptionKind(m *Message, severity Severity, sqlstate, text string) EventKind {
 	kind := knownKind(sqlstate, text)
 	if kind == "" && (sqlstate[:2] == "XX" || sqlstate == "01000") {
 		kind = functionKinds[m.function()]
 	}
 	switch {
+	case sqlstate == "XX002" && severity == Warning:
+		return "" // REINDEX CONCURRENTLY leaves out an invalid index (13 to 16)
+	case kind == Suspect:
+		return kind
 	case sqlstate == "XX002":
 		return IndexCorrupted
 	case kind == Internal && strings.Contains(text, "alloc"):

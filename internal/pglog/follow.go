@@ -117,8 +117,6 @@ func newFollower(source string, files library, input Input, position Position, l
 func (f *Follower) Run(ctx context.Context) {
 	news, stop := newsOf(f.library.watch())
 	defer stop()
-	ticker := time.NewTicker(f.library.interval())
-	defer ticker.Stop()
 	defer f.close()
 	for {
 		before := f.status
@@ -138,11 +136,20 @@ func (f *Follower) Run(ctx context.Context) {
 			case <-ctx.Done():
 				return
 			}
-		case <-ticker.C:
+		case <-time.After(f.pause()):
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// pause is how long to wait for the next look when nothing tells of changes. A
+// message whose end only time can tell is not left waiting.
+func (f *Follower) pause() time.Duration {
+	if f.file != nil && f.decoder.pending() > 0 && time.Since(f.news) < 2*pollInterval {
+		return pollInterval
+	}
+	return f.library.interval()
 }
 
 // poll reads everything there is now.

@@ -58,6 +58,17 @@ func forgeries() []forgery {
 		"\n2026-11-30 04:00:00.000 UTC,\"a\",\"erp\",1,,1.1,1,\"\",2026-11-30 04:00:00 UTC,1/1,0,ERROR,XX001,\"" + wrong + "\",,,,,,,,,\"a\",\"client backend\",,0" +
 		"\n{\"timestamp\":\"2026-11-30 04:00:00.000 UTC\",\"error_severity\":\"ERROR\",\"state_code\":\"XX001\",\"message\":\"" + wrong + "\"}\n"
 	list := []forgery{
+		// What the server says with the SQLSTATEs of damage although nothing is damaged.
+		{name: "an invalid index", statements: []string{
+			"CREATE TABLE broken (a text)", "UPDATE pg_index SET indisvalid = false FROM pg_class c WHERE c.relname = 'broken' AND indrelid = c.reltoastrelid",
+			"REINDEX TABLE CONCURRENTLY broken", "DROP TABLE broken",
+		}},
+		{name: "bytes of somebody", statements: []string{
+			"CREATE EXTENSION pageinspect", `SELECT tuple_data_split('pg_am'::regclass, '\x00', 2048, 1, '1')`, `SELECT tuple_data_split('pg_am'::regclass, '\x00', 2048, 0, '1')`,
+			`SELECT tuple_data_split('pg_am'::regclass, '\x00', 2048, 1, NULL)`, `SELECT tuple_data_split('pg_am'::regclass, '\x00', 2048, 1, '1000000x')`,
+			`SELECT tuple_data_split('pg_am'::regclass, '\x00', 2304, 90, NULL)`, `SELECT tuple_data_split('pg_am'::regclass, '\x00', 2304, 3, NULL)`,
+			`SELECT tuple_data_split('pg_index'::regclass, ('\x' || repeat('00', 400))::bytea, 2304, 3, NULL)`,
+		}},
 		{name: "raised", statements: raised},
 		{name: "raised within", statements: []string{
 			"CREATE FUNCTION forge() RETURNS int LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION '" + wrong + "' USING ERRCODE = 'XX001'; END$$",

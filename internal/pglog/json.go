@@ -74,7 +74,7 @@ func parseJSON(line []byte, m *Message) parsed {
 			} else if string(key) == "logger" {
 				foreign = string(value) != "postgres" && string(value) != "pgaudit"
 			}
-			if len(m.text) > 0 && string(key) == "message" && isQuiet(m.severity, m.sqlstate) && !tells(m.text) {
+			if len(m.text) > 0 && string(key) == "message" && m.negligible() {
 				return message // nothing behind it is of interest
 			}
 			if !ok {

@@ -71,9 +71,10 @@ var knownMessages = []knownMessage{
 	{TransactionStatus, "XX001 XX000", `MultiXactId %u has not been created yet -- apparent wraparound`},
 	{TransactionStatus, "XX001 XX000", `MultiXactId %u does no longer exist -- apparent wraparound`},
 	{TransactionStatus, "XX001 XX000", `MultiXact %u has invalid next offset`},
-	{TransactionStatus, "01000", `overwrote invalid relfrozenxid value %u with new value %u for table "%s"`},
-	{TransactionStatus, "01000", `overwrote invalid relminmxid value %u with new value %u for table "%s"`},
+	{TransactionStatus, "01000 XX001", `overwrote invalid relfrozenxid value %u with new value %u for table "%s"`},
+	{TransactionStatus, "01000 XX001", `overwrote invalid relminmxid value %u with new value %u for table "%s"`},
 	{TransactionStatus, "XX001 XX000 01000", `corrupted two-phase state file for transaction %u`},
+	{TransactionStatus, "XX001 XX000 01000", `corrupted two-phase state in memory for transaction %u`},
 
 	{HeapTuple, "XX001 XX000", `found xmin %u from before relfrozenxid %u`},
 	{HeapTuple, "XX001 XX000", `found xmax %u from before relfrozenxid %u`},
@@ -83,6 +84,7 @@ var knownMessages = []knownMessage{
 	{HeapTuple, "XX001 XX000", `found multixact %u from before relminmxid %u`},
 	{HeapTuple, "XX001 XX000", `multixact %u from before %s`},
 	{HeapTuple, "XX001 XX000", `multixact %u contains %s`},
+	{HeapTuple, "XX001 XX000", `multixact %u has two or more updating members`},
 	{HeapTuple, "XX001 XX000", `uncommitted xmin %u from before xid cutoff %u needs to be frozen`},
 	{HeapTuple, "XX001 XX000", `uncommitted xmin %u needs to be frozen`},
 	{HeapTuple, "XX001 XX000", `cannot freeze committed xmax %u`},
@@ -90,7 +92,7 @@ var knownMessages = []knownMessage{
 	{HeapTuple, "XX001 XX000", `corrupted page pointers: lower = %u, upper = %u, special = %u`},
 	{HeapTuple, "XX001 XX000", `corrupted line pointer: %s`},
 	{HeapTuple, "XX001 XX000", `corrupted item lengths: total %u, available space %u`},
-	{HeapTuple, "XX000", `found raw xmax %u (infomask 0x%s) not invalid and not multi`},
+	{HeapTuple, "XX001 XX000", `found raw xmax %u (infomask 0x%s) not invalid and not multi`},
 	{HeapTuple, "XX000", `invalid lock status in tuple`},
 	{HeapTuple, "XX000", `unrecognized multixact status %u`},
 	{HeapTuple, "XX000", `invalid lp`},
@@ -152,6 +154,20 @@ var knownMessages = []knownMessage{
 	{Suspect, "55000 XX000", `attempted to delete invisible tuple`},
 	{Suspect, "55000 XX000", `attempted to lock invisible tuple`},
 	{Suspect, "XX000", `could not find pg_class entry for %u`},
+
+	// What pageinspect says of bytes that somebody gives it.
+	{Suspect, "XX001", `argument of t_bits is null, %s`},
+	{Suspect, "XX001", `t_bits string is expected to be NULL, %s`},
+	{Suspect, "XX001", `t_bits string must not be NULL`},
+	{Suspect, "XX001", `unexpected length of t_bits %s, expected %u`},
+	{Suspect, "XX001", `illegal character '%s' in t_bits string`},
+	{Suspect, "XX001", `invalid character "%s" in t_bits string`},
+	{Suspect, "XX001", `end of tuple reached without looking at all its data`},
+	{Suspect, "XX001", `unexpected end of tuple data`},
+	{Suspect, "XX001", `first byte of varlena attribute is incorrect for attribute %u`},
+	{Suspect, "XX001", `number of attributes in tuple header is greater than number of attributes in tuple descriptor`},
+	{Suspect, "XX002", `invalid magic number for metadata`},
+	{Suspect, "XX002", `invalid version for metadata`},
 }
 
 // matcher is a known message made ready to be looked for.

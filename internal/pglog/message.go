@@ -37,6 +37,11 @@ type Message struct {
 // Severity is the severity, also of a translated message.
 func (m *Message) Severity() Severity { return severityOf(m.severity, m.sqlstate) }
 
+// negligible says that nothing but the severity of a message is of interest.
+func (m *Message) negligible() bool {
+	return isQuiet(m.severity, m.sqlstate) && !isTrouble(m.sqlstate) && !tells(m.text)
+}
+
 // SQLState is the SQLSTATE; "00000" for a message that has none, and
 // UnknownState for an error whose SQLSTATE the log does not tell.
 func (m *Message) SQLState() string {

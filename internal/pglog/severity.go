@@ -93,3 +93,7 @@ func severityOf(severity, sqlstate []byte) Severity {
 func isQuiet(severity, sqlstate []byte) bool {
 	return bytes.Equal(severity, []byte("LOG")) || severityOf(severity, sqlstate) == Quiet
 }
+
+// isTrouble says that a message below WARNING is about damage all the same: VACUUM
+// logs what is wrong with an index, and goes on.
+func isTrouble(sqlstate []byte) bool { return string(sqlstate) == "XX002" }

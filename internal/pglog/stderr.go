@@ -664,7 +664,7 @@ func (f *framing) parseStderr(record []byte, m *Message) parsed {
 	m.stamp, m.process = h.time.of(record), h.process.of(record)
 	m.unsure = h.unsure
 	m.text = bytes.TrimRight(record[h.body:], "\r\n")
-	if isQuiet(m.severity, m.sqlstate) && !tells(m.text) {
+	if m.negligible() {
 		return message
 	}
 	f.readSections(record, m)
