@@ -38,6 +38,7 @@ test)
 	need pgbackrest pgbackrest
 	need pgbouncer pgbouncer
 	need chromium chromium
+	need zsh zsh
 	for package in axe-core typescript grafana-schema-10 grafana-schema-11 grafana-schema-12; do
 		"$here/npm.sh" "$package" >/dev/null
 	done

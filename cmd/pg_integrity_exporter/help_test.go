@@ -1,12 +1,15 @@
 package main_test
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -80,18 +83,62 @@ func TestCompletion(t *testing.T) {
 	if exit != 0 || !strings.HasPrefix(zsh, "#compdef pg_integrity_exporter") {
 		t.Fatalf("zsh: exit code %d\n%s", exit, zsh)
 	}
+	zshCompletes(t, zsh)
+}
+
+// zshCompletes types into a real zsh on a terminal of its own, and looks at what
+// it makes of it.
+func zshCompletes(t *testing.T, function string) {
+	t.Helper()
 	if _, err := exec.LookPath("zsh"); err != nil {
-		return // the script itself needs a zsh
+		if os.Getenv("PGTEST_REQUIRE") != "" {
+			t.Fatal("zsh is not installed")
+		}
+		t.Skip("zsh is not installed")
 	}
-	if err := os.WriteFile(filepath.Join(directory, "completion"), []byte(zsh), 0o600); err != nil {
+	directory := t.TempDir()
+	if err := os.WriteFile(filepath.Join(directory, "_pg_integrity_exporter"), []byte(function), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const script = `compdef() { }; compadd() { print -r -- ${(P)2} }; source ./completion; words=(pg_integrity_exporter guard re); CURRENT=3; _pg_integrity_exporter`
-	cmd := exec.CommandContext(t.Context(), "zsh", "-f", "-c", script)
+	if err := os.WriteFile(filepath.Join(directory, "a-file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// What is run says what it was given, so that the answer is the completed line.
+	const settings = `PS1= PROMPT_EOL_MARK=
+fpath=($ZDOTDIR $fpath)
+autoload -Uz compinit; compinit -u -D
+pg_integrity_exporter() {
+	if [[ $1 == --completion-bash ]]; then command pg_integrity_exporter "$@"; else print -r -- "[[$*]]"; fi
+}
+print READY
+`
+	if err := os.WriteFile(filepath.Join(directory, ".zshrc"), []byte(settings), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const script = `zmodload zsh/zpty
+zpty shell zsh -d -i
+zpty -r shell out '*READY*'
+for typed in "$@"; do
+	zpty -w -n shell "$typed"$'\t\r'
+	zpty -r shell out '*\[\[*\]\]*'
+	print -r -- "${${out##*\[\[}%%\]\]*}"
+done
+zpty -d shell`
+	typed := []string{"gu", "guard rec", "check --rel", "check --check=bt", "check --output j", "check --output=te", "alerts export --format=ku", "--config.file=a-f"}
+	want := []string{"guard", "guard recover", "check --relation", "check --check=btree", "check --output j", "check --output=text", "alerts export --format=kubernetes", "--config.file=a-file"}
+	args := []string{"-f", "-c", script, "zsh"}
+	for _, words := range typed {
+		args = append(args, "pg_integrity_exporter "+words)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "zsh", args...)
 	cmd.Dir = directory
-	cmd.Env = []string{"PATH=" + filepath.Dir(program) + ":" + os.Getenv("PATH"), "HOME=/nonexistent"}
-	if out, err := cmd.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != "run status resume recover review" {
-		t.Errorf("zsh: %q (%v)", out, err)
+	cmd.Env = []string{"PATH=" + filepath.Dir(program) + ":" + os.Getenv("PATH"), "HOME=" + directory, "ZDOTDIR=" + directory, "TERM=dumb"}
+	out, err := cmd.CombinedOutput()
+	got := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("zsh makes of %q (%v)\n%s", typed, err, strings.Join(got, "\n"))
 	}
 }
 

@@ -35,11 +35,18 @@ complete -F _{{.App.Name}}_complete -o default {{.App.Name}}
 _{{.App.Name}}() {
     local -a typed matches
     typed=("${(@)words[2,CURRENT-1]}")
-    [[ $words[CURRENT] == -* ]] && typed+=("$words[CURRENT]")
+    if compset -P 1 '(#b)(--[^=]##)='; then
+        typed+=("${IPREFIX%=}")
+    elif [[ $words[CURRENT] == -* ]]; then
+        typed+=("$words[CURRENT]")
+    fi
     matches=(${(f)"$("$words[1]" --completion-bash "${(@)typed}")"})
     compadd -a matches || _files
 }
-if [[ "$(basename -- ${(%):-%x})" != "_{{.App.Name}}" ]]; then
+# The first call loads this file.
+if [[ $funcstack[1] == _{{.App.Name}} ]]; then
+    _{{.App.Name}} "$@"
+else
     compdef _{{.App.Name}} {{.App.Name}}
 fi
 `
