@@ -266,7 +266,7 @@ func (f *baselineFlags) diff(ctx context.Context, b baseline) (int, error) {
 		return code, f.writeJSON(all)
 	}
 	for _, d := range all {
-		fmt.Fprintf(f.stdout, "%s  %s: %s %s (noticed %s)\n", strings.ToUpper(string(d.Severity)), d.Database, d.Object, d.Action(), d.Noticed.Format(time.RFC3339))
+		fmt.Fprintf(f.painted(), "%s  %s: %s %s (noticed %s)\n", strings.ToUpper(string(d.Severity)), d.Database, d.Object, d.Action(), d.Noticed.Format(time.RFC3339))
 		for _, c := range d.Changes {
 			if c.Before != "" {
 				fmt.Fprintf(f.stdout, "  - %s: %s\n", c.Attribute, strings.ReplaceAll(c.Before, "\n", "\n  -   "))

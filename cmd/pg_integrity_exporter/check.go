@@ -11,6 +11,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/alecthomas/units"
+	"golang.org/x/sys/unix"
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/pg"
@@ -58,7 +59,9 @@ func (f *checkFlags) check(ctx context.Context) int {
 		f.fail(err)
 		return check.ExitIncomplete
 	}
-	write := func(w io.Writer) error { return document.WriteText(w, colour(f.stdout, f.environment)) }
+	write := func(w io.Writer) error {
+		return document.WriteText(w, colour(f.stdout, f.environment), columns(f.stdout))
+	}
 	switch f.output {
 	case "json":
 		write = document.WriteJSON
@@ -174,6 +177,19 @@ func colour(w io.Writer, environment pg.Environment) bool {
 	_, refused := environment("NO_COLOR")
 	kind, _ := environment("TERM")
 	return terminal(w) && !refused && kind != "dumb"
+}
+
+// columns is how wide the terminal is; 0 is that it is none, or not known.
+func columns(w io.Writer) int {
+	file, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Col)
 }
 
 // terminal says whether somebody watches.

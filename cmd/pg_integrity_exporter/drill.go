@@ -142,7 +142,7 @@ func (f *drillFlags) run(ctx context.Context) (bool, error) {
 	if f.output == "json" {
 		return report.Proved(), f.writeJSON(report)
 	}
-	_, err = io.WriteString(f.stdout, drillText(report))
+	_, err = io.WriteString(f.painted(), drillText(report))
 	return report.Proved(), err
 }
 
@@ -395,7 +395,7 @@ func (f *drillFlags) verify(ctx context.Context, options drill.Options) (bool, e
 		return document.OK, f.writeJSON(document)
 	}
 	for _, p := range document.Problems {
-		fmt.Fprintf(f.stdout, "PROBLEM  %s\n", p)
+		fmt.Fprintf(f.painted(), "PROBLEM  %s\n", p)
 	}
 	if document.Reason != "" {
 		return false, errors.New(document.Reason)
@@ -476,7 +476,7 @@ func (f *drillFlags) listBackups(ctx context.Context, repository recovery.Reposi
 		return false, err
 	}
 	for _, p := range inventory.Problems {
-		fmt.Fprintf(f.stdout, "PROBLEM  %s\n", p)
+		fmt.Fprintf(f.painted(), "PROBLEM  %s\n", p)
 	}
 	if !ok {
 		fmt.Fprintln(f.stdout, "Nothing can be brought back.")

@@ -111,11 +111,11 @@ func (f *guardFlags) run(ctx context.Context) int {
 }
 
 func (f *guardFlags) print(report *guard.Report) int {
-	write := report.WriteText
+	write, to := report.WriteText, f.painted()
 	if f.output == "json" {
-		write = report.WriteJSON
+		write, to = report.WriteJSON, f.stdout
 	}
-	if err := write(f.stdout); err != nil {
+	if err := write(to); err != nil {
 		f.fail(fmt.Errorf("writing the result: %w", err))
 	}
 	return report.ExitCode
@@ -273,7 +273,7 @@ func (f *guardFlags) status(context.Context) int {
 		if outcome == "" {
 			outcome = "under way"
 		}
-		fmt.Fprintf(f.stdout, "%s  %s  %s  by %s: %s\n    %s\n", run.ID, run.Started.Format(time.RFC3339), outcome, run.By, run.What, run.Summary)
+		fmt.Fprintf(f.painted(), "%-15s  %s  %s  by %s: %s\n    %s\n", outcome, run.ID, run.Started.Format(time.RFC3339), run.By, run.What, run.Summary)
 	}
 	return code
 }

@@ -347,6 +347,9 @@ func listIncidents(g *globals, output string) (overdue bool, err error) {
 	if output == "json" {
 		return overdue, writeJSON(g.stdout, all)
 	}
+	if len(all) == 0 {
+		fmt.Fprintln(g.stderr, "no incident is recorded")
+	}
 	for _, i := range all {
 		due := ""
 		if i.Open() {

@@ -15,14 +15,17 @@ import (
 // again lets the next line take the place of the last one.
 const again = "\r\x1b[K"
 
-// progress is a line for somebody who watches; the next one takes its place
-// until the check ends.
+// progress is a line for somebody who watches; the next one takes its place. What
+// ended well leaves none: the table tells it in the end.
 func progress(r check.Result) string {
 	where := r.Check
 	if r.Database != "" {
 		where += " in " + strconv.Quote(r.Database)
 	}
-	if r.Outcome != "" {
+	switch r.Outcome {
+	case check.OutcomeOK, check.OutcomeSkipped:
+		return again
+	case check.OutcomeFindings, check.OutcomeFailed:
 		return fmt.Sprintf("%s%s: %s after %.1f s\n", again, where, r.Outcome, r.Seconds)
 	}
 	share := min(float64(r.Bytes)/float64(max(r.TotalBytes, 1)), 1)

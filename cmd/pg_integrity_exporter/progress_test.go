@@ -26,7 +26,8 @@ func TestDrillProgress(t *testing.T) {
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	for want, r := range map[string]check.Result{
-		"\r\x1b[Ksetting: ok after 0.4 s\n":                    {Check: "setting", Outcome: check.OutcomeOK, Seconds: 0.4},
+		"\r\x1b[K": {Check: "setting", Outcome: check.OutcomeOK, Seconds: 0.4},
+		"\r\x1b[Ksetting: findings after 0.4 s\n":              {Check: "setting", Outcome: check.OutcomeFindings, Seconds: 0.4},
 		"\r\x1b[Kpage in \"erp\": 25 %, about 30s left":        {Check: "page", Database: "erp", Bytes: 25, TotalBytes: 100, Seconds: 10},
 		"\r\x1b[Kpage in \"erp\": 3 s":                         {Check: "page", Database: "erp", Bytes: 1, TotalBytes: 100, Seconds: 3},
 		"\r\x1b[Krows in \"erp\": 3 s":                         {Check: "rows", Database: "erp", Seconds: 3},

@@ -17,6 +17,31 @@ import (
 	"pg_integrity_exporter/internal/pgtest"
 )
 
+// TestWidth holds that a terminal's lines are not longer than it is wide, and that a
+// command can be copied from one of them.
+func TestWidth(t *testing.T) {
+	t.Parallel()
+	const command = "pg_integrity_exporter check --deep --relation=public.t"
+	text := strings.Repeat("damage ", 30)
+	document := check.Document{Target: "here", Checks: []check.Result{
+		{Check: "page", Database: "erp", Outcome: check.OutcomeFindings, Findings: []check.Finding{{Message: text, Action: text + command + ". " + text}}},
+		{Check: "heap", Database: "erp", Outcome: check.OutcomeSkipped, Reason: text}, {Check: "btree", Database: "erp", Outcome: check.OutcomeSkipped, Reason: text},
+	}}
+	document.Findings = document.Checks[0].Findings
+	var b strings.Builder
+	if err := document.WriteText(&b, false, 80); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(b.String()) {
+		if len(line) > 81 {
+			t.Errorf("too wide: %s", line)
+		}
+	}
+	if !strings.Contains(b.String(), command) || !strings.Contains(b.String(), "Not all looked at: heap in erp, btree in erp: damage") {
+		t.Error(b.String())
+	}
+}
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var discard = slog.New(slog.DiscardHandler)
@@ -259,7 +284,7 @@ func requireFinding(t *testing.T, document check.Document, d damage) {
 	}
 	if !hit {
 		var b strings.Builder
-		if err := document.WriteText(&b, false); err != nil {
+		if err := document.WriteText(&b, false, 0); err != nil {
 			t.Fatal(err)
 		}
 		t.Errorf("damage to %s was not found:\n%s", d.found, b.String())

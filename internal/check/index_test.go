@@ -260,7 +260,7 @@ func requireOneOf(t *testing.T, document check.Document, d indexDamage) {
 		}
 	}
 	var text strings.Builder
-	if err := document.WriteText(&text, false); err != nil {
+	if err := document.WriteText(&text, false, 0); err != nil {
 		t.Fatal(err)
 	}
 	if len(by) == 0 {

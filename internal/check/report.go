@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 )
 
 // WriteJSON writes the contract's JSON document.
@@ -18,9 +19,9 @@ func (d *Document) WriteJSON(w io.Writer) error {
 	return encoder.Encode(d)
 }
 
-// WriteText writes the document for people, with the colours of a terminal when
-// it is one.
-func (d *Document) WriteText(w io.Writer, coloured bool) error {
+// WriteText writes the document for people: with the colours of a terminal when it
+// is one, and lines of at most so many columns; 0 is any length.
+func (d *Document) WriteText(w io.Writer, coloured bool, columns int) error {
 	if reason := d.sharedReason(); reason != "" {
 		_, err := fmt.Fprintf(w, "None of the %d checks could look at %s: %s\n", len(d.Checks), d.Target, printable(reason))
 		return err
@@ -28,33 +29,102 @@ func (d *Document) WriteText(w io.Writer, coloured bool) error {
 	var b strings.Builder
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	paint := painter(coloured)
-	fmt.Fprintf(table, "CHECK\tDATABASE\t%s\tOBJECTS\tBYTES\tSECONDS\tREASON\n", paint("", "OUTCOME"))
+	fmt.Fprintf(table, "CHECK\tDATABASE\t%s\tOBJECTS\tBYTES\tSECONDS\n", paint("", "OUTCOME"))
 	for _, c := range d.Checks {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%.1f\t%s\n", c.Check, printable(c.Database), paint(string(c.Outcome), string(c.Outcome)), c.Objects, bytesForPeople(c.Bytes), c.Seconds, printable(c.Reason))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%.1f\n", c.Check, printable(c.Database), paint(string(c.Outcome), string(c.Outcome)), c.Objects, bytesForPeople(c.Bytes), c.Seconds)
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
 	for _, f := range d.Findings {
 		fmt.Fprintf(&b, "\n%s  %s  %s\n", paint(string(f.Severity), strings.ToUpper(string(f.Severity))), f.Class, printable(f.Object()))
-		fmt.Fprintf(&b, "  what:    %s\n", printable(f.Message))
-		fmt.Fprintf(&b, "  impact:  %s\n", printable(f.Impact))
-		fmt.Fprintf(&b, "  action:  %s\n", printable(f.Action))
+		for _, part := range [][2]string{{"  what:    ", f.Message}, {"  impact:  ", f.Impact}, {"  action:  ", f.Action}} {
+			b.WriteString(wrap(part[0], printable(part[1]), columns))
+		}
 		fmt.Fprintf(&b, "  found by %s, fingerprint %s", f.Check, f.Fingerprint)
 		if f.SQLState != "" {
 			fmt.Fprintf(&b, ", SQLSTATE %s", f.SQLState)
 		}
 		b.WriteString("\n")
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.Idle)) {
-		fmt.Fprintf(&b, "\nNot run: %s: %s.", name, d.Idle[name])
+	b.WriteString("\n")
+	for _, r := range d.reasons() {
+		b.WriteString(wrap("Not all looked at: ", printable(r), columns))
 	}
-	fmt.Fprintf(&b, "\n%s\n", d.verdict())
+	for _, name := range slices.Sorted(maps.Keys(d.Idle)) {
+		b.WriteString(wrap("Not run: ", name+": "+d.Idle[name]+".", columns))
+	}
+	b.WriteString("\n" + wrap("", d.verdict(), columns))
 	if d.Conclusion != "" {
-		fmt.Fprintf(&b, "%s\n", printable(d.Conclusion))
+		b.WriteString(wrap("", printable(d.Conclusion), columns))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// reasons are why checks could not look at everything, each once.
+func (d *Document) reasons() []string {
+	var order []string
+	told := make(map[string][]string) // by reason
+	for _, c := range d.Checks {
+		if c.Reason == "" {
+			continue
+		}
+		if told[c.Reason] == nil {
+			order = append(order, c.Reason)
+		}
+		name := c.Check
+		if c.Database != "" {
+			name += " in " + c.Database
+		}
+		told[c.Reason] = append(told[c.Reason], name)
+	}
+	for i, reason := range order {
+		order[i] = strings.Join(told[reason], ", ") + ": " + reason
+	}
+	return order
+}
+
+// wrap breaks a text between words, behind a heading and below its end. A word
+// that is too long stays whole, and so does a command, which somebody may copy.
+func wrap(heading, text string, columns int) string {
+	var b strings.Builder
+	b.WriteString(heading)
+	used, indent := len(heading), strings.Repeat(" ", len(heading))
+	for i, word := range together(text) {
+		length := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case columns > 0 && used+1+length > columns:
+			b.WriteString("\n" + indent)
+			used = len(indent)
+		default:
+			b.WriteString(" ")
+			used++
+		}
+		b.WriteString(word)
+		used += length
+	}
+	b.WriteString("\n")
+	return b.String()
+}
+
+// together are the words of a text, with a command of ours and its flags as one.
+func together(text string) []string {
+	var words []string
+	glued := 0
+	for word := range strings.SplitSeq(text, " ") {
+		if n := len(words); n > 0 && (glued > 0 || strings.HasPrefix(word, "--")) {
+			words[n-1] += " " + word
+		} else {
+			words = append(words, word)
+		}
+		glued--
+		if word == "pg_integrity_exporter" {
+			glued = 2
+		}
+	}
+	return words
 }
 
 // painter gives a text the colour of a severity or an outcome. All codes have
@@ -101,7 +171,7 @@ func (d *Document) verdict() string {
 	}
 	suffix := ""
 	if incomplete > 0 {
-		suffix = fmt.Sprintf(" %d of %d checks could not look at everything; the reasons are in the table.", incomplete, len(d.Checks))
+		suffix = fmt.Sprintf(" %d of %d checks could not look at everything; the reasons are above.", incomplete, len(d.Checks))
 	}
 	switch d.ExitCode() {
 	case ExitFindings:

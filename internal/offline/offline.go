@@ -315,7 +315,7 @@ func (r *run) conclusion(document check.Document) string {
 	}
 	for _, c := range document.Checks {
 		if c.Outcome == check.OutcomeFailed {
-			return "Nothing was found that stops the start, but not everything could be looked at; the reasons are in the table."
+			return "Nothing was found that stops the start, but not everything could be looked at; the reasons are above."
 		}
 	}
 	if r.known && !r.control.State.Clean() {

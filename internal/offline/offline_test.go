@@ -50,7 +50,7 @@ func look(t *testing.T, directory string, only ...string) check.Document {
 func text(t *testing.T, document check.Document) string {
 	t.Helper()
 	var b strings.Builder
-	if err := document.WriteText(&b, false); err != nil {
+	if err := document.WriteText(&b, false, 0); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
