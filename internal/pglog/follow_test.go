@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
 	"pg_integrity_exporter/internal/pgtest"
@@ -329,6 +330,56 @@ func TestRealLogs(t *testing.T) {
 			t.Errorf("the log was not rotated: %v", files)
 		}
 	})
+}
+
+// TestEncodings makes errors in databases of many encodings, with names and texts
+// that are not valid UTF-8 in the log: each is counted with its SQLSTATE and
+// database.
+func TestEncodings(t *testing.T) {
+	t.Parallel()
+	const prefix = "%m [%p] %e %b %q%d %u %a "
+	server := pgtest.Start(t, pgtest.Version(max(15, pgtest.Newest())), pgtest.CSVLog(), pgtest.Setting("log_destination", "stderr,csvlog,jsonlog"), pgtest.Setting("log_line_prefix", prefix))
+	readers := make(map[string]*reader)
+	for _, extension := range []string{"log", "csv", "json"} {
+		r := newReader()
+		r.input = stderrInput(t, prefix)
+		readers[extension] = r
+		defer r.follow(filepath.Join(server.LogDirectory(), "*."+extension))()
+	}
+	encodings := map[string]string{"LATIN1": "é»ß", "LATIN9": "€é", "KOI8R": "Ошибка", "EUC_JP": "致命的な", "EUC_KR": "오류", "EUC_CN": "错误", "WIN1251": "ОШИБКА", "SQL_ASCII": "é", "UTF8": "错误"}
+	for encoding, words := range encodings {
+		database := strings.ToLower(encoding)
+		server.MustExec(t, "postgres", "CREATE DATABASE "+database+" ENCODING '"+encoding+"' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0; ")
+		conn, err := pgx.Connect(t.Context(), server.DSN(database)+"&client_encoding=UTF8")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, statement := range []string{"SELECT 1/0 /* %s */", `SELECT * FROM "no %s"`, "SELECT '%s\n\tERROR:  no'::int", "SELECT 'base/%s'::regclass"} {
+			if _, err := conn.PgConn().Exec(t.Context(), fmt.Sprintf(statement, words)).ReadAll(); err == nil {
+				t.Fatal("no error")
+			}
+		}
+		if err := conn.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for extension, r := range readers {
+		for encoding := range encodings {
+			for sqlstate, want := range map[string]uint64{division: 2, "42P01": 2} {
+				counter := Counter{Kind: CountErrors, Database: strings.ToLower(encoding), SQLState: sqlstate}
+				await(t, fmt.Sprintf("%s in %s: %d of %s", extension, encoding, want, sqlstate), func() bool {
+					r.mu.Lock()
+					defer r.mu.Unlock()
+					return r.counts[counter] == want
+				})
+			}
+		}
+		r.mu.Lock()
+		if len(r.events) > 0 || r.status.ParseFailures > 0 || r.counts[Counter{Kind: CountLostBytes}] > 0 {
+			t.Errorf("%s: %d parse failures, events %+v", extension, r.status.ParseFailures, r.events)
+		}
+		r.mu.Unlock()
+	}
 }
 
 // TestRotations moves, copies, compresses and removes a log under the follower,

@@ -3,6 +3,7 @@ package pglog
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -65,6 +66,37 @@ func TestStreams(t *testing.T) {
 			stop()
 			listening()() // a socket that is left behind is taken over
 		})
+	}
+}
+
+// TestStdin reads a log from standard input, and tells when that ends.
+func TestStdin(t *testing.T) {
+	read, written, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := os.Stdin
+	os.Stdin = read
+	defer func() { os.Stdin = before }()
+	defer read.Close()
+	r := newReader()
+	stream := NewStream(stderrInput(t, "%m [%p] %e "), NewLabels(nil, nil, nil))
+	stream.Commit, stream.Report = r.commit, r.report
+	var done sync.WaitGroup
+	done.Go(func() { stream.Stdin(t.Context()) })
+	await(t, "reading", r.is(func(s Status) bool { return s.Up }))
+	for n, log := range []string{stderrLog, "2026-11-25 09:00:00.123 UTC [1] 22012 ERROR:  one more\n"} {
+		if _, err := written.WriteString(log); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "counted", func() bool { return r.errors(division) == uint64(n+1) && r.errors("XX001") == 1 })
+	}
+	if err := written.Close(); err != nil {
+		t.Fatal(err)
+	}
+	done.Wait()
+	if r.status.Up || !strings.Contains(r.status.Problem, "standard input has ended") {
+		t.Errorf("the end is not told: %+v", r.status)
 	}
 }
 
