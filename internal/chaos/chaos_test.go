@@ -51,6 +51,20 @@ func faults() []fault {
 			}
 			s.fair(t)
 		}},
+		{name: "lost packets", run: func(t *testing.T, s *scene) {
+			s.link.set(lossy)
+			for range 5 {
+				s.scrape(t)
+			}
+			s.fair(t)
+		}},
+		{name: "lost answers", run: func(t *testing.T, s *scene) {
+			// Not reset: the connections were open before.
+			s.link.set(deaf)
+			s.down(t, "timeout")
+			s.fair(t)
+		}},
+		{name: "clock jumps in the log", run: clockJumps},
 		{name: "reset connections", run: func(t *testing.T, s *scene) {
 			for range 5 {
 				s.link.reset()
@@ -217,6 +231,42 @@ func statisticsReset(t *testing.T, s *scene) {
 	if after, found := value(s.scrape(t), "pgintegrity_checksum_failures_total", "", ""); after < before || !found {
 		t.Errorf("a counter fell from %v to %v", before, after)
 	}
+}
+
+// clockJumps moves the clock by which the server writes and names its log to and
+// fro, and the times of its files: every error counts once. The exporter's own clock
+// is that of the machine and cannot be moved here.
+func clockJumps(t *testing.T, s *scene) {
+	t.Helper()
+	divisions := func() float64 {
+		n, _ := value(s.scrape(t), "pgintegrity_errors_total", "sqlstate", "22xxx")
+		return n
+	}
+	want := divisions()
+	for i, zone := range []string{"Pacific/Kiritimati", "Etc/GMT+12", "Asia/Kathmandu", "UTC"} { // UTC+14, -12, +5:45
+		s.server.MustExec(t, "postgres", "ALTER SYSTEM SET log_timezone = '"+zone+"'")
+		s.server.MustExec(t, "postgres", "SELECT pg_reload_conf(), pg_sleep(0.2)")
+		if i%2 == 0 {
+			s.server.MustExec(t, "postgres", "SELECT pg_rotate_logfile(), pg_sleep(0.2)")
+		}
+		for _, file := range s.server.LogFiles() {
+			moved := time.Now().Add(time.Duration(24*(i%3-1)) * time.Hour)
+			must(t, os.Chtimes(file, moved, moved))
+		}
+		for range 10 {
+			if err := s.server.Exec(t.Context(), "postgres", "SELECT 1/0"); err == nil {
+				t.Fatal("no error")
+			}
+			want++
+		}
+		pgtest.Await(t, "the errors of "+zone, 20*time.Second, func() bool { return divisions() >= want })
+	}
+	<-time.After(time.Second)
+	if got := divisions(); got != want {
+		t.Errorf("%v errors counted of %v", got, want)
+	}
+	s.server.MustExec(t, "postgres", "ALTER SYSTEM RESET log_timezone")
+	s.server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
 }
 
 // churn makes and drops many tables while the exporter looks; its page must not

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -19,6 +20,8 @@ const (
 	silent          // connections that are open lose everything from now on; new ones are fair
 	cut             // connections that are open are reset; new ones are fair
 	garbled         // bytes of the server are changed
+	lossy           // packets are lost and sent again, now and then too often
+	deaf            // what the server says is lost, what it is asked arrives
 )
 
 // link is a way to a server whose weather can change.
@@ -134,8 +137,11 @@ func (l *link) pass(w *wire, to io.WriteCloser, from io.Reader, answers bool) {
 		l.mu.Unlock()
 		bytes := buffer[:got]
 		switch {
-		case lost || weather == hung:
+		case lost || weather == hung || weather == deaf && answers:
 			continue
+		case weather == lossy && rand.IntN(4) == 0:
+			// TCP sends again after 0.2 s, then after twice as long each time.
+			time.Sleep(200 * time.Millisecond << rand.IntN(4))
 		case weather == garbled && answers:
 			for i := n % 7; i < len(bytes); i += 13 {
 				bytes[i] ^= 0x55

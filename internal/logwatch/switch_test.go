@@ -67,3 +67,38 @@ func TestCollectorSwitches(t *testing.T) {
 		t.Errorf("%d errors of the application", got)
 	}
 }
+
+// TestBlindness changes each setting that hides something of a collected log, and
+// puts it back: both are told.
+func TestBlindness(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("the server's settings are looked at every 15 seconds")
+	}
+	server := pgtest.Start(t, pgtest.CSVLog())
+	results := inMemory(t)
+	stop := watch(t, server.DSN("postgres"), results, func(*config.Log) {})
+	defer stop()
+	pgtest.Await(t, "reading", 20*time.Second, func() bool { return results.Snapshot().Log.Up })
+	for reason, settings := range map[string][]string{
+		pglog.BlindRotation:    {"log_rotation_age = 0", "log_rotation_size = 0"},
+		pglog.BlindOverwritten: {"log_filename = 'server.log'", "log_truncate_on_rotation = on", "log_rotation_age = '1d'"},
+		pglog.BlindWarnings:    {"log_min_messages = error"},
+		pglog.BlindErrors:      {"log_min_messages = panic"},
+		pglog.BlindStatement:   {"log_min_error_statement = panic"},
+		pglog.BlindContext:     {"log_error_verbosity = terse"},
+		pglog.BlindDestination: {"log_destination = 'syslog'"},
+	} {
+		if blind(results, reason) {
+			t.Errorf("%s is told before", reason)
+		}
+		for _, setting := range settings {
+			server.MustExec(t, "postgres", "ALTER SYSTEM SET "+setting)
+		}
+		server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+		pgtest.Await(t, reason+" told", 40*time.Second, func() bool { return blind(results, reason) })
+		server.MustExec(t, "postgres", "ALTER SYSTEM RESET ALL")
+		server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+		pgtest.Await(t, reason+" over", 40*time.Second, func() bool { return !blind(results, reason) })
+	}
+}

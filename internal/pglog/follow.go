@@ -81,7 +81,7 @@ type Follower struct {
 	file    handle
 	news    time.Time              // when it last had something new
 	unkept  int64                  // bytes of finished records since the last batch
-	seen    map[identity]bool      // files that were there when the current one was chosen
+	seen    map[identity]int64     // files that were there when the current one was chosen, with their sizes
 	done    map[identity]time.Time // files that were read, with their time of change
 	endings []Position             // where files were left
 	queue   []logFile              // files to read before what is newer than the current one
@@ -206,9 +206,9 @@ func (f *Follower) open(ctx context.Context) (bool, error) {
 
 // note remembers which files are there.
 func (f *Follower) note(files []logFile) {
-	f.seen = make(map[identity]bool, len(files))
+	f.seen = make(map[identity]int64, len(files))
 	for _, file := range files {
-		f.seen[file.id] = true
+		f.seen[file.id] = file.size
 	}
 }
 
@@ -446,8 +446,9 @@ func (f *Follower) next(ctx context.Context) (bool, error) {
 		if left, read := f.done[c.id]; read {
 			return c.modTime.Equal(left)
 		}
-		// A file that has come since is newer whatever the clock said.
-		return f.seen[c.id] && c.modTime.Before(current.modTime)
+		// A file that has come or grown since is newer whatever the clock said.
+		size, known := f.seen[c.id]
+		return known && size == c.size && c.modTime.Before(current.modTime)
 	})
 	queue := f.queue
 	if len(queue) == 0 {

@@ -600,7 +600,7 @@ func TestClockJumps(t *testing.T) {
 	r := newReader()
 	write(t, filepath.Join(directory, "1.json"), divisionError())
 	stop := r.follow(filepath.Join(directory, "*.json"))
-	defer stop()
+	defer func() { stop() }()
 	await(t, "counted", func() bool { return r.errors(division) == 1 })
 	next := filepath.Join(directory, "0.json")
 	write(t, next, divisionError())
@@ -609,6 +609,20 @@ func TestClockJumps(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "counted", func() bool { return r.errors(division) == 2 })
+
+	// The clock was put back while nobody looked: the server goes on in a file that is
+	// older than the one before.
+	stop()
+	tomorrow := time.Now().Add(24 * time.Hour)
+	if err := os.Chtimes(next, tomorrow, tomorrow); err != nil {
+		t.Fatal(err)
+	}
+	after := filepath.Join(directory, "2.json")
+	write(t, after, divisionError())
+	stop = r.follow(filepath.Join(directory, "*.json"))
+	<-time.After(3 * pollInterval)
+	write(t, after, divisionError())
+	await(t, "counted", func() bool { return r.errors(division) == 4 })
 }
 
 // TestHostileLog reads what no server should write: zeros, binary, a message of
