@@ -1,6 +1,11 @@
 package dashboards
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+
+	"pg_integrity_exporter/alerts"
+)
 
 // Dashboard is one Grafana dashboard.
 type Dashboard struct {
@@ -78,6 +83,25 @@ func in(matchers ...string) string {
 
 // q is one query without further settings.
 func q(expr, legend string) []Target { return []Target{{Expr: expr, Legend: legend}} }
+
+// until are the lines of a query, and from where on an alert about them fires.
+func until(expr, legend, limit string) []Target {
+	return []Target{{Expr: expr, Legend: legend}, {Expr: limit, Legend: "alert", Objective: true}}
+}
+
+// threshold is a number of the alert of this name that is critical, or a warning
+// where it is never critical.
+func threshold(alert, name string) string {
+	for _, severity := range []alerts.Severity{alerts.Critical, alerts.Warning} {
+		a, _ := alerts.Find(alert, severity)
+		for _, t := range a.Thresholds {
+			if t.Name == name {
+				return strconv.FormatFloat(t.Value, 'f', -1, 64)
+			}
+		}
+	}
+	panic("the alert " + alert + " has no threshold " + name)
+}
 
 // against is a query and the objective of which it must stay below.
 func against(expr, objective string) []Target {

@@ -41,7 +41,7 @@ func exporter() Dashboard {
 				{
 					Kind: Series, Title: "Log not read yet", Width: 8, Height: 8, Unit: "bytes",
 					Description: "Bytes of the server's log behind which the reader is. Alert PostgresLogReaderBehind.",
-					Queries:     q("pgintegrity_log_backlog_bytes"+of(), "{{instance}}"),
+					Queries:     until("pgintegrity_log_backlog_bytes"+of(), "{{instance}}", "vector("+threshold("PostgresLogReaderBehind", "backlog_bytes")+")"),
 				},
 				{
 					Kind: Series, Title: "Log lost or not understood", Width: 8, Height: 8, Unit: "short",

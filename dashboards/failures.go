@@ -35,7 +35,7 @@ func failures() Dashboard {
 				{
 					Kind: Series, Title: "Connections in use", Width: 8, Height: 7, Unit: "percentunit",
 					Description: "Share of the connections that ordinary roles may hold, in use by clients. Near 100 % means that clients are turned away: not corruption.",
-					Queries:     q("sum by (instance) (pgintegrity_activity_sessions"+of()+") / on (instance) group_left () sum by (instance) (pgintegrity_connections_limit"+of()+")", "{{instance}}"),
+					Queries:     until("sum by (instance) (pgintegrity_activity_sessions"+of()+") / on (instance) group_left () sum by (instance) (pgintegrity_connections_limit"+of()+")", "{{instance}}", "vector("+threshold("PostgresConnectionsNearLimit", "ratio")+")"),
 				},
 				{
 					Kind: Timeline, Title: "Why a server does not answer", Width: 8, Height: 7, Unit: "none", Worse: 1, Words: map[string]string{"0": "no", "1": "yes"},
@@ -46,7 +46,7 @@ func failures() Dashboard {
 				{
 					Kind: Series, Title: "Sessions that wait for a lock", Width: 8, Height: 7, Unit: "short",
 					Description: "Sessions that wait for a heavyweight lock.",
-					Queries:     q("max by (instance) (pgintegrity_locks_waiting_sessions"+of()+")", "{{instance}}"),
+					Queries:     until("max by (instance) (pgintegrity_locks_waiting_sessions"+of()+")", "{{instance}}", threshold("PostgresLockPileUp", "ratio")+" * min(pgintegrity_connections_limit"+of()+")"),
 				},
 				{
 					Kind: Series, Title: "Server events", Width: 8, Height: 7, Unit: "short",
@@ -63,7 +63,8 @@ func failures() Dashboard {
 					Kind: Series, Title: "Lag of standbys", Width: 8, Height: 7, Unit: "bytes",
 					Sparse:      "there is no standby",
 					Description: "WAL that a standby has not replayed yet.",
-					Queries:     q("max by (instance, application_name) (pgintegrity_replication_lag_bytes"+of()+")", "{{instance}} {{application_name}}"),
+					Queries: until("max by (instance, application_name) (pgintegrity_replication_lag_bytes"+of()+")", "{{instance}} {{application_name}}",
+						threshold("PostgresReplicationReceiverBehind", "sizes")+" * min(pgintegrity_wal_size_limit_bytes"+of()+" and on (job, instance) pgintegrity_replication_lag_bytes"+of()+")"),
 				},
 			}},
 		},
@@ -71,11 +72,13 @@ func failures() Dashboard {
 }
 
 func failingShare(width int) Panel {
+	const failing = "PostgresTransactionsFailing"
 	return Panel{
 		Kind: Series, Title: "Share of failing transactions", Width: width, Height: 8, Unit: "percentunit",
 		Sparse:      "there was no transaction",
 		Description: "Transactions rolled back, of all that ended. Alerts PostgresTransactionsFailing and PostgresErrorBudgetBurn.",
-		Queries:     q("datname:pgintegrity_transactions_rollback:ratio_rate2m"+in(), "{{instance}} {{datname}}"),
+		Queries: until("datname:pgintegrity_transactions_rollback:ratio_rate2m"+in(), "{{instance}} {{datname}}",
+			"clamp_min("+threshold(failing, "times")+" * max(datname:pgintegrity_transactions_rollback:ratio_usual"+in()+"), "+threshold(failing, "ratio")+")"),
 	}
 }
 

@@ -55,7 +55,7 @@ func maintenance() Dashboard {
 				{
 					Kind: Series, Title: "Whom it blocks", Width: 12, Height: 8, Unit: "s",
 					Description: "The longest that a session has waited for a running maintenance operation.",
-					Queries:     q("pgintegrity_maintenance_blocked_seconds"+of(), "{{instance}}"),
+					Queries:     until("pgintegrity_maintenance_blocked_seconds"+of(), "{{instance}}", "vector("+threshold("PostgresMaintenanceBlocks", "seconds")+")"),
 				},
 				{
 					Kind: Series, Title: "Errors while it runs", Width: 12, Height: 8, Unit: "ops",
