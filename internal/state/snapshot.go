@@ -88,7 +88,7 @@ type CheckState struct {
 
 // WaitingSince is since when the check has been planned and has not once looked at
 // everything; zero is that it has.
-func (c CheckState) WaitingSince() time.Time {
+func (c *CheckState) WaitingSince() time.Time {
 	if !c.LastSuccess.IsZero() {
 		return time.Time{}
 	}

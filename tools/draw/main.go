@@ -446,7 +446,7 @@ const scales = { percentunit: v => +(v * 100).toPrecision(2) + ' %', s: v => v >
   const times = [...new Set(v.Series.flatMap(s => s.Times))].sort((a, b) => a - b);
   let below = times.map(() => 0);
   const data = v.Series.map(s => { const at = new Map(s.Times.map((t, n) => [t, s.Values[n]])); return times.map(t => at.has(t) ? at.get(t) : null); });
-  if (v.Stacked) data.forEach((line, n) => { below = line.map((y, k) => (y ?? 0) + below[k]); data[n] = below; });
+  if (v.Stacked) data.forEach((line, n) => { if (v.Series[n].Dashed) return; below = line.map((y, k) => (y ?? 0) + below[k]); data[n] = below; });
   const colour = (s, n) => s.Dashed ? '#d44a3a' : colours[n % colours.length];
   const order = v.Series.map((s, n) => n); // the stack's top first, so that it does not cover what is below
   if (v.Stacked) order.reverse();

@@ -1,6 +1,6 @@
-// Spikes measures the alerts about errors on synthetic traffic, with
-// Prometheus' own query engine: how long after the begin of an incident they
-// fire, and how often a month without one. It prints a table in Markdown.
+// Spikes measures the alerts about errors on synthetic and on recorded traffic,
+// with Prometheus' own query engine: how long after the begin of an incident they
+// fire, and how often a month without one. It prints tables in Markdown.
 //
 //	tools/spikes.sh > docs/benchmarks/alerts.md
 //
@@ -43,13 +43,40 @@ const (
 // epoch is a Monday.
 var epoch = time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)
 
-// minute is what happens to a database within a minute.
-type minute struct{ transactions, failed float64 }
+// minute is what happens to a database within a minute; faults are the errors
+// that are the server's.
+type minute struct{ transactions, failed, faults float64 }
 
 // traffic is a way in which a database is used.
 type traffic struct {
 	name, description string
 	at                func(t time.Time, random *rand.Rand) minute
+	// incidents are their beginnings; fail is what happens in a minute when there
+	// are any.
+	incidents []time.Time
+	fail      func(t time.Time, m minute) minute
+}
+
+// synthetic is traffic that a formula makes. Half of what fails is the server's
+// fault.
+func synthetic(name, description string, at func(t time.Time, random *rand.Rand) (transactions, failed float64)) traffic {
+	counted := func(transactions, failed float64) minute { return minute{transactions, failed, math.Round(failed / 2)} }
+	begins := regularly()
+	return traffic{
+		name: name, description: description, incidents: begins,
+		at: func(t time.Time, random *rand.Rand) minute { return counted(at(t, random)) },
+		fail: func(t time.Time, m minute) minute {
+			if !during(begins, t) {
+				return m
+			}
+			return counted(m.transactions, min(m.transactions, m.failed+math.Round(m.transactions*incidentShare)))
+		},
+	}
+}
+
+// during says whether one of the incidents goes on.
+func during(begins []time.Time, t time.Time) bool {
+	return slices.ContainsFunc(begins, func(begin time.Time) bool { return !t.Before(begin) && t.Before(begin.Add(incidentLength)) })
 }
 
 func poisson(mean float64, random *rand.Rand) float64 {
@@ -60,17 +87,16 @@ func usage() []traffic {
 	burst := 0
 	deploy := time.Time{}
 	return []traffic{
-		{"quiet", "one transaction a minute, one in twenty fails", func(_ time.Time, random *rand.Rand) minute {
+		synthetic("quiet", "one transaction a minute, one in twenty fails", func(_ time.Time, random *rand.Rand) (transactions, failed float64) {
 			n := poisson(1, random)
-			failed := 0.0
 			for range int(n) {
 				if random.Float64() < 0.05 {
 					failed++
 				}
 			}
-			return minute{n, failed}
-		}},
-		{"bursty", "300 a minute, 1 % fail; about six times a day for 5 to 15 minutes 30 % fail", func(_ time.Time, random *rand.Rand) minute {
+			return n, failed
+		}),
+		synthetic("bursty", "300 a minute, 1 % fail; about six times a day for 5 to 15 minutes 30 % fail", func(_ time.Time, random *rand.Rand) (transactions, failed float64) {
 			n := poisson(300*math.Exp(random.NormFloat64()/2), random)
 			if burst == 0 && random.Float64() < 6.0/1440 {
 				burst = 5 + random.IntN(11)
@@ -80,18 +106,18 @@ func usage() []traffic {
 				burst--
 				share = 0.3
 			}
-			return minute{n, min(n, poisson(n*share, random))}
-		}},
-		{"daily cycle", "60 a minute at night to 6000 by day, 1 % fail; a batch from 02:00 to 02:30 of which 25 % fail", func(t time.Time, random *rand.Rand) minute {
+			return n, min(n, poisson(n*share, random))
+		}),
+		synthetic("daily cycle", "60 a minute at night to 6000 by day, 1 % fail; a batch from 02:00 to 02:30 of which 25 % fail", func(t time.Time, random *rand.Rand) (transactions, failed float64) {
 			hour := float64(t.Hour()) + float64(t.Minute())/60
 			n := poisson(3030-2970*math.Cos(2*math.Pi*(hour-3)/24), random)
 			share := 0.01
 			if t.Hour() == 2 && t.Minute() < 30 {
 				n, share = n+600, 0.25
 			}
-			return minute{n, min(n, poisson(n*share, random))}
-		}},
-		{"deployments", "1200 a minute, 0.5 % fail; on working days about 10:00 for 60 to 90 seconds 40 % fail", func(t time.Time, random *rand.Rand) minute {
+			return n, min(n, poisson(n*share, random))
+		}),
+		synthetic("deployments", "1200 a minute, 0.5 % fail; on working days about 10:00 for 60 to 90 seconds 40 % fail", func(t time.Time, random *rand.Rand) (transactions, failed float64) {
 			if t.Hour() == 0 && t.Minute() == 0 {
 				deploy = t.Add(10*time.Hour + time.Duration(random.IntN(60)-30)*time.Minute)
 			}
@@ -105,8 +131,8 @@ func usage() []traffic {
 					share = 0.4 * random.Float64() / 2
 				}
 			}
-			return minute{n, min(n, poisson(n*share, random))}
-		}},
+			return n, min(n, poisson(n*share, random))
+		}),
 	}
 }
 
@@ -186,8 +212,8 @@ func (w *world) query(ctx context.Context, expr string, from, to time.Time, ever
 	return copied, nil
 }
 
-// incidents are the beginnings of incidents.
-func incidents() []time.Time {
+// regularly are incidents at all hours.
+func regularly() []time.Time {
 	var list []time.Time
 	for t := epoch.Add(warmUp + 5*time.Hour); t.Before(epoch.Add(warmUp + measured - time.Hour)); t = t.Add(incidentEvery) {
 		list = append(list, t)
@@ -207,10 +233,10 @@ func (w *world) simulate(ctx context.Context, use traffic, broken bool) error {
 	refs := make(map[string]storage.SeriesRef)
 	for t := epoch; t.Before(epoch.Add(warmUp + measured)); t = t.Add(step) {
 		m := use.at(t, random)
-		if broken && slices.ContainsFunc(incidents(), func(begin time.Time) bool { return !t.Before(begin) && t.Before(begin.Add(incidentLength)) }) {
-			m.failed = min(m.transactions, m.failed+math.Round(m.transactions*incidentShare))
+		if broken {
+			m = use.fail(t, m)
 		}
-		committed, failed, faulty = committed+m.transactions-m.failed, failed+m.failed, faulty+math.Round(m.failed/2)
+		committed, failed, faulty = committed+m.transactions-m.failed, failed+m.failed, faulty+m.faults
 		appender := w.db.Appender(ctx)
 		for _, sample := range []struct {
 			name   string
@@ -325,9 +351,9 @@ func run(ctx context.Context, use traffic, broken bool, groups []group, rules []
 }
 
 // delays are how long after the begin of each incident the alert fired.
-func delays(firings [][2]time.Time) []time.Duration {
+func delays(firings [][2]time.Time, incidents []time.Time) []time.Duration {
 	var list []time.Duration
-	for _, begin := range incidents() {
+	for _, begin := range incidents {
 		for _, f := range firings {
 			if f[1].Before(begin) || f[0].After(begin.Add(incidentLength)) {
 				continue
@@ -355,44 +381,67 @@ func report(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	rules := compared(groups)
+	days, err := readRecording()
+	if err != nil {
+		return err
+	}
 	fmt.Printf(`# Alerts about errors, measured
 
-Generated by `+"`tools/spikes.sh`"+` from the shipped rules, evaluated by Prometheus' own engine over %d days of synthetic traffic after %d
-days of history, scraped and evaluated every minute. False alarms are pages in a month without an incident; firings less than 15 minutes
-apart are one page. Then %d incidents of %d minutes each, at all hours, in which %.0f %% of the transactions fail besides: how many were found
-while they lasted, and how long after their begin (median).
+Generated by `+"`tools/spikes.sh`"+` from the shipped rules, evaluated by Prometheus' own engine over %d days of traffic after %d days of history,
+scraped and evaluated every minute. False alarms are pages in a month without an incident; firings less than 15 minutes apart are one page.
+Then the same with incidents of %d minutes each: how many were found while they lasted, and how long after their begin (median).
 
-`, int(measured.Hours()/24), int(warmUp.Hours()/24), len(incidents()), int(incidentLength.Minutes()), 100*incidentShare)
+# Synthetic traffic
+
+%d incidents at all hours, in which %.0f %% of the transactions fail besides.
+
+`, int(measured.Hours()/24), int(warmUp.Hours()/24), int(incidentLength.Minutes()), len(regularly()), 100*incidentShare)
+	rules := compared(groups)
 	for _, use := range usage() {
-		quiet, err := run(ctx, use, false, groups, rules)
-		if err != nil {
+		if err := table(ctx, use, groups, rules); err != nil {
 			return err
 		}
-		broken, err := run(ctx, use, true, groups, rules)
-		if err != nil {
-			return err
-		}
-		fmt.Printf("## %s\n\n%s.\n\n| alert | false alarms a month | incidents found | median delay |\n| --- | --- | --- | --- |\n", use.name, use.description)
-		for _, r := range rules {
-			found := delays(broken[r.Alert])
-			median := "-"
-			if len(found) > 0 {
-				median = fmt.Sprintf("%d min", int(found[len(found)/2].Minutes()))
-			}
-			fmt.Printf("| %s | %d | %d of %d | %s |\n", r.Alert, len(quiet[r.Alert]), len(found), len(incidents()), median)
-		}
-		fmt.Println()
+	}
+	fmt.Print("# Recorded traffic\n\n" + recordedRemarks)
+	if err := table(ctx, recorded(days), groups, rules); err != nil {
+		return err
 	}
 	fmt.Print(remarks)
 	return nil
 }
 
-const remarks = `## How to read it
+// table prints how each rule does with a use of a database.
+func table(ctx context.Context, use traffic, groups []group, rules []rule) error {
+	quiet, err := run(ctx, use, false, groups, rules)
+	if err != nil {
+		return err
+	}
+	broken, err := run(ctx, use, true, groups, rules)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("## %s\n\n%s.\n\n| alert | false alarms a month | incidents found | median delay |\n| --- | --- | --- | --- |\n", use.name, use.description)
+	for _, r := range rules {
+		found := delays(broken[r.Alert], use.incidents)
+		median := "-"
+		if len(found) > 0 {
+			median = fmt.Sprintf("%d min", int(found[len(found)/2].Minutes()))
+		}
+		fmt.Printf("| %s | %d | %d of %d | %s |\n", r.Alert, len(quiet[r.Alert]), len(found), len(use.incidents), median)
+	}
+	fmt.Println()
+	return nil
+}
+
+const remarks = `# How to read it
 
 - A quiet database has too little traffic for any ratio: the alerts about errors say nothing there, and those about integrity, which need
   no traffic, do the work.
 - The bursts of the bursty database are worse than the incident (30 % against 20 % fail), so nothing can find all incidents and no burst.
 - The deployments show what two minutes of waiting are for.
+- In the recorded traffic the pages of PostgresTransactionsFailing without an incident are the bursts of one of the two days, in which 15 % of
+  the transactions fail for four minutes and more: no incident of ours, but nothing invented either.
+- PostgresErrorSpike and PostgresErrorBudgetBurn count what is the server's fault: a lost column is not, and they leave it to
+  PostgresTransactionsFailing.
 - The warning of the error budget looks at a day: once a first incident has used up the budget, it is firing already when the next begins.
 `
