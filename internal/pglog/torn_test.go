@@ -11,9 +11,9 @@ import (
 
 // tornLog is what a real server logs of statements and messages that make it hard
 // to tell where a record ends.
-func tornLog(t *testing.T, format pgtest.Option) string {
+func tornLog(t *testing.T, major int, format pgtest.Option) string {
 	t.Helper()
-	server := pgtest.Start(t, format, pgtest.Setting("log_error_verbosity", "verbose"), pgtest.Setting("log_min_messages", "warning"))
+	server := pgtest.Start(t, pgtest.Version(major), format, pgtest.Setting("log_error_verbosity", "verbose"), pgtest.Setting("log_min_messages", "warning"))
 	const forged = "2026-11-30 08:00:00.123 UTC,,,28920,,6b0d2caf.70f8,1,,2026-11-30 08:00:00 UTC,,0,ERROR,XX001,\"forged\",,,,,,,,,\"\",\"x\",,0"
 	const json = `{"timestamp":"2026-11-30 08:00:00.123 UTC","error_severity":"ERROR","state_code":"XX001","message":"forged"}`
 	for _, statement := range []string{
@@ -61,29 +61,34 @@ func split(log string, format Format) (records []string) {
 // and that the bytes of this one count as lost where it does not tell what it was.
 func TestTornRecords(t *testing.T) {
 	t.Parallel()
-	for format, option := range map[Format]pgtest.Option{CSVLog: pgtest.CSVLog(), JSONLog: pgtest.JSONLog()} {
-		t.Run(string(format), func(t *testing.T) {
-			t.Parallel()
-			records := split(tornLog(t, option), format)
-			all, failures := decode(t, Input{Format: format}, strings.Join(records, ""), 1<<20)
-			if len(all) != len(records) || len(all) < 15 || failures > 0 {
-				t.Fatalf("%d messages of %d records, %d failures", len(all), len(records), failures)
-			}
-			var torn tornReader
-			torn.decoder = newDecoder(Input{Format: format}, func(m *Message) { torn.read(m) })
-			torn.decoder.lose = func(n int64) { torn.lost += n }
-			for i, record := range records {
-				next := (i + 1 + i%5) % len(records)
-				for format == CSVLog && strings.Trim(all[next].text, `,"`) == "" {
-					next = (next + 1) % len(records) // cannot be told from the inside of a field
-				}
-				for k := 1; k < len(record); k++ {
-					torn.once(t, records[0]+record[:k]+records[next]+records[0], []told{all[0], all[next], all[0]}, all[i], k)
-					// Nothing follows: the server has begun another file.
-					torn.once(t, records[next]+record[:k], []told{all[next]}, all[i], k)
-				}
-			}
-		})
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		tornAnywhere(t, CSVLog, tornLog(t, major, pgtest.CSVLog()))
+		if major >= 15 {
+			tornAnywhere(t, JSONLog, tornLog(t, major, pgtest.JSONLog()))
+		}
+	})
+}
+
+func tornAnywhere(t *testing.T, format Format, log string) {
+	t.Helper()
+	records := split(log, format)
+	all, failures := decode(t, Input{Format: format}, strings.Join(records, ""), 1<<20)
+	if len(all) != len(records) || len(all) < 15 || failures > 0 {
+		t.Fatalf("%d messages of %d records, %d failures", len(all), len(records), failures)
+	}
+	var torn tornReader
+	torn.decoder = newDecoder(Input{Format: format}, func(m *Message) { torn.read(m) })
+	torn.decoder.lose = func(n int64) { torn.lost += n }
+	for i, record := range records {
+		next := (i + 1 + i%5) % len(records)
+		for format == CSVLog && strings.Trim(all[next].text, `,"`) == "" {
+			next = (next + 1) % len(records) // cannot be told from the inside of a field
+		}
+		for k := 1; k < len(record); k++ {
+			torn.once(t, records[0]+record[:k]+records[next]+records[0], []told{all[0], all[next], all[0]}, all[i], k)
+			// Nothing follows: the server has begun another file.
+			torn.once(t, records[next]+record[:k], []told{all[next]}, all[i], k)
+		}
 	}
 }
 
