@@ -326,7 +326,7 @@ func TestRealLogs(t *testing.T) {
 			}
 			r.mu.Unlock()
 		}
-		if files := server.LogFiles(); len(files) < 6 {
+		if files := server.LogFiles(); len(files) < rounds {
 			t.Errorf("the log was not rotated: %v", files)
 		}
 	})
@@ -626,9 +626,9 @@ func TestClockJumps(t *testing.T) {
 }
 
 // TestHostileLog reads what no server should write: zeros, binary, a message of
-// many megabytes in every format, with little memory.
+// many megabytes in every format, with little memory. Nothing runs beside it, whose
+// memory would count too.
 func TestHostileLog(t *testing.T) {
-	t.Parallel()
 	megabytes := 100
 	if testing.Short() {
 		megabytes = 5
