@@ -323,41 +323,44 @@ func TestOneStateOneExporter(t *testing.T) {
 
 // TestKill ends the exporter with SIGKILL at any moment while a server makes
 // errors and rotates its log, by size and because it is told to, once for each
-// format of the log: every error counts once.
+// format of the log and once through the server: every error counts once.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	server := pgtest.Start(t, pgtest.JSONLog(), pgtest.Version(max(15, pgtest.Newest())),
-		pgtest.Setting("log_destination", "jsonlog,csvlog,stderr"), pgtest.Setting("log_line_prefix", "%m [%p] %e %b %qdb=%d,user=%u,app=%a "),
-		pgtest.Setting("log_rotation_size", "64kB"))
-	role, err := server.Monitor(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	const made = 400
-	fails := make(chan struct{})
-	arguments := make(map[string][]string)
-	for _, extension := range []string{"json", "csv", "log"} {
-		config := filepath.Join(t.TempDir(), "config.yml")
-		text := fmt.Sprintf("log: {path: %q}\n", filepath.Join(server.LogDirectory(), "*."+extension))
-		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		arguments[extension] = []string{"--state.path=" + t.TempDir(), "--dsn=" + server.DSN("postgres", role), "--config.file=" + config}
-		begin(t, arguments[extension]...)
-	}
-	go func() {
-		defer close(fails)
-		for i := range made {
-			// What is counted is in the log.
-			_ = server.Exec(context.Background(), "postgres", "SELECT 1/0 /* "+strings.Repeat("x", 500)+" */")
-			if i%40 == 17 {
-				_ = server.Exec(context.Background(), "postgres", "SELECT pg_rotate_logfile()")
-			}
-		}
-	}()
-	for extension, arguments := range arguments {
+	for _, extension := range []string{"json", "csv", "log", "sql"} {
 		t.Run(extension, func(t *testing.T) {
 			t.Parallel()
+			server := pgtest.Start(t, pgtest.JSONLog(), pgtest.Version(max(15, pgtest.Newest())),
+				pgtest.Setting("log_destination", "jsonlog,csvlog,stderr"), pgtest.Setting("log_line_prefix", "%m [%p] %e %b %qdb=%d,user=%u,app=%a "),
+				pgtest.Setting("log_rotation_size", "64kB"))
+			role, err := server.Monitor(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := server.GrantLog(t.Context(), "postgres", role); err != nil {
+				t.Fatal(err)
+			}
+			config := filepath.Join(t.TempDir(), "config.yml")
+			text := fmt.Sprintf("log: {path: %q}\n", filepath.Join(server.LogDirectory(), "*."+extension))
+			if extension == "sql" {
+				text = "log: {via: sql, path: '*.csv'}\n"
+			}
+			if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			arguments := []string{"--state.path=" + t.TempDir(), "--dsn=" + server.DSN("postgres", role), "--config.file=" + config}
+			begin(t, arguments...)
+			const made = 400
+			fails := make(chan struct{})
+			go func() {
+				defer close(fails)
+				for i := range made {
+					// What is counted is in the log.
+					_ = server.Exec(context.Background(), "postgres", "SELECT 1/0 /* "+strings.Repeat("x", 500)+" */")
+					if i%40 == 17 {
+						_ = server.Exec(context.Background(), "postgres", "SELECT pg_rotate_logfile()")
+					}
+				}
+			}()
 			countedThoughKilled(t, made, fails, arguments...)
 			t.Logf("%d files", len(server.LogFiles()))
 		})
