@@ -276,6 +276,7 @@ func TestNotifications(t *testing.T) {
 	api := runAlertmanager(t, notificationConfig(t, directory, box.address, server.URL), directory) + "/api/v2/alerts"
 	began := time.Now().Add(-90 * time.Second).Truncate(time.Second)
 	notices := []notice{
+		noticeOf(t, "PostgresChecksumFailures", alerts.Critical, began),
 		noticeOf(t, "PostgresCorruptionDetected", alerts.Critical, began),
 		noticeOf(t, "PostgresTransactionsFailing", alerts.Critical, began),
 		noticeOf(t, "PostgresLeftover", alerts.Warning, began),
@@ -310,6 +311,11 @@ func TestNotifications(t *testing.T) {
 		}
 		if l.subject != "CRITICAL: Data is corrupted (erp:10187)" {
 			t.Errorf("subject %q", l.subject)
+		}
+		for _, part := range []string{l.text, l.html} {
+			if first, second := strings.Index(part, "PostgresCorruptionDetected"), strings.Index(part, "PostgresChecksumFailures"); first < 0 || second < first {
+				t.Errorf("what is damaged is not told first:\n%s", part)
+			}
 		}
 		for _, want := range []string{since, corruption.Impact, filled(corruption.Action), "http://erp:10187/runbooks/PostgresCorruptionDetected"} {
 			if !strings.Contains(l.text, want) || !strings.Contains(l.html, strings.ReplaceAll(want, "'", "&#39;")) {

@@ -52,7 +52,7 @@ func failures() Dashboard {
 					Kind: Series, Title: "Server events", Width: 8, Height: 7, Unit: "short",
 					Sparse:      "no server crashed, stopped or recovered",
 					Description: "Crashes, starts, recoveries, out of memory: what the server's log tells of the server itself.",
-					Queries:     q("sum by (instance, kind) (increase(pgintegrity_server_events_total"+of()+"[$__rate_interval])) > 0", "{{instance}} {{kind}}"),
+					Queries:     q("round(sum by (instance, kind) (increase(pgintegrity_server_events_total"+of()+"[$__rate_interval]))) > 0", "{{instance}} {{kind}}"),
 				},
 				{
 					Kind: Series, Title: "Settings read again", Width: 8, Height: 7, Unit: "s",

@@ -183,7 +183,6 @@ func (p Panel) model() object {
 				overrides = append(overrides, object{"matcher": object{"id": "byFrameRefID", "options": refID(i)}, "properties": []object{
 					{"id": "custom.lineStyle", "value": object{"fill": "dash", "dash": []int{10, 10}}},
 					{"id": "custom.fillOpacity", "value": 0},
-					{"id": "custom.stacking", "value": object{"mode": "none"}},
 					{"id": "color", "value": object{"mode": "fixed", "fixedColor": "red"}},
 				}})
 			}

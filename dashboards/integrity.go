@@ -67,8 +67,8 @@ func integrity() Dashboard {
 				},
 				{
 					Kind: Series, Title: "Duration of the last run", Width: 8, Height: 8, Unit: "s",
-					Description: "How long the last run of each check took, the longest of its databases; one that takes longer than its interval cannot keep it.",
-					Queries:     until("max by (instance, check) (pgintegrity_check_duration_seconds"+in()+")", "{{instance}} {{check}}", "min(pgintegrity_check_interval_seconds"+of()+")"),
+					Description: "How long the last run of each check took, the longest of its databases.",
+					Queries:     q("max by (instance, check) (pgintegrity_check_duration_seconds"+in()+")", "{{instance}} {{check}}"),
 				},
 				{
 					Kind: Series, Title: "Holding back", Width: 8, Height: 8, Unit: "percentunit",

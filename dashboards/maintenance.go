@@ -71,7 +71,7 @@ func maintenance() Dashboard {
 				{
 					Kind: Series, Title: "Operations seen", Width: 12, Height: 8, Unit: "short", Stack: true,
 					Description: "Maintenance operations that were seen, with and without being announced.",
-					Queries:     q("sum by (instance, kind) (increase(pgintegrity_maintenance_operations_total"+of()+"[$__rate_interval])) > 0", "{{instance}} {{kind}}"),
+					Queries:     q("round(sum by (instance, kind) (increase(pgintegrity_maintenance_operations_total"+of()+"[$__rate_interval]))) > 0", "{{instance}} {{kind}}"),
 				},
 				{
 					Kind: Table, Title: "Runs of the guard, 7 days", Width: 12, Height: 8, Unit: "short",

@@ -76,7 +76,7 @@ func recovery() Dashboard {
 				{
 					Kind: Series, Title: "Recovery time of drills by phase", Width: 12, Height: 8, Unit: "s", Stack: true,
 					Description: "Where the time of the last drill went.",
-					Queries:     until("sum by (repository, phase) (pgintegrity_drill_phase_duration_seconds"+of()+")", "{{repository}} {{phase}}", "min(pgintegrity_drill_recovery_time_max_seconds"+of()+" > 0)"),
+					Queries:     q("sum by (repository, phase) (pgintegrity_drill_phase_duration_seconds"+of()+")", "{{repository}} {{phase}}"),
 				},
 				{
 					Kind: Series, Title: "Recovery time", Width: 12, Height: 8, Unit: "s",

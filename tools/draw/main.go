@@ -166,11 +166,13 @@ func (p painter) picture(ctx context.Context, file, output string) error {
 		return err
 	}
 	page := struct {
-		Title       string
-		Views       []view
-		Height      int
+		Title  string
+		Views  []view
+		Height int
+		// From and To are what every picture shows, whenever its lines begin.
+		From, To    int64
 		Plot, Style template.URL
-	}{Title: d.Title, Plot: template.URL("file://" + p.plot + "/uPlot.iife.min.js"), Style: template.URL("file://" + p.plot + "/uPlot.min.css")}
+	}{Title: d.Title, From: p.now.Add(-p.span).Unix(), To: p.now.Unix(), Plot: template.URL("file://" + p.plot + "/uPlot.iife.min.js"), Style: template.URL("file://" + p.plot + "/uPlot.min.css")}
 	for _, panel := range d.Panels {
 		v, err := p.view(ctx, panel)
 		if err != nil {
@@ -450,7 +452,7 @@ const scales = { percentunit: v => +(v * 100).toPrecision(2) + ' %', s: v => v >
   const colour = (s, n) => s.Dashed ? '#d44a3a' : colours[n % colours.length];
   const order = v.Series.map((s, n) => n); // the stack's top first, so that it does not cover what is below
   if (v.Stacked) order.reverse();
-  new uPlot({ width: v.Width - 14, height: v.Height - 60, legend: { show: false }, scales: { y: { range: (u, lo, hi) => [Math.min(0, lo), hi > 0 ? hi * 1.1 : 1] } },
+  new uPlot({ width: v.Width - 14, height: v.Height - 60, legend: { show: false }, scales: { x: { range: [{{.From}}, {{.To}}] }, y: { range: (u, lo, hi) => [Math.min(0, lo), hi > 0 ? hi * 1.1 : 1] } },
     axes: [{ values: (u, ticks) => ticks.map(t => new Date(t * 1000).toISOString().slice(11, 19)), space: 60 }, { size: 66, values: (u, ticks) => ticks.map(t => (scales[v.Unit] || (x => String(x)))(t)) }],
     series: [{}].concat(order.map(n => [v.Series[n], n]).map(([s, n]) => ({ label: s.Legend, stroke: colour(s, n), dash: s.Dashed ? [8, 8] : undefined, width: 1.5, fill: s.Dashed ? undefined : colour(s, n) + (v.Stacked ? 'ff' : '22') }))),
   }, [times].concat(order.map(n => data[n])), place);
