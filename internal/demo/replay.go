@@ -25,10 +25,10 @@ const (
 	corruptionAlert             = "PostgresCorruptionDetected"
 )
 
-// awaitHealth waits until Prometheus has seen every check of the ledger
+// awaitHealth waits until Prometheus has seen every check of every database
 // succeed, and holds that no alert fires on a healthy, busy server.
 func (d *demo) awaitHealth(ctx context.Context) (string, error) {
-	const verified = `count(pgintegrity_check_last_success_timestamp_seconds{datname="erp"} > 0) == count(pgintegrity_check_applicable{datname="erp"} == 1)
+	const verified = `count(pgintegrity_check_last_success_timestamp_seconds > 0) == count(pgintegrity_check_applicable == 1)
 		and on () pgintegrity_up == 1`
 	if err := poll(ctx, time.Second, func() (bool, error) {
 		result, err := d.query(ctx, verified)

@@ -441,7 +441,7 @@ table { border-collapse: collapse; width: 100%; } th, td { text-align: left; pad
 <script>
 const colours = ['#7eb26d', '#eab839', '#6ed0e0', '#ef843c', '#e24d42', '#1f78c1', '#ba43a9', '#705da0', '#508642', '#cca300'];
 const scales = { percentunit: v => +(v * 100).toPrecision(2) + ' %', s: v => v >= 3600 ? (v / 3600).toFixed(1) + ' h' : v >= 60 ? (v / 60).toFixed(0) + ' min' : v.toFixed(2) + ' s',
-  bytes: v => v >= 1048576 ? (v / 1048576).toFixed(1) + ' MiB' : v >= 1024 ? (v / 1024).toFixed(0) + ' KiB' : v.toFixed(0) + ' B', Bps: v => (v / 1e6).toFixed(1) + ' MB/s', ops: v => v.toFixed(1) + '/s' };
+  bytes: v => v >= 1048576 ? (v / 1048576).toFixed(1) + ' MiB' : v >= 1024 ? (v / 1024).toFixed(0) + ' KiB' : +v.toFixed(1) + ' B', Bps: v => (v / 1e6).toFixed(1) + ' MB/s', ops: v => v.toFixed(1) + '/s' };
 ({{json .Views}}).forEach((v, i) => {
   const place = document.getElementById('p' + i);
   if (!place) return;
