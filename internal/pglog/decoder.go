@@ -105,11 +105,19 @@ func (d *decoder) advance(n int) int64 {
 	}
 	d.filled += n
 	blank := int64(0)
-	if !d.begun {
-		// Empty lines and zeros say nothing of the format.
+	for !d.begun {
+		// Empty lines and zeros say nothing of the format, nor do lines of other programs
+		// in syslog.
 		text := bytes.TrimLeft(d.buffer[:d.filled], "\r\n\x00")
-		blank = int64(d.filled - len(text))
-		d.filled = copy(d.buffer, text)
+		line := firstLine(text)
+		if line != nil && d.format == AutoFormat && isOthers(line) {
+			text = text[len(line):]
+		}
+		blank += int64(d.filled - len(text))
+		if len(text) < d.filled {
+			d.filled = copy(d.buffer, text)
+			continue
+		}
 		if !d.begin() {
 			return blank
 		}

@@ -206,9 +206,7 @@ func TestInterleavedSyslog(t *testing.T) {
 		}
 		got := make(map[told]int)
 		read := func(log string, final bool) (done int64) {
-			input := stderrInput(t, "%m [%p] %e ")
-			input.Format = Syslog
-			d := newDecoder(input, func(m *Message) { got[tell(m)]++ })
+			d := newDecoder(stderrInput(t, "%m [%p] %e "), func(m *Message) { got[tell(m)]++ })
 			for rest := log; rest != ""; {
 				n := copy(d.space(), rest[:min(len(rest), 1+random.IntN(500))])
 				rest = rest[n:]

@@ -131,6 +131,19 @@ func cutSyslog(line []byte) (l syslogLine, ok bool) {
 	return numbered(line[start:open], line[open+1:open+end], line[open+end+3:])
 }
 
+// isOthers says whether a line is one of syslog and of another program. PostgreSQL
+// writes no time so.
+func isOthers(line []byte) bool {
+	kind, format := recognise(line, AutoFormat)
+	if kind != bare || format != Stderr {
+		return false
+	}
+	if end := bytes.IndexByte(line[:min(len(line), 6)], '>'); line[0] == '<' && end > 0 {
+		line = bytes.TrimPrefix(line[end+1:], []byte("1 "))
+	}
+	return hasSyslogTime(line)
+}
+
 // hasSyslogTime says whether a line begins with the time of RFC 3164, with one
 // of RFC 3339, or, without a time, with the program.
 func hasSyslogTime(line []byte) bool {
