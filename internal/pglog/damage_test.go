@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -84,6 +85,13 @@ func damageSays(t *testing.T, server *pgtest.Server, languages ...string) {
 			t.Fatal(err)
 		}
 	}
+	_ = server.Exec(t.Context(), "postgres", "SELECT 'the last one'::int") // an error, behind which nothing is missing
+	pgtest.Await(t, "the last message", 20*time.Second, func() bool {
+		return slices.ContainsFunc(server.LogFiles(), func(path string) bool {
+			content, err := os.ReadFile(path)
+			return err == nil && bytes.Contains(content, []byte("the last one"))
+		})
+	})
 	events := make(map[string][]Event)
 	said := make(map[string][]string)
 	for _, path := range server.LogFiles() {
