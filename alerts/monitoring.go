@@ -66,10 +66,10 @@ func monitoring() Group {
 			Name: "PostgresLogReaderBehind", Expr: "pgintegrity_log_backlog_bytes > ${backlog_bytes} or increase(pgintegrity_log_lost_bytes_total[15m]) > 0",
 			Thresholds: []Threshold{{"backlog_bytes", 64 << 20, "bytes of the log that are written and not read"}},
 			For:        5 * time.Minute, KeepFiringFor: 15 * time.Minute, Severity: Warning, Layer: Monitoring,
-			Summary:     "The log reader does not keep up, or log files went away unread.",
+			Summary:     "The log reader does not keep up, or a part of the log is lost.",
 			Description: "The log reader of {{ $labels.instance }} is {{ $value | humanize1024 }}B behind or has lost that much.",
 			Impact:      "Errors and corruption that statements run into are counted late or not at all.",
-			Action:      "See whether the server logs far more than usual, and whether log files are removed too early.",
+			Action:      "See whether the server logs far more than usual, whether log files are removed too early, and whether the server was killed or its disk was full while it wrote.",
 		},
 		{
 			Name: "PostgresLogNotUnderstood", Expr: "increase(pgintegrity_log_parse_failures_total[15m]) > ${records}",

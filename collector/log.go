@@ -65,7 +65,7 @@ var (
 	}
 	logLostBytes = &Family{
 		Name: Namespace + "log_lost_bytes_total", Type: Counter,
-		Help:   "Bytes of log files that went away before they were read, as far as known; kept across restarts.",
+		Help:   "Bytes of the log that went away before they were read, as far as known, and of records that were never written to their end; kept across restarts.",
 		Source: "the log reader",
 	}
 	logBlind = &Family{
