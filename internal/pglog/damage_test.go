@@ -2,6 +2,7 @@ package pglog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"pg_integrity_exporter/internal/page"
 	"pg_integrity_exporter/internal/pgtest"
 )
 
@@ -230,4 +232,34 @@ func formatIn(program []byte, text string) bool {
 		}
 		at = i + len(longest)
 	}
+}
+
+// TestLoggedDamage lets VACUUM run into an index whose links are damaged, which it
+// logs at level LOG, and goes on.
+func TestLoggedDamage(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major), pgtest.CSVLog(), pgtest.Setting("autovacuum", "off"))
+		server.MustExec(t, "postgres", "CREATE TABLE links (id int PRIMARY KEY)")
+		server.MustExec(t, "postgres", "INSERT INTO links SELECT generate_series(1, 4000)")
+		index := server.MustRelation(t, "postgres", "links_pkey")
+		server.WhileDown(t, func() error {
+			return index.EditValid(2, func(p []byte) { binary.LittleEndian.PutUint32(p[page.Size-16:], 77) })
+		})
+		server.MustExec(t, "postgres", "DELETE FROM links WHERE id < 500")
+		failed := server.Exec(t.Context(), "postgres", "VACUUM links")
+		r := newReader()
+		defer r.follow(filepath.Join(server.LogDirectory(), "*.csv"))()
+		await(t, "the event", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return slices.ContainsFunc(r.events, func(e Event) bool { return e.Kind == IndexCorrupted && e.Object.Name == "links_pkey" })
+		})
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if counted := r.counts[Counter{Kind: CountErrors, Database: "postgres", SQLState: "XX002"}]; failed == nil && counted > 0 {
+			t.Errorf("what is logged at level LOG counts as %d errors", counted)
+		}
+		t.Logf("VACUUM: %v, %+v", failed, r.events)
+	})
 }
