@@ -11,6 +11,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// CatalogName is the name of the check that also says that no session can be opened.
+const CatalogName = "catalog"
+
 // catalogCheck holds the system catalogues against each other: every reference
 // from one to another, every key that must be unique, what holds for each
 // row of a kind, and the flags and numbers in pg_class that switch indexes,
@@ -18,7 +21,7 @@ import (
 // them by sequential scans, because a damaged index of a catalogue would lie.
 func catalogCheck() Check {
 	return Check{
-		Name:     "catalog",
+		Name:     CatalogName,
 		Question: "Do the system catalogues agree with each other?",
 		Kinds:    []Kind{{ClassCorruption, SeverityCritical}},
 		Interval: 24 * time.Hour,

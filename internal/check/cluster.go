@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +61,7 @@ func runCluster(ctx context.Context, s *session) error {
 		{"pg_database", r.horizons},
 		{"pg_file_settings", r.fileSettings},
 		{"pg_hba_file_rules", r.accessRules},
+		{"pg_ident_file_mappings", r.userMaps},
 		{"pg_replication_slots", r.replicationSlots},
 		{"pg_prepared_xacts", r.preparedTransactions},
 		{"pg_ls_waldir", r.walFiles},
@@ -87,7 +89,7 @@ func runCluster(ctx context.Context, s *session) error {
 		return err
 	}
 	for _, look := range []func(context.Context) error{
-		r.versions, r.relationMaps, r.status, r.multixacts, r.commitTimes, r.slotFiles, r.twoPhase, r.history, r.tablespaces, r.walRecords,
+		r.layout, r.alterSystem, r.versions, r.relationMaps, r.status, r.multixacts, r.commitTimes, r.slotFiles, r.twoPhase, r.replicationState, r.history, r.tablespaces, r.walRecords,
 	} {
 		if err := look(ctx); err != nil {
 			if ctx.Err() != nil || s.conn.IsClosed() {
@@ -224,37 +226,71 @@ func (r *clusterReader) fileSettings(ctx context.Context) error {
 	return nil
 }
 
-// accessRules reports lines of pg_hba.conf, which stop the next start, and of
-// pg_ident.conf (15+), which switch its maps off.
-func (r *clusterReader) accessRules(ctx context.Context) error {
-	views := map[string]string{"pg_hba_file_rules": "pg_hba.conf"}
-	if r.conn.Facts.VersionNum >= 150000 {
-		views["pg_ident_file_mappings"] = "pg_ident.conf"
+// rulesLine is a line of pg_hba.conf or pg_ident.conf that the server cannot read.
+type rulesLine struct {
+	Line  int
+	Error string
+}
+
+// wrongRules gives the lines with errors that a view of the server has, and how many
+// lines it has at all.
+func (r *clusterReader) wrongRules(ctx context.Context, view string) (wrong []rulesLine, count int, err error) {
+	rows, err := r.conn.Query(ctx, "SELECT line_number, coalesce(error, '') FROM "+view)
+	if err != nil {
+		return nil, 0, err
 	}
-	for view, file := range views {
-		rows, err := r.conn.Query(ctx, "SELECT line_number, error FROM "+view+" WHERE error IS NOT NULL")
-		if err != nil {
-			return err
-		}
-		list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
-			Line  int
-			Error string
-		}])
-		if err != nil {
-			return err
-		}
-		for _, rule := range list {
-			f := Finding{
-				Class: ClassUnsafeSetting, Severity: SeverityCritical,
-				Message: fmt.Sprintf("%s line %d: %s", file, rule.Line, rule.Error),
-				Impact:  "The server runs on with its old rules and takes no new ones at a reload; the next start fails.",
-				Action:  "Correct the line, reload (SELECT pg_reload_conf()), and see that " + view + " shows no error any more.",
-			}
-			if view != "pg_hba_file_rules" {
-				f.Severity, f.Impact = SeverityWarning, "The server takes no new user name maps at a reload; the next start has none at all."
-			}
-			r.found(f, file+rule.Error)
-		}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[rulesLine])
+	return slices.DeleteFunc(slices.Clone(all), func(l rulesLine) bool { return l.Error == "" }), len(all), err
+}
+
+// accessRules reports lines of pg_hba.conf, and that there are none, which stops the
+// next start.
+func (r *clusterReader) accessRules(ctx context.Context) error {
+	wrong, count, err := r.wrongRules(ctx, "pg_hba_file_rules")
+	unreadable := sqlstate(err) == "58P01" || sqlstate(err) == "42809"
+	if err != nil && !unreadable {
+		return err
+	}
+	f := Finding{
+		Class: ClassUnsafeSetting, Severity: SeverityCritical,
+		Impact: "The server runs on with its old rules and takes no new ones at a reload; the next start fails.",
+		Action: "Correct the line, reload (SELECT pg_reload_conf()), and see that pg_hba_file_rules shows no error any more.",
+	}
+	for _, rule := range wrong {
+		f.Message = fmt.Sprintf("pg_hba.conf line %d: %s", rule.Line, rule.Error)
+		r.found(f, "pg_hba.conf"+rule.Error)
+	}
+	f.Action = "Put the file back (SHOW hba_file tells where it belongs), reload (SELECT pg_reload_conf()), and see that pg_hba_file_rules has its lines."
+	switch {
+	case unreadable:
+		f.Message = "pg_hba.conf cannot be read: " + text(err)
+		r.found(f, "pg_hba.conf unreadable")
+	case count == 0:
+		f.Message = "pg_hba.conf has no entries, or is no file"
+		r.found(f, "pg_hba.conf empty")
+	}
+	return nil
+}
+
+// userMaps reports lines of pg_ident.conf (15+), which switch its maps off.
+func (r *clusterReader) userMaps(ctx context.Context) error {
+	if r.conn.Facts.VersionNum < 150000 {
+		return nil
+	}
+	wrong, _, err := r.wrongRules(ctx, "pg_ident_file_mappings")
+	if sqlstate(err) == "58P01" || sqlstate(err) == "42809" {
+		wrong, err = []rulesLine{{0, text(err)}}, nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, rule := range wrong {
+		r.found(Finding{
+			Class: ClassUnsafeSetting, Severity: SeverityWarning,
+			Message: fmt.Sprintf("pg_ident.conf line %d: %s", rule.Line, rule.Error),
+			Impact:  "The server takes no new user name maps at a reload; the next start has none at all.",
+			Action:  "Correct the line, reload (SELECT pg_reload_conf()), and see that pg_ident_file_mappings shows no error any more.",
+		}, "pg_ident.conf"+rule.Error)
 	}
 	return nil
 }

@@ -30,7 +30,11 @@ func (r *clusterReader) controlFile(ctx context.Context) error {
 		if err := r.readControl(ctx); err != nil {
 			return err.Error(), ctx.Err()
 		}
-		return strings.Join(r.control.Problems(r.conn.Facts.Major(), size), "; "), nil
+		problems := r.control.Problems(r.conn.Facts.Major(), size)
+		if r.control.Tail {
+			problems = append(problems, cluster.TailProblem)
+		}
+		return strings.Join(problems, "; "), nil
 	})
 	if wrong != "" {
 		r.damagedFile(cluster.ControlFile, wrong, "The server runs on, but the next start fails.", "control")
@@ -76,6 +80,60 @@ func (r *clusterReader) exists(ctx context.Context, oid uint32) (bool, error) {
 	var there bool
 	err := r.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE oid = $1)", oid).Scan(&there)
 	return there, err
+}
+
+// layout looks for the directories of the cluster.
+func (r *clusterReader) layout(ctx context.Context) error {
+	for _, d := range cluster.Directories {
+		wrong, err := twice(ctx, func() (string, error) {
+			entry, err := r.files.Stat(ctx, d.Name)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return "the directory " + d.Name + " is missing", nil
+			case err == nil && !entry.Directory:
+				return d.Name + " is not a directory", nil
+			}
+			return "", err
+		})
+		if err != nil {
+			return err
+		}
+		switch {
+		case wrong == "":
+		case d.Empty:
+			r.found(Finding{
+				Class: ClassRecoverability, Severity: SeverityWarning, Relation: d.Name, Message: wrong,
+				Impact: "The server runs on, but what needs the directory fails, and the next start may.",
+				Action: "Make the empty directory anew, with the owner and mode of its neighbours: nothing in it outlives a shutdown. Find out who removed it.",
+			}, "directory")
+		default:
+			r.damagedFile(d.Name, wrong, "What the server keeps there is gone. It runs on until it needs it; checkpoints and the next start fail.", "directory")
+		}
+	}
+	return nil
+}
+
+// alterSystem looks for the file of ALTER SYSTEM, without which a server starts.
+func (r *clusterReader) alterSystem(ctx context.Context) error {
+	const file = "postgresql.auto.conf"
+	wrong, err := twice(ctx, func() (string, error) {
+		if _, err := r.files.Size(ctx, file); !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		used, err := r.there(ctx, "SELECT FROM pg_settings WHERE sourcefile LIKE '%/"+file+"'")
+		if err != nil || !used {
+			return "", err
+		}
+		return file + " is missing, from which the server has settings", nil
+	})
+	if wrong != "" {
+		r.found(Finding{
+			Class: ClassUnsafeSetting, Severity: SeverityCritical, Message: wrong,
+			Impact: "The next reload or start silently forgets everything that was set with ALTER SYSTEM.",
+			Action: "Do not reload. See what came from it (SELECT name, setting FROM pg_settings WHERE sourcefile LIKE '%" + file + "'), and set that again with ALTER SYSTEM, which writes the file anew.",
+		}, "alter system")
+	}
+	return err
 }
 
 // versions looks at PG_VERSION of the cluster and of each database.
@@ -134,6 +192,9 @@ func (r *clusterReader) relationMaps(ctx context.Context) error {
 			if _, err := cluster.DecodeRelationMap(content, r.conn.Facts.Major(), p.OID == 0); err != nil {
 				return fmt.Sprintf("the relation map %s is damaged: %v", name, err), nil
 			}
+			if size := cluster.RelationMapSize(r.conn.Facts.Major()); len(content) != size {
+				return fmt.Sprintf("the relation map %s is damaged: it has %d bytes instead of %d", name, len(content), size), nil
+			}
 			return "", nil
 		})
 		if err != nil {
@@ -146,103 +207,6 @@ func (r *clusterReader) relationMaps(ctx context.Context) error {
 			continue
 		}
 		r.damagedFile(name, wrong, "New sessions do not find the system catalogues; after a restart nobody can connect.", "map")
-	}
-	return nil
-}
-
-// slotFiles looks at the state files of the replication slots.
-func (r *clusterReader) slotFiles(ctx context.Context) error {
-	rows, err := r.conn.Query(ctx, "SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary")
-	if err != nil {
-		return err
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		path := "pg_replslot/" + name + "/state"
-		wrong, err := twice(ctx, func() (string, error) {
-			content, err := datadir.ReadFile(ctx, r.files, path, 4096)
-			if errors.Is(err, fs.ErrNotExist) {
-				var there bool
-				err = r.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)", name).Scan(&there)
-				if err != nil || !there {
-					return "", err
-				}
-				return "the replication slot " + name + " has no state file", nil
-			}
-			if err != nil {
-				return "", err
-			}
-			if _, err := cluster.DecodeSlot(content, r.conn.Facts.Major(), name); err != nil {
-				return fmt.Sprintf("the state of the replication slot %s is damaged: %v", name, err), nil
-			}
-			return "", nil
-		})
-		if err != nil {
-			return err
-		}
-		if wrong != "" {
-			r.found(Finding{
-				Class: ClassCorruption, Severity: SeverityCritical, Relation: path, Message: wrong,
-				Impact: "The server runs on, but the next start fails (PANIC).",
-				Action: "While the server runs: advance the slot by using it, which writes its file anew at the next checkpoint; or drop it and make its standby or subscription anew.",
-			}, "slot")
-		}
-	}
-	return nil
-}
-
-// twoPhase looks at the files of transactions that were prepared before the
-// last checkpoint.
-func (r *clusterReader) twoPhase(ctx context.Context) error {
-	const sql = `SELECT transaction::text::bigint, gid FROM pg_prepared_xacts, pg_control_checkpoint() c WHERE prepared < c.checkpoint_time - interval '10 min'`
-	rows, err := r.conn.Query(ctx, sql)
-	if err != nil {
-		return err
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
-		XID int64
-		GID string
-	}])
-	if err != nil {
-		return err
-	}
-	for _, p := range list {
-		name := fmt.Sprintf("%08X", p.XID)
-		if r.conn.Facts.VersionNum >= 170000 {
-			epoch := uint32(r.control.NextXID >> 32)
-			if uint32(p.XID) > r.control.NextTransaction() {
-				epoch--
-			}
-			name = fmt.Sprintf("%08X%08X", epoch, p.XID)
-		}
-		path := "pg_twophase/" + name
-		wrong, err := twice(ctx, func() (string, error) {
-			content, err := datadir.ReadFile(ctx, r.files, path, 1<<26)
-			if errors.Is(err, fs.ErrNotExist) {
-				var there bool
-				err = r.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1)", p.GID).Scan(&there)
-				if err != nil || !there {
-					return "", err
-				}
-				return fmt.Sprintf("the file %s of the prepared transaction %q is missing", path, p.GID), nil
-			}
-			if err != nil {
-				return "", err
-			}
-			if _, err := cluster.DecodeTwoPhase(content, name); err != nil {
-				return fmt.Sprintf("the file %s of the prepared transaction %q is damaged: %v", path, p.GID, err), nil
-			}
-			return "", nil
-		})
-		if err != nil {
-			return err
-		}
-		if wrong != "" {
-			r.damagedFile(path, wrong, "The transaction can be neither committed nor rolled back, and the next start fails.", "twophase")
-		}
 	}
 	return nil
 }

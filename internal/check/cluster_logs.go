@@ -48,11 +48,11 @@ func (r *clusterReader) logFiles(ctx context.Context, log cluster.Log, span func
 }
 
 // oldestXIDs are the oldest transaction and multixact that any database needs.
-func (r *clusterReader) oldestXIDs(ctx context.Context) (xid, multi uint32, err error) {
+func (s *session) oldestXIDs(ctx context.Context) (xid, multi uint32, err error) {
 	const sql = `SELECT (SELECT datfrozenxid::text::bigint FROM pg_database ORDER BY age(datfrozenxid) DESC LIMIT 1),
 		(SELECT datminmxid::text::bigint FROM pg_database ORDER BY mxid_age(datminmxid) DESC LIMIT 1)`
 	var x, m int64
-	err = r.conn.QueryRow(ctx, sql).Scan(&x, &m)
+	err = s.conn.QueryRow(ctx, sql).Scan(&x, &m)
 	return uint32(x), uint32(m), err
 }
 

@@ -62,7 +62,7 @@ func TestCluster(t *testing.T) {
 			{"control file", "global/pg_control", flip(60), "control file"},
 			{"relation map", "base/1/pg_filenode.map", flip(12), "relation map base/1/pg_filenode.map is damaged"},
 			{"version", "base/1/PG_VERSION", nil, "base/1/PG_VERSION is missing"},
-			{"slot", "pg_replslot/standby/state", flip(20), "the replication slot standby is damaged"},
+			{"slot", "pg_replslot/standby/state", flip(20), "the state of the replication slot standby is damaged"},
 			{"status lost", "pg_xact/0000", nil, "pg_xact/0000 is missing"},
 			{"status cut", "pg_xact/0000", func(b []byte) []byte { return b[:100] }, "pg_xact/0000 has 100 bytes"},
 			{"status zeroed", "pg_xact/0000", func(b []byte) []byte { clear(b); return b }, "neither as committed nor as aborted"},

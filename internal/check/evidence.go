@@ -30,7 +30,8 @@ var dataFile = regexp.MustCompile(`(?:base/\d+|global|pg_tblspc/\d+/PG_[^/"\s]+/
 
 // judge reads the meaning of an error out of its SQLSTATE. A missing grant on
 // a table and a data file that may not be opened are both 42501; a data file
-// that is gone and an extension's library that is gone are both 58P01.
+// that is gone and an extension's library that is gone are both 58P01; a relation
+// of another kind and a directory in the place of a data file are both 42809.
 func judge(err error) verdict {
 	var pgError *pgconn.PgError
 	if !errors.As(err, &pgError) {
@@ -39,7 +40,7 @@ func judge(err error) verdict {
 	switch {
 	case pgError.Code == "XX001", pgError.Code == "XX002":
 		return damaged
-	case pgError.Code == "58P01", pgError.Code == "58030", pgError.Code == "42501":
+	case pgError.Code == "58P01", pgError.Code == "58030", pgError.Code == "42501", pgError.Code == "42809":
 		if dataFile.MatchString(pgError.Message) {
 			return damaged
 		}
@@ -59,7 +60,7 @@ func gone(err error) bool {
 	if !errors.As(err, &pgError) {
 		return false
 	}
-	return pgError.Code == "42P01" || pgError.Code == "42809" ||
+	return pgError.Code == "42P01" || pgError.Code == "42809" && judge(err) != damaged ||
 		(pgError.Code == "XX000" && strings.HasPrefix(pgError.Message, "could not open relation with OID"))
 }
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/pgtest"
@@ -74,7 +75,8 @@ func TestFiles(t *testing.T) {
 				if err := os.WriteFile(path, make([]byte, 8192), 0o600); err != nil {
 					return err
 				}
-				if err := pgtest.GiveAway(path); err != nil {
+				before := time.Now().Add(-time.Second) // of the start
+				if err := errors.Join(pgtest.GiveAway(path), os.Chtimes(path, before, before)); err != nil {
 					return err
 				}
 			}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+
+	"pg_integrity_exporter/internal/pg"
 )
 
 // Memory keeps what a check wants to know in its next run: some damage needs
@@ -30,7 +32,7 @@ func (s *session) recall(ctx context.Context, key string, into any) (found bool,
 		return false, nil
 	}
 	identifier, err := s.systemIdentifier(ctx)
-	if err != nil {
+	if err != nil || identifier == 0 {
 		return false, err
 	}
 	var kept remembered
@@ -50,7 +52,7 @@ func (s *session) remember(ctx context.Context, key string, value any) error {
 		return nil
 	}
 	identifier, err := s.systemIdentifier(ctx)
-	if err != nil {
+	if err != nil || identifier == 0 {
 		return err
 	}
 	content, err := json.Marshal(value)
@@ -68,12 +70,14 @@ func (s *session) memoryKey(key string) string {
 }
 
 // systemIdentifier is the cluster's own name. pg_control_system() reads the
-// control file; everybody may call it.
+// control file; everybody may call it. It is 0 when that file is damaged: the check
+// cluster says so, and the others go on without what they remember.
 func (s *session) systemIdentifier(ctx context.Context) (int64, error) {
 	if s.identifier != 0 {
 		return s.identifier, nil
 	}
-	if err := s.conn.QueryRow(ctx, "SELECT system_identifier FROM pg_control_system()").Scan(&s.identifier); err != nil {
+	err := s.conn.QueryRow(ctx, "SELECT system_identifier FROM pg_control_system()").Scan(&s.identifier)
+	if err != nil && !pg.Unreadable(err) {
 		return 0, fmt.Errorf("asking for the system identifier: %w", err)
 	}
 	return s.identifier, nil

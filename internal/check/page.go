@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"pg_integrity_exporter/internal/datadir"
@@ -76,7 +78,7 @@ func runPage(ctx context.Context, s *session) error {
 		if err := r.columns(ctx, forks, i); err != nil {
 			return err
 		}
-		return r.fork(ctx, &forks[i])
+		return r.unreadable(ctx, &forks[i], r.fork(ctx, &forks[i]))
 	}, func(i int) string { return forks[i].Name.String() })
 	if err != nil {
 		return err
@@ -99,7 +101,7 @@ func (s *session) reader(ctx context.Context) (*reader, error) {
 		return nil, err
 	}
 	r := &reader{session: s, files: files}
-	if err := r.lookAhead(ctx, s); err != nil {
+	if err := r.lookAhead(ctx, s, files); err != nil {
 		files.Close()
 		return nil, err
 	}
@@ -279,12 +281,31 @@ func (r *reader) missing(ctx context.Context, f *fork) error {
 // ragged reports a file that ends in the middle of a page.
 func (r *reader) ragged(ctx context.Context, f *fork, name string) error {
 	pauseToConfirm(ctx)
-	size, err := r.files.Size(ctx, name)
-	if err != nil || size%page.Size == 0 {
+	entry, err := r.files.Stat(ctx, name)
+	switch {
+	case err != nil:
+		return err
+	case entry.Directory:
+		return &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
+	case entry.Size%page.Size == 0:
+		return nil
+	}
+	block := uint32(entry.Size / page.Size)
+	return r.report(ctx, f, &block, problem{fmt.Sprintf("the file %s has %d bytes: it ends in the middle of a page", name, entry.Size), "", "ragged"})
+}
+
+// unreadable makes a finding of the error that a file of a relation is none, or that
+// the device fails to read it.
+func (r *reader) unreadable(ctx context.Context, f *fork, err error) error {
+	text := datadir.Unreadable(err)
+	if text == "" {
 		return err
 	}
-	block := uint32(size / page.Size)
-	return r.report(ctx, f, &block, problem{fmt.Sprintf("the file %s has %d bytes: it ends in the middle of a page", name, size), "", "ragged"})
+	name := filepath.Base(f.Path)
+	if at, ok := errors.AsType[*fs.PathError](err); ok {
+		name = filepath.Base(at.Path)
+	}
+	return r.report(ctx, f, nil, problem{"the file " + filepath.Dir(f.Path) + "/" + name + " cannot be read: " + text, "58030", "unreadable"})
 }
 
 // beyond reports a file that ends although another one with data follows it.

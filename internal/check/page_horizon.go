@@ -11,6 +11,7 @@ import (
 
 	"pg_integrity_exporter/internal/datadir"
 	"pg_integrity_exporter/internal/page"
+	"pg_integrity_exporter/internal/pg"
 )
 
 // horizon is what is known of the server's time, before any page is read.
@@ -50,13 +51,18 @@ const horizonSQL = `SELECT (redo_lsn - '0/0')::bigint, redo_lsn = checkpoint_lsn
 	oldest_xid::text::bigint, oldest_active_xid::text::bigint, split_part(next_xid, ':', 2)::bigint, oldest_multi_xid::text::bigint
 	FROM pg_control_checkpoint()`
 
-// lookAhead learns the horizon.
-func (h *horizon) lookAhead(ctx context.Context, s *session) error {
+// lookAhead learns the horizon. Without a control file that can be read there is
+// none, and each page is judged alone.
+func (h *horizon) lookAhead(ctx context.Context, s *session, files datadir.Directory) error {
 	var redo int64
 	var quiet, standby, sameTimeline bool
 	var began, started time.Time
 	var database, oldest, active, next, oldestMulti int64
 	err := s.conn.QueryRow(ctx, horizonSQL).Scan(&redo, &quiet, &began, &started, &standby, &sameTimeline, &database, &oldest, &active, &next, &oldestMulti)
+	if pg.Unreadable(err) {
+		h.xids.Oldest, h.xids.OldestMulti, err = s.oldestXIDs(ctx)
+		return errors.Join(err, h.lookNow(ctx, s))
+	}
 	if err != nil {
 		return fmt.Errorf("asking for the last checkpoint: %w", err)
 	}
@@ -66,13 +72,8 @@ func (h *horizon) lookAhead(ctx context.Context, s *session) error {
 	case active != 0:
 		h.finished = uint32(active)
 	case quiet:
-		h.finished = uint32(next)
-		var prepared int
-		if err := s.conn.QueryRow(ctx, "SELECT count(*) FROM pg_prepared_xacts").Scan(&prepared); err != nil {
-			return fmt.Errorf("asking for prepared transactions: %w", err)
-		}
-		if prepared > 0 {
-			h.finished = 0
+		if h.finished, err = s.finishedAtStart(ctx, files, uint32(next), started); err != nil {
+			return err
 		}
 	}
 	if !standby && sameTimeline {
@@ -82,6 +83,27 @@ func (h *horizon) lookAhead(ctx context.Context, s *session) error {
 		}
 	}
 	return h.lookNow(ctx, s)
+}
+
+// finishedAtStart gives the transaction before which all had ended at the checkpoint of
+// a shutdown, or at the end of recovery: only prepared ones outlive it. Those that
+// are finished remove their file. 0 is unknown.
+func (s *session) finishedAtStart(ctx context.Context, files datadir.Directory, next uint32, started time.Time) (uint32, error) {
+	var prepared *int64
+	const sql = "SELECT (SELECT transaction::text::bigint FROM pg_prepared_xacts ORDER BY age(transaction) DESC LIMIT 1)"
+	if err := s.conn.QueryRow(ctx, sql).Scan(&prepared); err != nil {
+		return 0, fmt.Errorf("asking for prepared transactions: %w", err)
+	}
+	directory, err := files.Stat(ctx, "pg_twophase")
+	switch {
+	case err != nil:
+		return 0, ignoreGone(err)
+	case !directory.Modified.Before(started):
+		return 0, nil
+	case prepared != nil && int32(uint32(*prepared)-next) < 0:
+		return uint32(*prepared), nil
+	}
+	return next, nil
 }
 
 // lookNow learns which transactions have begun.

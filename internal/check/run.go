@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -85,7 +86,7 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 	}
 	if err := s.connectAndRun(ctx, c); err != nil {
 		s.problem("", err)
-		if c.Name == "catalog" && judge(err) == damaged {
+		if c.Name == CatalogName && judge(err) == damaged {
 			s.foundUnreadable(ctx, err)
 		}
 	}
@@ -113,7 +114,7 @@ func (s *session) connectAndRun(ctx context.Context, c Check) error {
 	}
 	if trap := s.trapped(ctx); trap != nil {
 		switch {
-		case c.Name == "catalog":
+		case c.Name == CatalogName:
 			s.foundTrap(trap)
 			return trap
 		case !c.Server:
@@ -125,7 +126,7 @@ func (s *session) connectAndRun(ctx context.Context, c Check) error {
 		s.skipf("%v", pooled)
 		return nil
 	}
-	if unusable, ok := errors.AsType[*pg.UnusableError](err); ok && c.Name == "catalog" {
+	if unusable, ok := errors.AsType[*pg.UnusableError](err); ok && c.Name == CatalogName {
 		return s.foundUnusable(ctx, unusable)
 	}
 	if err != nil {
@@ -176,14 +177,22 @@ func (s *session) foundUnusable(ctx context.Context, unusable *pg.UnusableError)
 			return err
 		}
 	}
-	s.found(Finding{
-		Class: ClassCorruption, Severity: SeverityCritical, Schema: "pg_catalog", Relation: "pg_class", SQLState: sqlstate(unusable),
+	f := Finding{
+		Class: ClassCorruption, Severity: SeverityCritical, Schema: "pg_catalog", Relation: cmp.Or(s.catalogueOf(ctx, text(unusable)), "pg_class"), SQLState: sqlstate(unusable),
 		Message: unusable.Error(),
 		Impact:  "Nobody can use the database. When the server restarts at each attempt, no other database of the server can be used for long either.",
 		Action:  "Keep clients away from the database (pg_hba.conf: reject, or ALTER DATABASE ... ALLOW_CONNECTIONS false from another one). Copy the data directory, then fail over to a standby that still opens it, or restore.",
-	}, "unusable "+sqlstate(unusable))
+	}
+	if sharedFile.MatchString(unusable.Error()) {
+		f.Impact = "The system catalogues that all databases share are damaged: nobody can open a session in any of them. Sessions that are open work on as long as they do not need what is damaged."
+		f.Action = "Do not restart the server, and keep the sessions that are open: they can still copy data out. Copy the data directory, then fail over to a standby that still opens sessions, or restore."
+	}
+	s.found(f, "unusable "+sqlstate(unusable))
 	return errors.New("nothing else in the database can be looked at")
 }
+
+// sharedFile is a file of the catalogues that all databases share.
+var sharedFile = regexp.MustCompile(`\bglobal/`)
 
 // foundTrap reports an index of a catalogue that makes server processes loop.
 func (s *session) foundTrap(t *trap) {

@@ -73,6 +73,12 @@ func Sweep(ctx context.Context, target *pg.Target, options Options) (Document, e
 	}
 	databases, version, err := plan(ctx, target, options)
 	document.ServerVersion = version
+	if _, ok := errors.AsType[*pg.UnusableError](err); ok { // in no database: the checks say so
+		databases, err = options.Databases, nil
+		if len(databases) == 0 {
+			databases = []string{target.Database()}
+		}
+	}
 	var missing *MissingError
 	switch {
 	case errors.As(err, &missing):

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -98,7 +99,12 @@ type Control struct {
 	ChecksumVersion    uint32
 	CharSigned         bool
 	StoredCRC, RealCRC uint32
+	// Tail says that something other than zeroes is behind what the server reads.
+	Tail bool
 }
+
+// TailProblem is what that means. It stops no start.
+const TailProblem = "the control file has bytes behind its contents that no server writes"
 
 // release is what belongs to a major version.
 type release struct {
@@ -146,6 +152,7 @@ func DecodeControl(b []byte) (Control, error) {
 		return c, fmt.Errorf("the control file has the version %d, which PostgreSQL 13 to 18 do not write: it is damaged, or the cluster is of another version", c.Version)
 	}
 	c.StoredCRC, c.RealCRC = u32(crc), wal.CRC32C(b[:crc])
+	c.Tail = bytes.ContainsFunc(b[least:], func(r rune) bool { return r != 0 })
 	return c, nil
 }
 

@@ -25,6 +25,12 @@ func mapSizes(major int) (size, mappings int) {
 	return 512, 62
 }
 
+// RelationMapSize is the size of a relation map in bytes. The server reads no more.
+func RelationMapSize(major int) int {
+	size, _ := mapSizes(major)
+	return size
+}
+
 // mapped are the catalogues of a relation map that a server cannot start
 // without: pg_database, pg_authid and pg_tablespace in global, pg_class,
 // pg_attribute, pg_proc and pg_type in a database.

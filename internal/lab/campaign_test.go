@@ -86,22 +86,80 @@ type outcome struct {
 
 var versionsOf = pgtest.Versions
 
-func TestCampaign(t *testing.T) {
+// areas are what PGTEST_LAB names, the way it is asked for in one run.
+func areas(t *testing.T) func(area string) bool {
+	t.Helper()
 	if os.Getenv("PGTEST_LAB") == "" {
 		t.Skip("set PGTEST_LAB to areas of damage, or to full")
 	}
-	binary := os.Getenv("PGTEST_LAB_BINARY")
-	if binary == "" {
-		binary = filepath.Join(t.TempDir(), "pg_integrity_exporter")
-		if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/pg_integrity_exporter").CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
+	list := strings.Split(os.Getenv("PGTEST_LAB"), ",")
+	return func(area string) bool { return list[0] == "full" || slices.Contains(list, area) }
+}
+
+// builtProgram is what is tried: the program of PGTEST_LAB_BINARY, or one built now.
+func builtProgram(t *testing.T) string {
+	t.Helper()
+	if binary := os.Getenv("PGTEST_LAB_BINARY"); binary != "" {
+		return binary
+	}
+	binary := filepath.Join(t.TempDir(), "pg_integrity_exporter")
+	if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/pg_integrity_exporter").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return binary
+}
+
+// chosen says of each kind in turn whether it is tried: PGTEST_LAB_ONLY is a pattern
+// of names, and of n kinds PGTEST_LAB_SAMPLE=n tries one.
+func chosen() func(name string) bool {
+	only := regexp.MustCompile(os.Getenv("PGTEST_LAB_ONLY"))
+	n, err := strconv.Atoi(os.Getenv("PGTEST_LAB_SAMPLE"))
+	random := rand.New(rand.NewPCG(uint64(n), 1))
+	return func(name string) bool { return only.MatchString(name) && (err != nil || random.IntN(n) == 0) }
+}
+
+// outcomes are those of a test, written to the file of PGTEST_LAB_OUT as they come.
+type outcomes struct {
+	t   *testing.T
+	mu  sync.Mutex
+	all []outcome
+}
+
+func (l *outcomes) tell(o outcome) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, o)
+	name := os.Getenv("PGTEST_LAB_OUT")
+	if name == "" {
+		return
+	}
+	line, err := json.Marshal(o)
+	if err != nil {
+		l.t.Error(err)
+		return
+	}
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		l.t.Error(err)
+		return
+	}
+	fmt.Fprintf(file, "%s\n", line)
+	file.Close()
+}
+
+// print tells what was not found, for who reads the test's output.
+func (l *outcomes) print() {
+	for _, o := range l.all {
+		if o.Result != "found" && o.Result != "silent" {
+			l.t.Logf("%s %d %v: %s: %s: %s", o.Result, o.Version, o.Checksums, o.Area, o.Name, strings.Join(o.Findings, " | "))
 		}
 	}
-	var kinds []kind
-	only := regexp.MustCompile(os.Getenv("PGTEST_LAB_ONLY"))
-	areas := strings.Split(os.Getenv("PGTEST_LAB"), ",")
+}
+
+func TestCampaign(t *testing.T) {
+	wanted, binary, try := areas(t), builtProgram(t), chosen()
 	list := slices.Concat(heapKinds(), toastKinds(), indexKinds(), fileKinds())
-	if slices.Contains(areas, "catalog") || areas[0] == "full" {
+	if wanted("catalog") {
 		server := launch(t, versionsOf()[0], false, schema)
 		more, err := catalogKindsOf(server)
 		server.Close()
@@ -110,36 +168,9 @@ func TestCampaign(t *testing.T) {
 		}
 		list = append(list, more...)
 	}
-	for _, k := range list {
-		if (areas[0] == "full" || slices.Contains(areas, k.area)) && only.MatchString(k.area+": "+k.name) {
-			kinds = append(kinds, k)
-		}
-	}
-	if n, err := strconv.Atoi(os.Getenv("PGTEST_LAB_SAMPLE")); err == nil {
-		random := rand.New(rand.NewPCG(uint64(n), 1))
-		kinds = slices.DeleteFunc(kinds, func(kind) bool { return random.IntN(n) > 0 })
-	}
-	var mu sync.Mutex
-	var all []outcome
-	tell := func(o outcome) {
-		mu.Lock()
-		defer mu.Unlock()
-		all = append(all, o)
-		if file := os.Getenv("PGTEST_LAB_OUT"); file != "" {
-			line, err := json.Marshal(o)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			f, err := os.OpenFile(file, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			fmt.Fprintf(f, "%s\n", line)
-			f.Close()
-		}
-	}
+	kinds := slices.DeleteFunc(list, func(k kind) bool { return !wanted(k.area) || !try(k.area+": "+k.name) })
+	results := outcomes{t: t}
+	tell := results.tell
 	slots := make(chan struct{}, 2)
 	var running sync.WaitGroup
 	for _, major := range versionsOf() {
@@ -164,11 +195,7 @@ func TestCampaign(t *testing.T) {
 		}
 	}
 	running.Wait()
-	for _, o := range all {
-		if o.Result != "found" && o.Result != "silent" {
-			t.Logf("%s %d %v: %s: %s: %s", o.Result, o.Version, o.Checksums, o.Area, o.Name, strings.Join(o.Findings, " | "))
-		}
-	}
+	results.print()
 }
 
 const (
@@ -514,7 +541,7 @@ func (o *outcome) judge(d document, k kind) {
 			block = fmt.Sprintf(" %d", *f.Block)
 		}
 		o.Findings = append(o.Findings, fmt.Sprintf("[%s %s] %s.%s%s: %s", f.Check, f.Class, f.Schema, f.Relation, block, f.Message))
-		if f.Class != class {
+		if k.area != "cluster" && f.Class != class {
 			continue
 		}
 		hit := slices.ContainsFunc(k.want, func(w string) bool {

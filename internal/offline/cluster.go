@@ -241,6 +241,9 @@ func (r *run) controlFile() error {
 	for _, problem := range problems {
 		r.found(atControlFile, critical(cluster.ControlFile, problem, "The server does not start, or starts from the wrong place and loses what was committed.", action), check.KindOf(problem))
 	}
+	if control.Tail {
+		r.found(never, critical(cluster.ControlFile, cluster.TailProblem, "The server does not read them, but what wrote them may have damaged more.", copyFirst+restore), "tail")
+	}
 	r.control, r.known = control, len(problems) == 0
 	if r.major == 0 && r.known {
 		r.major = control.Major()
@@ -251,51 +254,44 @@ func (r *run) controlFile() error {
 	return nil
 }
 
-// needed are the directories of a cluster, and whether a server starts without.
-var needed = []struct {
-	name string
-	at   stage
-}{
-	{"base", atControlFile}, {"base/1", never}, {"global", atControlFile}, {"pg_commit_ts", atRecovery}, {"pg_dynshmem", never},
-	{"pg_logical", never}, {"pg_logical/mappings", never}, {"pg_logical/snapshots", never},
-	{"pg_multixact", atRecovery}, {"pg_multixact/members", atRecovery}, {"pg_multixact/offsets", atRecovery},
-	{"pg_notify", atRecovery}, {"pg_replslot", atRecovery}, {"pg_serial", never}, {"pg_snapshots", never},
-	{"pg_stat", never}, {"pg_stat_tmp", never}, {"pg_subtrans", never}, {"pg_tblspc", never}, {"pg_twophase", atRecovery},
-	{"pg_wal", atRecovery}, {"pg_xact", atRecovery},
-}
-
-// empty are those of them that hold nothing while the server is down, or
-// nothing that is needed.
-var empty = []string{
-	"pg_dynshmem", "pg_notify", "pg_serial", "pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans",
+// neededAt is when a start fails without a directory.
+func neededAt(d cluster.Directory) stage {
+	switch {
+	case d.Optional:
+		return never
+	case d.Name == "base", d.Name == "global":
+		return atControlFile
+	default:
+		return atRecovery
+	}
 }
 
 // layout looks for the directories that a server needs, for PG_VERSION in each
 // database, and for the targets of tablespaces.
 func (r *run) layout(context.Context) error {
-	for _, d := range needed {
-		info, err := os.Stat(r.path(d.name))
+	for _, d := range cluster.Directories {
+		info, err := os.Stat(r.path(d.Name))
 		if err == nil && info.IsDir() || errors.Is(err, fs.ErrPermission) {
 			continue
 		}
-		message := fmt.Sprintf("the directory %s is missing", d.name)
+		message := fmt.Sprintf("the directory %s is missing", d.Name)
 		if err == nil {
-			message = d.name + " is not a directory"
-		} else if link, err := os.Readlink(r.path(d.name)); err == nil {
-			message = fmt.Sprintf("%s links to %s, which is missing", d.name, link)
+			message = d.Name + " is not a directory"
+		} else if link, err := os.Readlink(r.path(d.Name)); err == nil {
+			message = fmt.Sprintf("%s links to %s, which is missing", d.Name, link)
 		}
-		finding := critical(d.name, message, "The server does not start.", copyFirst+restore)
-		if d.at == never {
+		finding := critical(d.Name, message, "The server does not start.", copyFirst+restore)
+		if d.Optional {
 			finding.Impact = "The server starts, but fails when it needs the directory; checkpoints and the next shutdown may fail."
 		}
-		if slices.Contains(empty, d.name) {
+		if d.Empty {
 			finding.Class = check.ClassRecoverability
-			finding.Action = "Make the empty directory " + d.name + " with the owner and mode of its neighbours: nothing in it outlives a shutdown. Find out which copy left empty directories out."
-			if strings.HasPrefix(d.name, "pg_stat") {
+			finding.Action = "Make the empty directory " + d.Name + " with the owner and mode of its neighbours: nothing in it outlives a shutdown. Find out which copy left empty directories out."
+			if strings.HasPrefix(d.Name, "pg_stat") {
 				finding.Severity, finding.Impact = check.SeverityWarning, "The server starts, but cannot keep its statistics."
 			}
 		}
-		r.found(d.at, finding, "missing")
+		r.found(neededAt(d), finding, "missing")
 	}
 	return errors.Join(r.databaseDirectories("base"), r.tablespaces())
 }
@@ -445,6 +441,10 @@ func (r *run) relationMap(directory string, shared bool) {
 	if err != nil {
 		r.found(at, critical(name, fmt.Sprintf("the relation map %s is damaged: %v", name, err), impact, action), "damaged")
 		return
+	}
+	if size := cluster.RelationMapSize(r.major); len(content) != size {
+		r.found(never, critical(name, fmt.Sprintf("the relation map %s has %d bytes instead of %d", name, len(content), size),
+			"The server does not read the rest, but what wrote it may have damaged more.", action), "size")
 	}
 	for oid, file := range entries {
 		path := fmt.Sprintf("%s/%d", directory, file)

@@ -2,7 +2,6 @@ package offline_test
 
 import (
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,13 +21,13 @@ func TestEveryFile(t *testing.T) {
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
 		server, whole := everything(t, major)
 		for _, name := range filesOf(t, whole) {
-			for _, w := range ways() {
-				t.Run(strings.ReplaceAll(name, "/", "|")+" "+w.name, func(t *testing.T) {
+			for _, w := range pgtest.Breakages() {
+				t.Run(strings.ReplaceAll(name, "/", "|")+" "+w.Name, func(t *testing.T) {
 					clone(t, whole, server.DataDirectory, false)
-					if err := w.do(filepath.Join(server.DataDirectory, name)); err != nil {
+					if err := w.Do(filepath.Join(server.DataDirectory, name)); err != nil {
 						t.Skip(err)
 					}
-					if err := exec.Command("chown", "--no-dereference", "--reference="+filepath.Join(server.DataDirectory, "global"), filepath.Join(server.DataDirectory, name)).Run(); err != nil && w.name != "lost" {
+					if err := exec.Command("chown", "--no-dereference", "--reference="+filepath.Join(server.DataDirectory, "global"), filepath.Join(server.DataDirectory, name)).Run(); err != nil && w.Name != "lost" {
 						t.Fatal(err)
 					}
 					document := look(t, server.DataDirectory)
@@ -47,55 +46,6 @@ func TestEveryFile(t *testing.T) {
 			}
 		}
 	})
-}
-
-// way is one way to break a file.
-type way struct {
-	name string
-	do   func(path string) error
-}
-
-func ways() []way {
-	change := func(f func(b []byte) []byte) func(string) error {
-		return func(path string) error {
-			content, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			if len(content) == 0 {
-				return fs.ErrInvalid
-			}
-			return os.WriteFile(path, f(content), 0o600)
-		}
-	}
-	return []way{
-		{"lost", os.Remove},
-		{"emptied", change(func([]byte) []byte { return nil })},
-		{"cut", change(func(b []byte) []byte { return b[:len(b)/2] })},
-		{"a byte more", change(func(b []byte) []byte { return append(b, 'x') })},
-		{"zeroed", change(func(b []byte) []byte { clear(b); return b })},
-		{"half zeroed", change(func(b []byte) []byte { clear(b[len(b)/2:]); return b })},
-		{"random", change(func(b []byte) []byte {
-			random := rand.New(rand.NewPCG(uint64(len(b)), 1))
-			for i := range b {
-				b[i] = byte(random.Uint32())
-			}
-			return b
-		})},
-		{"a byte flipped", change(func(b []byte) []byte { b[len(b)/3] ^= 0x55; return b })},
-		{"a directory", func(path string) error {
-			if err := os.Remove(path); err != nil {
-				return err
-			}
-			return os.Mkdir(path, 0o700)
-		}},
-		{"a dead link", func(path string) error {
-			if err := os.Remove(path); err != nil {
-				return err
-			}
-			return os.Symlink("nowhere", path)
-		}},
-	}
 }
 
 // filesOf lists the files of a data directory, of the databases only the maps and

@@ -141,7 +141,7 @@ func damageIn(err error) damage {
 	}
 	switch pgError.Code {
 	case "XX000", "XX001", "XX002":
-	case "58P01", "58030", "42501", "3D000", "22023":
+	case "58P01", "58030", "42501", "42809", "3D000", "22023":
 		if !databaseFile.MatchString(pgError.Message + " " + pgError.Detail) {
 			return noDamage
 		}

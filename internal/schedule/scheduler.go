@@ -3,6 +3,7 @@ package schedule
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -228,7 +229,12 @@ func (s *Scheduler) runSlots(ctx context.Context) {
 	for {
 		reachable := true
 		if s.takeReplan() || time.Since(planned) >= planInterval {
-			if err := s.plan(ctx); err != nil {
+			err := s.plan(ctx)
+			if _, unusable := errors.AsType[*pg.UnusableError](err); unusable {
+				s.planUnusable()
+				err = nil
+			}
+			if err != nil {
 				s.logger.Debug("databases cannot be listed", "err", err)
 				reachable = false
 			} else {
@@ -283,7 +289,7 @@ func (s *Scheduler) current() Settings {
 	return s.settings
 }
 
-// plan lists the databases and tells the state which checks belong to them.
+// plan lists the databases and what was written to each, and plans their checks.
 func (s *Scheduler) plan(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, planTimeout)
 	defer cancel()
@@ -303,6 +309,25 @@ func (s *Scheduler) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.planDatabases(databases)
+	return nil
+}
+
+// planUnusable makes a check say that damage lets no session be opened in any
+// database, of those that were known or the target's own.
+func (s *Scheduler) planUnusable() {
+	if len(s.state.Snapshot().Checks) == 0 {
+		s.planDatabases([]pg.Database{{Name: s.target.Database(), Connectable: true}})
+	}
+	for _, c := range s.state.Snapshot().Checks {
+		if c.Check == check.CatalogName && c.Outcome != check.OutcomeFindings && s.RunNow(c.Check, c.Database) {
+			return
+		}
+	}
+}
+
+// planDatabases tells the state which checks belong to the databases.
+func (s *Scheduler) planDatabases(databases []pg.Database) {
 	settings := s.current()
 	scope := check.Scope{Rules: settings.Rules, Memory: s.state.Files().Memory()}
 	var names []string
@@ -329,7 +354,6 @@ func (s *Scheduler) plan(ctx context.Context) error {
 		}
 	}
 	s.state.Plan(names, planned)
-	return nil
 }
 
 // changesSQL reads the statistics of each database. It needs no privilege.

@@ -1,0 +1,186 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"pg_integrity_exporter/internal/cluster"
+	"pg_integrity_exporter/internal/datadir"
+)
+
+// maxStateFile bounds what is read of a file of state.
+const maxStateFile = 1 << 26
+
+// wrongState says what is wrong with a file that the server wrote as a whole; ""
+// is nothing. needed says whether the server still needs one that is missing.
+func (r *clusterReader) wrongState(ctx context.Context, path, what string, problem func(content []byte) string, needed func() (bool, error)) (string, error) {
+	return twice(ctx, func() (string, error) {
+		content, err := datadir.ReadFile(ctx, r.files, path, maxStateFile)
+		if errors.Is(err, fs.ErrNotExist) {
+			if there, err := needed(); err != nil || !there {
+				return "", err
+			}
+			return fmt.Sprintf("%s is missing: the file %s", what, path), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if text := problem(content); text != "" {
+			return fmt.Sprintf("%s is damaged: the file %s: %s", what, path, text), nil
+		}
+		return "", nil
+	})
+}
+
+// notNeeded says of a file that is missing that it was removed since.
+func notNeeded() (bool, error) { return false, nil }
+
+// there asks whether something exists.
+func (r *clusterReader) there(ctx context.Context, sql string, args ...any) (there bool, err error) {
+	err = r.conn.QueryRow(ctx, "SELECT EXISTS ("+sql+")", args...).Scan(&there)
+	return there, err
+}
+
+// slotFiles looks at the state files of the replication slots.
+func (r *clusterReader) slotFiles(ctx context.Context) error {
+	rows, err := r.conn.Query(ctx, "SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary")
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := "pg_replslot/" + name + "/state"
+		wrong, err := r.wrongState(ctx, path, "the state of the replication slot "+name, func(content []byte) string {
+			_, err := cluster.DecodeSlot(content, r.conn.Facts.Major(), name)
+			return messageOf(err)
+		}, func() (bool, error) {
+			return r.there(ctx, "SELECT FROM pg_replication_slots WHERE slot_name = $1", name)
+		})
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.found(Finding{
+				Class: ClassCorruption, Severity: SeverityCritical, Relation: path, Message: wrong,
+				Impact: "The server runs on, but the next start fails (PANIC).",
+				Action: "While the server runs: advance the slot by using it, which writes its file anew at the next checkpoint; or drop it and make its standby or subscription anew.",
+			}, "slot")
+		}
+	}
+	return nil
+}
+
+// twoPhase looks at the files of prepared transactions. A checkpoint writes those of
+// transactions that were prepared before it began.
+func (r *clusterReader) twoPhase(ctx context.Context) error {
+	const sql = `SELECT transaction::text::bigint, gid FROM pg_prepared_xacts, pg_control_checkpoint() c WHERE prepared < c.checkpoint_time - interval '10 s'`
+	rows, err := r.conn.Query(ctx, sql)
+	if err != nil {
+		return err
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+		XID int64
+		GID string
+	}])
+	if err != nil {
+		return err
+	}
+	gids := make(map[string]string)
+	for _, p := range list {
+		gids[r.twoPhaseName(uint32(p.XID))] = p.GID
+	}
+	entries, err := r.files.List(ctx, "pg_twophase")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if _, ok := cluster.TwoPhaseXID(e.Name); ok && gids[e.Name] == "" {
+			gids[e.Name] = ""
+		}
+	}
+	for name, gid := range gids {
+		what := "a prepared transaction"
+		if gid != "" {
+			what = fmt.Sprintf("the prepared transaction %q", gid)
+		}
+		path := "pg_twophase/" + name
+		wrong, err := r.wrongState(ctx, path, what, func(content []byte) string {
+			_, err := cluster.DecodeTwoPhase(content, name)
+			return messageOf(err)
+		}, func() (bool, error) {
+			return r.there(ctx, "SELECT FROM pg_prepared_xacts WHERE gid = $1", gid)
+		})
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.damagedFile(path, wrong, "The transaction can be neither committed nor rolled back, and the next start fails.", "twophase")
+		}
+	}
+	return nil
+}
+
+// twoPhaseName is the name of the file of a prepared transaction.
+func (r *clusterReader) twoPhaseName(xid uint32) string {
+	if r.conn.Facts.VersionNum < 170000 {
+		return fmt.Sprintf("%08X", xid)
+	}
+	epoch := uint32(r.control.NextXID >> 32)
+	if xid > r.control.NextTransaction() {
+		epoch--
+	}
+	return fmt.Sprintf("%08X%08X", epoch, xid)
+}
+
+// replicationState looks at how far subscriptions came, which each checkpoint writes,
+// and at the snapshots of logical decoding.
+func (r *clusterReader) replicationState(ctx context.Context) error {
+	setting := "max_replication_slots"
+	if r.conn.Facts.VersionNum >= 180000 {
+		setting = "max_active_replication_origins"
+	}
+	const origins = "pg_logical/replorigin_checkpoint"
+	wrong, err := r.wrongState(ctx, origins, "how far replication origins came", cluster.OriginsProblem, func() (bool, error) {
+		return r.there(ctx, "SELECT FROM pg_settings WHERE name = $1 AND setting::int > 0", setting)
+	})
+	if err != nil {
+		return err
+	}
+	if wrong != "" {
+		r.damagedFile(origins, wrong, "After a crash the server does not start, or subscriptions apply again what they have applied: rows are doubled or conflict.", "origins")
+	}
+	entries, err := r.files.List(ctx, "pg_logical/snapshots")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name, ".snap") {
+			continue
+		}
+		path := "pg_logical/snapshots/" + e.Name
+		wrong, err := r.wrongState(ctx, path, "a snapshot of logical decoding", cluster.LogicalSnapshotProblem, notNeeded)
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.damagedFile(path, wrong, "Logical replication that starts again from there fails.", "logical snapshot")
+		}
+	}
+	return nil
+}
+
+// messageOf is the message of an error; "" is none.
+func messageOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
