@@ -41,10 +41,25 @@ func TestCluster(t *testing.T) {
 		server := pgtest.Start(t, pgtest.Version(major), pgtest.Setting("wal_level", "logical"), pgtest.Setting("max_prepared_transactions", "5"), pgtest.Setting("track_commit_timestamp", "on"))
 		server.MustExec(t, "postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")
 		server.MustExec(t, "postgres", "SELECT pg_create_physical_replication_slot('standby', true)")
+		server.MustExec(t, "postgres", "CREATE PUBLICATION books")
+		server.MustExec(t, "postgres", "SELECT pg_create_logical_replication_slot('audit', 'pgoutput')")
+		server.MustExec(t, "postgres", "CHECKPOINT")
+		server.MustExec(t, "postgres", "SELECT count(*) FROM pg_logical_slot_peek_binary_changes('audit', NULL, NULL, 'proto_version', '1', 'publication_names', 'books')")
 		server.MustExec(t, "postgres", "BEGIN; SELECT * FROM t WHERE i < 10 FOR SHARE; PREPARE TRANSACTION 'payment'")
 		server.MustExec(t, "postgres", "DO $$ BEGIN FOR n IN 1..20 LOOP PERFORM FROM t WHERE i = 1 FOR KEY SHARE; COMMIT; END LOOP; END $$")
 		server.MustExec(t, "postgres", "CHECKPOINT")
 		server.MustExec(t, "postgres", "CREATE TABLE u AS SELECT i, repeat(md5(i::text), 20) AS x FROM generate_series(1, 5000) i; SET synchronous_commit = on; CREATE TABLE v ()")
+		server.MustExec(t, "postgres", "ALTER SYSTEM SET log_lock_waits = on")
+		server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+		files, err := filepath.Glob(filepath.Join(server.DataDirectory, "pg_twophase", "*"))
+		if err != nil || len(files) != 1 {
+			t.Fatal(files, err)
+		}
+		prepared := "pg_twophase/" + filepath.Base(files[0])
+		snapshots, err := filepath.Glob(filepath.Join(server.DataDirectory, "pg_logical", "snapshots", "*.snap"))
+		if err != nil || len(snapshots) == 0 {
+			t.Fatal(snapshots, err)
+		}
 		look := func() check.Document {
 			return sweep(t, server, check.Options{Databases: []string{"postgres"}, Checks: named(t, "cluster")})
 		}
@@ -61,8 +76,19 @@ func TestCluster(t *testing.T) {
 		}{
 			{"control file", "global/pg_control", flip(60), "control file"},
 			{"relation map", "base/1/pg_filenode.map", flip(12), "relation map base/1/pg_filenode.map is damaged"},
+			{"control file, behind its contents", "global/pg_control", flip(5000), "bytes behind its contents"},
+			{"relation map with more", "base/1/pg_filenode.map", func(b []byte) []byte { return append(b, 'x') }, "pg_filenode.map is damaged: it has "},
 			{"version", "base/1/PG_VERSION", nil, "base/1/PG_VERSION is missing"},
 			{"slot", "pg_replslot/standby/state", flip(20), "the state of the replication slot standby is damaged"},
+			{"origins", "pg_logical/replorigin_checkpoint", flip(1), "how far replication origins came is damaged"},
+			{"origins lost", "pg_logical/replorigin_checkpoint", nil, "how far replication origins came is missing"},
+			{"prepared", prepared, flip(30), "the file " + prepared},
+			{"decoding", "pg_logical/snapshots/" + filepath.Base(snapshots[0]), flip(9), "a snapshot of logical decoding is damaged"},
+			{"notifications", "pg_notify", nil, "the directory pg_notify is missing"},
+			{"directory", "pg_twophase", nil, "the directory pg_twophase is missing"},
+			{"ALTER SYSTEM", "postgresql.auto.conf", nil, "postgresql.auto.conf is missing"},
+			{"hba lost", "pg_hba.conf", nil, "pg_hba.conf cannot be read"},
+			{"hba empty", "pg_hba.conf", func([]byte) []byte { return []byte("# nothing\n") }, "pg_hba.conf has no entries"},
 			{"status lost", "pg_xact/0000", nil, "pg_xact/0000 is missing"},
 			{"status cut", "pg_xact/0000", func(b []byte) []byte { return b[:100] }, "pg_xact/0000 has 100 bytes"},
 			{"status zeroed", "pg_xact/0000", func(b []byte) []byte { clear(b); return b }, "neither as committed nor as aborted"},
@@ -74,13 +100,11 @@ func TestCluster(t *testing.T) {
 			{"hba", "pg_hba.conf", func(b []byte) []byte { return append(b, "host all all 10.0.0.0/8 scram\n"...) }, "pg_hba.conf line"},
 		} {
 			path := filepath.Join(server.DataDirectory, d.file)
-			whole, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			var whole []byte
+			var err error
 			if d.change == nil {
 				err = os.Rename(path, path+".away")
-			} else {
+			} else if whole, err = os.ReadFile(path); err == nil {
 				err = os.WriteFile(path, d.change([]byte(string(whole))), 0)
 			}
 			if err != nil {

@@ -438,11 +438,15 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 		severity = SeverityWarning
 		impact = "The free space map only tells where new rows find room: no data is lost, but damage to one file is often not alone."
 		action = "Look at the disk's and the kernel's messages. VACUUM of the table writes the map anew once everything else about it is sane."
+	case seen.kind == "lost vm":
+		severity = SeverityWarning
+		impact = "No data is lost: statements only look at more pages. But a file that went from a directory of the database is often not alone."
+		action = "Find out what removed it, and what else is missing (check files). VACUUM of the table makes the map anew."
 	case f.Index:
 		impact = "Statements that use this index fail, miss rows or give wrong data; the table itself may be intact."
 		action = "Check the index's table for damage first. If it is sane, keep a copy of the index's file and rebuild it with REINDEX INDEX CONCURRENTLY."
 	}
-	if seen.kind != "fsm" {
+	if seen.kind != "fsm" && seen.kind != "lost vm" {
 		r.scope.Heaps.note(f.OID, false)
 	}
 	r.found(Finding{

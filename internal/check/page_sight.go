@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/jackc/pgx/v5"
+
 	"pg_integrity_exporter/internal/page"
 )
 
@@ -20,6 +22,8 @@ const (
 	// row (32 MB) and by the number of line pointers (32 MB).
 	maxRows   = 1 << 20 * 32 / 40
 	maxCounts = 1 << 24
+	// maxAsked bounds the pages of a table whose rows are asked for.
+	maxAsked = 100
 	// maxDangling bounds the rows that are missing.
 	maxDangling = 10000
 	// mapPages is how many pages of a table a page of the visibility map tells of.
@@ -38,6 +42,8 @@ type sight struct {
 	// others.
 	anySettled bool
 	unsettled  int
+	// marked says that such a page is marked as seen by everybody.
+	marked bool
 	// uncertain says that a row could not be judged.
 	uncertain *atomic.Bool
 	// visible is the page of the visibility map that was read last, and
@@ -177,6 +183,7 @@ func (r *reader) unsure() bool { return r.uncertain.Load() }
 func (r *reader) note(f *fork, p []byte, block uint32) {
 	r.anySettled = true
 	if !f.Index {
+		r.marked = r.marked || page.DecodeHeader(p).Flags&page.AllVisible != 0
 		return
 	}
 	f.relation.Links(p, func(to uint32) {
@@ -238,12 +245,18 @@ func ignoreGone(err error) error {
 // was not cut since. Indexes are never cut: a page that others lead to was there
 // at the checkpoint.
 func (r *reader) concludeZeroes(ctx context.Context, f *fork, still bool) error {
+	asked := 0
 	for _, block := range r.zeroes {
 		switch {
 		case f.relation.Kind == page.Heap && (still || block < r.settledTo):
 			r.rows.empty(block)
 			r.settledTo = max(r.settledTo, block)
 			if err := r.confirm(ctx, f, make([]byte, page.Size), block); err != nil {
+				return err
+			}
+		case f.relation.Kind == page.Heap && asked < maxAsked:
+			asked++
+			if err := r.confirmLost(ctx, f, block); err != nil {
 				return err
 			}
 		case f.relation.Kind == page.Heap:
@@ -255,6 +268,33 @@ func (r *reader) concludeZeroes(ctx context.Context, f *fork, still bool) error 
 			if err := r.confirmZero(ctx, f, block, "the page is all zeroes, but other pages of the index lead to it"); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// confirmLost asks the server for the rows of a page that is all zeroes on disk: one
+// from before the last checkpoint was on disk then, in a file that is as old.
+// ACCESS SHARE; SELECT on the table.
+func (r *reader) confirmLost(ctx context.Context, f *fork, block uint32) error {
+	if !r.old(f) {
+		return nil
+	}
+	sql := `SELECT xmin::text::bigint FROM ONLY ` + f.Name.sql() + ` WHERE ctid = ANY (SELECT ('(' || $1 || ',' || n || ')')::tid FROM generate_series(1, 291) AS n)`
+	rows, err := r.conn.Query(ctx, sql, int64(block))
+	if err != nil {
+		return err
+	}
+	xids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if sqlstate(err) == "42501" {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, xid := range xids {
+		if int32(uint32(xid)-r.finished) < 0 {
+			return r.confirmZero(ctx, f, block, "the page is all zeroes, but the server has rows of it in memory that are older than the last checkpoint: they are lost once it forgets the page")
 		}
 	}
 	return nil
@@ -480,6 +520,11 @@ func (r *reader) maps(ctx context.Context, f *fork) error {
 			if err != nil {
 				return err
 			}
+			if p == nil && number == 0 && m.kind == "vm" && r.marked {
+				if err := r.lostMap(ctx, f, fork); err != nil {
+					return err
+				}
+			}
 			if p == nil {
 				if err := r.raggedMap(ctx, f, fork, number, m.name, m.kind); err != nil {
 					return err
@@ -492,6 +537,18 @@ func (r *reader) maps(ctx context.Context, f *fork) error {
 		}
 	}
 	return nil
+}
+
+// lostMap reports a visibility map that is not there although pages are marked as
+// seen by everybody: the map gets a file before a page is marked.
+func (r *reader) lostMap(ctx context.Context, f, fork *fork) error {
+	for range 2 {
+		if _, err := r.files.Size(ctx, fork.Path); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		pauseToConfirm(ctx)
+	}
+	return r.report(ctx, f, nil, problem{"the visibility map is lost: the file " + fork.Path + " is missing", "58P01", "lost vm"})
 }
 
 // raggedMap reports a map that ends in the middle of a page.

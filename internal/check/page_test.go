@@ -2,10 +2,13 @@ package check_test
 
 import (
 	"context"
+	"errors"
+	"os"
 	"testing"
 	"time"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/page"
 	"pg_integrity_exporter/internal/pgtest"
 )
 
@@ -37,6 +40,48 @@ func TestPageShrinking(t *testing.T) {
 		}
 		cancel()
 		<-done
+	})
+}
+
+// TestPageInMemory damages files of a running server that has the pages in memory:
+// its statements see no damage.
+func TestPageInMemory(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major))
+		server.MustExec(t, "erp", "CREATE TABLE young AS SELECT g FROM generate_series(1, 10) g; CREATE TABLE seen AS SELECT g FROM generate_series(1, 10) g; CREATE TABLE grown AS SELECT g FROM generate_series(1, 10) g")
+		// A session that is just ending can keep VACUUM from doing what is wanted.
+		vacuum := func(table, done string) {
+			pgtest.Await(t, "vacuumed", 20*time.Second, func() (is bool) {
+				server.MustExec(t, "erp", "VACUUM "+table)
+				if err := server.Query(t.Context(), "erp", "SELECT "+done+" FROM pg_class WHERE oid = '"+table+"'::regclass", &is); err != nil {
+					t.Fatal(err)
+				}
+				return is
+			})
+		}
+		vacuum("seen", "relallvisible = 1")
+		young, seen, grown := server.MustRelation(t, "erp", "young"), server.MustRelation(t, "erp", "seen"), server.MustRelation(t, "erp", "grown")
+		server.MustExec(t, "erp", "CHECKPOINT")
+		server.MustExec(t, "erp", "INSERT INTO young SELECT g FROM generate_series(1, 10) g; DELETE FROM grown")
+		vacuum("grown", "pg_relation_size(oid) = 0")
+		server.MustExec(t, "erp", "INSERT INTO grown SELECT g FROM generate_series(1, 10) g")
+		if content, err := grown.Copy(); err != nil || !page.IsNew(content) {
+			t.Fatal("no page of zeroes", err)
+		}
+		look := func() check.Document {
+			return sweep(t, server, check.Options{Databases: []string{"erp"}, Checks: named(t, "page")})
+		}
+		if document := look(); document.ExitCode() != check.ExitClean {
+			t.Fatalf("healthy: %s", messages(document))
+		}
+		if err := errors.Join(young.Edit(0, pgtest.Zero), os.Remove(seen.Path+"_vm")); err != nil {
+			t.Fatal(err)
+		}
+		document := look()
+		if len(document.Findings) != 2 || !finds(document, "has rows of it in memory") || !finds(document, "the visibility map is lost") {
+			t.Errorf("%s", messages(document))
+		}
 	})
 }
 

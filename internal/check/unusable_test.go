@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/page"
 	"pg_integrity_exporter/internal/pgtest"
 )
 
@@ -80,6 +81,64 @@ func TestUnusable(t *testing.T) {
 			server.AwaitAccepting(t)
 			if n := restarts(t, server) - before; n > 1 {
 				t.Errorf("the server restarted %d times", n)
+			}
+		}
+	})
+}
+
+// TestUnusableServer breaks a catalogue that all databases share.
+func TestUnusableServer(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major))
+		roles := server.MustRelation(t, "erp", "pg_catalog.pg_authid_rolname_index")
+		whole, err := roles.Copy()
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.WhileDown(t, func() error { return os.Truncate(roles.Path, page.Size) })
+		document := sweep(t, server, check.Options{Checks: named(t, "cluster", "catalog", "page"), Memory: notes{}})
+		if !finds(document, "no session can be opened") || document.ExitCode() != check.ExitFindings || len(document.Findings) != 1 || len(document.Checks) != 3 {
+			t.Errorf("%s", messages(document))
+		}
+		server.WhileDown(t, func() error { return roles.Restore(whole) })
+		if document := sweep(t, server, check.Options{Checks: named(t, "catalog")}); document.ExitCode() != check.ExitClean {
+			t.Errorf("mended: %s", messages(document))
+		}
+	})
+}
+
+// TestControlFileLost takes the control file away from a running server: one check
+// says so, and the others do what they can without it.
+func TestControlFileLost(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major))
+		server.MustExec(t, "erp", "CREATE TABLE bad AS SELECT g AS i FROM generate_series(1, 1000) g")
+		bad := server.MustRelation(t, "erp", "bad")
+		server.MustExec(t, "erp", "CHECKPOINT")
+		if err := bad.EditValid(1, func(p []byte) { p[19] = 9 }); err != nil {
+			t.Fatal(err)
+		}
+		control := filepath.Join(server.DataDirectory, "global", "pg_control")
+		if err := os.Rename(control, control+".away"); err != nil {
+			t.Fatal(err)
+		}
+		document := sweep(t, server, check.Options{Databases: []string{"erp"}, Memory: notes{}})
+		if err := os.Rename(control+".away", control); err != nil {
+			t.Fatal(err)
+		}
+		if !finds(document, "the server cannot read its control file") || !finds(document, "the page header says") {
+			t.Error("not found")
+		}
+		for _, f := range document.Findings {
+			if f.Class == check.ClassCorruption && f.Relation != "bad" && f.Relation != "global/pg_control" {
+				t.Errorf("false alarm: %+v", f)
+			}
+		}
+		for _, c := range document.Checks {
+			if c.Outcome == check.OutcomeFailed && c.Check != "cluster" && !strings.Contains(c.Reason, "public.bad: its ") {
+				t.Errorf("%s: %s", c.Check, c.Reason)
 			}
 		}
 	})

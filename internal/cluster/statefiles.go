@@ -110,8 +110,8 @@ func LogicalSnapshotProblem(b []byte) string {
 	switch sum := wal.CRC32C(b[8:]); {
 	case magic != snapshotMagic:
 		return fmt.Sprintf("it begins with %08X instead of %08X", magic, uint32(snapshotMagic))
-	case int(length) != len(b)-header:
-		return fmt.Sprintf("it has %d bytes, but says %d", len(b), length+header)
+	case int(length) != len(b):
+		return fmt.Sprintf("it has %d bytes, but says %d", len(b), length)
 	case sum != stored:
 		return fmt.Sprintf("its CRC is %08X, but %08X is stored in it", sum, stored)
 	}

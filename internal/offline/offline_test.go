@@ -324,6 +324,11 @@ func everything(t *testing.T, major int) (server *pgtest.Server, whole string) {
 	server.MustExec(t, "postgres", "CREATE DATABASE erp")
 	server.MustExec(t, "erp", contents)
 	server.MustExec(t, "erp", "SELECT pg_create_logical_replication_slot('audit', 'pgoutput')")
+	server.MustExec(t, "erp", "CREATE PUBLICATION books; CHECKPOINT")
+	server.MustExec(t, "erp", "SELECT count(*) FROM pg_logical_slot_peek_binary_changes('audit', NULL, NULL, 'proto_version', '1', 'publication_names', 'books')")
+	if files, err := filepath.Glob(filepath.Join(server.DataDirectory, "pg_logical", "snapshots", "*.snap")); err != nil || len(files) == 0 {
+		t.Fatal("decoding left no snapshot", err)
+	}
 	server.MustExec(t, "erp", prepared)
 	multixacts(t, server)
 	of := make(map[string]string)
