@@ -366,11 +366,14 @@ func (r *clusterReader) preparedTransactions(ctx context.Context) error {
 }
 
 // walFiles looks for missing and short segments in pg_wal, between the last
-// checkpoint and the present. pg_ls_waldir needs pg_monitor.
+// checkpoint, or what a replication slot keeps from before it, and the present.
+// pg_ls_waldir needs pg_monitor.
 func (r *clusterReader) walFiles(ctx context.Context) error {
+	ofSlot := false
 	wrong, err := twice(ctx, func() (string, error) {
-		var redo, size int64
-		const before = `SELECT (redo_lsn - '0/0')::bigint, (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size') FROM pg_control_checkpoint()`
+		var redo, kept, size int64
+		const before = `SELECT (redo_lsn - '0/0')::bigint, (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'),
+			(least(redo_lsn, (SELECT min(restart_lsn) FROM pg_replication_slots WHERE wal_status IN ('reserved', 'extended'))) - '0/0')::bigint FROM pg_control_checkpoint()`
 		const files = `SELECT name, size FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'`
 		rows, err := r.conn.Query(ctx, files)
 		if err != nil {
@@ -384,7 +387,7 @@ func (r *clusterReader) walFiles(ctx context.Context) error {
 			return "", err
 		}
 		// Read after the list: what lies behind it was there when the list was made.
-		if err := r.conn.QueryRow(ctx, before).Scan(&redo, &size); err != nil {
+		if err := r.conn.QueryRow(ctx, before).Scan(&redo, &size, &kept); err != nil {
 			return "", err
 		}
 		numbers := make(map[uint64]bool)
@@ -400,14 +403,25 @@ func (r *clusterReader) walFiles(ctx context.Context) error {
 			}
 			newest = max(newest, segment.Number)
 		}
-		for number := uint64(redo / size); number <= newest; number++ {
+		for number := uint64(kept / size); number <= newest; number++ {
+			if ofSlot = number < uint64(redo/size); ofSlot && !numbers[number] {
+				return fmt.Sprintf("the WAL segment %s is missing, which a replication slot needs", wal.Segment{Timeline: 1, Number: number}.Name(size)[8:]), nil
+			}
 			if !numbers[number] {
 				return fmt.Sprintf("the WAL segment %s is missing, behind the last checkpoint at %s", wal.Segment{Timeline: 1, Number: number}.Name(size)[8:], wal.Position(redo)), nil
 			}
 		}
 		return "", nil
 	})
-	if wrong != "" {
+	switch {
+	case wrong == "":
+	case ofSlot:
+		r.found(Finding{
+			Class: ClassRecoverability, Severity: SeverityWarning, Relation: "pg_wal", Message: wrong,
+			Impact: "The standby or the subscriber of the slot cannot go on from where it is: replication stops there.",
+			Action: "Put the segment back from the WAL archive. Else make the standby or the subscription anew, and find out what removes files from pg_wal.",
+		}, "wal of a slot")
+	default:
 		r.damagedFile("pg_wal", wrong, "After a crash the server does not start, or starts without what was committed behind that place.", "wal "+KindOf(wrong))
 	}
 	return err

@@ -126,6 +126,22 @@ func TestCluster(t *testing.T) {
 		if document := look(); document.ExitCode() != check.ExitClean {
 			t.Errorf("mended: %s", messages(document))
 		}
+		// A segment before the last checkpoint, which the slots keep.
+		server.MustExec(t, "postgres", "CHECKPOINT")
+		server.MustExec(t, "postgres", "CREATE TABLE w AS SELECT i, repeat(md5(i::text), 20) AS x FROM generate_series(1, 5000) i")
+		kept, err := filepath.Glob(filepath.Join(server.DataDirectory, "pg_wal", "0*"))
+		if err != nil || len(kept) < 3 {
+			t.Fatal(kept, err)
+		}
+		if err := os.Rename(kept[0], kept[0]+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if document := look(); !finds(document, "is missing, which a replication slot needs") {
+			t.Errorf("WAL of a slot: %s", messages(document))
+		}
+		if err := os.Rename(kept[0]+".away", kept[0]); err != nil {
+			t.Fatal(err)
+		}
 		// In the segment where the WAL behind the last checkpoint begins.
 		var name string
 		var offset int64
