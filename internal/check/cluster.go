@@ -89,7 +89,7 @@ func runCluster(ctx context.Context, s *session) error {
 		return err
 	}
 	for _, look := range []func(context.Context) error{
-		r.layout, r.alterSystem, r.versions, r.relationMaps, r.status, r.multixacts, r.commitTimes, r.slotFiles, r.twoPhase, r.replicationState, r.history, r.tablespaces, r.walRecords,
+		r.layout, r.startFiles, r.alterSystem, r.versions, r.relationMaps, r.status, r.multixacts, r.commitTimes, r.slotFiles, r.twoPhase, r.replicationState, r.history, r.tablespaces, r.walRecords,
 	} {
 		if err := look(ctx); err != nil {
 			if ctx.Err() != nil || s.conn.IsClosed() {

@@ -113,6 +113,63 @@ func (r *clusterReader) layout(ctx context.Context) error {
 	return nil
 }
 
+// leftForStart are files that change what the next start of a primary does, and that
+// a primary which runs does not have.
+var leftForStart = map[string]string{
+	"standby.signal":  "starts as a standby and waits for a primary",
+	"recovery.signal": "starts a recovery from the archive, on a new timeline or not at all",
+	"backup_label":    "recovers from the beginning of that backup, or does not start because its WAL is gone",
+	"tablespace_map":  "makes the links of the tablespaces as they were at a backup",
+	"recovery.conf":   "fails, because PostgreSQL 12 and later refuse the file",
+}
+
+// startFiles looks for files that would surprise at the next start, and for the lock
+// file, without which the server soon shuts itself down.
+func (r *clusterReader) startFiles(ctx context.Context) error {
+	wrong, err := twice(ctx, func() (string, error) {
+		content, err := datadir.ReadFile(ctx, r.files, "postmaster.pid", 4096)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "postmaster.pid is missing", nil
+		}
+		first, _, _ := strings.Cut(string(content), "\n")
+		if _, bad := strconv.Atoi(strings.TrimSpace(first)); err == nil && bad != nil {
+			return "postmaster.pid does not begin with a process id", nil
+		}
+		return "", err
+	})
+	if err != nil {
+		return err
+	}
+	if wrong != "" {
+		r.damagedFile("postmaster.pid", wrong, "The server looks at it every minute and shuts itself down immediately when it is not its own: all sessions end, and it recovers at the next start.", "lock file")
+	}
+	if r.conn.Facts.InRecovery {
+		return nil
+	}
+	for name, then := range leftForStart {
+		if r.conn.Facts.VersionNum < 150000 && (name == "backup_label" || name == "tablespace_map") {
+			continue // such a server is in exclusive backup mode, of which backupMode tells
+		}
+		wrong, err := twice(ctx, func() (string, error) {
+			if _, err := r.files.Stat(ctx, name); err != nil {
+				return "", ignoreGone(err)
+			}
+			return name + " is in the data directory of a primary", nil
+		})
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.found(Finding{
+				Class: ClassUnsafeSetting, Severity: SeverityCritical, Message: wrong,
+				Impact: "The next start " + then + ".",
+				Action: "Find out who put it there. When nobody wants that at the next start, move it out of the data directory.",
+			}, "left "+name)
+		}
+	}
+	return nil
+}
+
 // alterSystem looks for the file of ALTER SYSTEM, without which a server starts.
 func (r *clusterReader) alterSystem(ctx context.Context) error {
 	const file = "postgresql.auto.conf"
@@ -252,7 +309,7 @@ func (r *clusterReader) tablespaces(ctx context.Context) error {
 	for _, t := range list {
 		path := fmt.Sprintf("pg_tblspc/%d", t.OID)
 		wrong, err := twice(ctx, func() (string, error) {
-			_, err := r.files.Size(ctx, path+"/"+r.tablespaceVersion())
+			_, err := r.files.Stat(ctx, path+"/"+r.tablespaceVersion())
 			if !errors.Is(err, fs.ErrNotExist) {
 				return "", err
 			}

@@ -74,6 +74,7 @@ func TestCluster(t *testing.T) {
 			change     func(b []byte) []byte // nil removes the file
 			found      string
 		}{
+			{"lock file", "postmaster.pid", nil, "postmaster.pid is missing"}, // the server looks at it after a minute
 			{"control file", "global/pg_control", flip(60), "control file"},
 			{"relation map", "base/1/pg_filenode.map", flip(12), "relation map base/1/pg_filenode.map is damaged"},
 			{"control file, behind its contents", "global/pg_control", flip(5000), "bytes behind its contents"},
@@ -120,6 +121,21 @@ func TestCluster(t *testing.T) {
 				err = os.WriteFile(path, whole, 0)
 			}
 			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for name, found := range map[string]string{"standby.signal": "standby.signal is in the data directory of a primary", "backup_label": "backup_label is in the data directory of a primary"} {
+			if name == "backup_label" && major < 15 {
+				continue
+			}
+			path := filepath.Join(server.DataDirectory, name)
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if document := look(); !finds(document, found) {
+				t.Errorf("%s: %s", name, messages(document))
+			}
+			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -214,7 +214,7 @@ func (r *reader) list(ctx context.Context, d directory) ([]*relationFiles, error
 			f = &relationFiles{directory: d, node: filenode{d.Tablespace, uint32(number)}}
 			byNumber[uint32(number)] = f
 		}
-		if e.Directory || r.files.Local() && (e.Owner != server.Owner || e.Mode.Perm()&0o600 != 0o600) {
+		if e.Directory || !e.Mode.IsRegular() || r.files.Local() && (e.Owner != server.Owner || e.Mode.Perm()&0o600 != 0o600) {
 			f.foreign = &e
 		}
 		f.files = append(f.files, e)
@@ -264,6 +264,8 @@ func (r *reader) owned(ctx context.Context, f *relationFiles, o owner) error {
 			switch e := now.foreign; {
 			case e != nil && e.Directory:
 				return fmt.Sprintf("%s/%s is a directory instead of a file", f.directory.Path, e.Name)
+			case e != nil && !e.Mode.IsRegular():
+				return fmt.Sprintf("%s/%s is no file", f.directory.Path, e.Name)
 			case e != nil:
 				return fmt.Sprintf("the server may not open the file %s/%s (mode %04o, owner %d)", f.directory.Path, e.Name, e.Mode.Perm(), e.Owner)
 			}

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
 	"pg_integrity_exporter/internal/datadir"
@@ -281,17 +280,12 @@ func (r *reader) missing(ctx context.Context, f *fork) error {
 // ragged reports a file that ends in the middle of a page.
 func (r *reader) ragged(ctx context.Context, f *fork, name string) error {
 	pauseToConfirm(ctx)
-	entry, err := r.files.Stat(ctx, name)
-	switch {
-	case err != nil:
+	size, err := r.files.Size(ctx, name)
+	if err != nil || size%page.Size == 0 {
 		return err
-	case entry.Directory:
-		return &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
-	case entry.Size%page.Size == 0:
-		return nil
 	}
-	block := uint32(entry.Size / page.Size)
-	return r.report(ctx, f, &block, problem{fmt.Sprintf("the file %s has %d bytes: it ends in the middle of a page", name, entry.Size), "", "ragged"})
+	block := uint32(size / page.Size)
+	return r.report(ctx, f, &block, problem{fmt.Sprintf("the file %s has %d bytes: it ends in the middle of a page", name, size), "", "ragged"})
 }
 
 // unreadable makes a finding of the error that a file of a relation is none, or that

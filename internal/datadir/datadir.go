@@ -26,7 +26,8 @@ type Directory interface {
 	// ReadAt reads up to len(p) bytes from an offset; at the end of the file it
 	// reads fewer, without an error.
 	ReadAt(ctx context.Context, name string, p []byte, offset int64) (int, error)
-	// Size gives the size of a file in bytes.
+	// Size gives the size of a file in bytes. What is there and no file is an error of
+	// which Unreadable tells.
 	Size(ctx context.Context, name string) (int64, error)
 	// Stat tells of one file or directory, List of those in a directory.
 	Stat(ctx context.Context, name string) (Entry, error)
@@ -186,6 +187,9 @@ func (l *local) path(name string) string { return filepath.Join(l.root, filepath
 
 // open opens a file anew: another one may have its name by now.
 func (l *local) open(name string) error {
+	if _, err := l.Size(context.Background(), name); err != nil {
+		return err
+	}
 	file, err := os.Open(l.path(name))
 	if err != nil {
 		return err
@@ -239,7 +243,21 @@ func readFull(file *os.File, p []byte, offset int64) (int, error) {
 
 func (l *local) Size(ctx context.Context, name string) (int64, error) {
 	entry, err := l.Stat(ctx, name)
+	if err == nil {
+		err = entry.noFile(name)
+	}
 	return entry.Size, err
+}
+
+// noFile is the error that something is no file. Whoever opened a pipe would wait.
+func (e Entry) noFile(name string) error {
+	switch {
+	case e.Directory:
+		return &fs.PathError{Op: "read", Path: name, Err: syscall.EISDIR}
+	case !e.Mode.IsRegular():
+		return &fs.PathError{Op: "read", Path: name, Err: syscall.ENXIO}
+	}
+	return nil
 }
 
 func (l *local) Stat(_ context.Context, name string) (Entry, error) {

@@ -39,6 +39,9 @@ func (r *remote) ReadAt(ctx context.Context, name string, p []byte, offset int64
 
 func (r *remote) Size(ctx context.Context, name string) (int64, error) {
 	entry, err := r.Stat(ctx, name)
+	if err == nil {
+		err = entry.noFile(name)
+	}
 	return entry.Size, err
 }
 

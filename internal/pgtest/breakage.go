@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"syscall"
 )
 
 // Breakage is one way to break a file, whatever is in it.
@@ -46,6 +47,12 @@ func Breakages() []Breakage {
 				return err
 			}
 			return os.Mkdir(path, 0o700)
+		}},
+		{"a pipe", func(path string) error {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+			return syscall.Mkfifo(path, 0o600)
 		}},
 		{"a dead link", func(path string) error {
 			if err := os.Remove(path); err != nil {
