@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -48,8 +49,15 @@ func TestTranslatedDamage(t *testing.T) {
 		t.Skip("another server")
 	}
 	install := pgtest.Install{BinDir: "/usr/lib/postgresql/15/bin", Major: 15, Version: "15-debian"}
-	if _, err := os.Stat("/usr/share/locale/de/LC_MESSAGES/postgres-15.mo"); err != nil {
+	languages := []string{"de_DE.utf8", "fr_FR.utf8", "ja_JP.utf8", "ru_RU.utf8", "zh_CN.utf8"}
+	locales, err := exec.Command("locale", "-a").Output()
+	if _, missing := os.Stat("/usr/share/locale/de/LC_MESSAGES/postgres-15.mo"); missing != nil || err != nil {
 		t.Skip("no server with translations is installed")
+	}
+	for _, language := range languages {
+		if !slices.Contains(strings.Fields(string(locales)), language) {
+			t.Skipf("the system does not have %s: localedef -i %s -f UTF-8 %s", language, language[:5], language)
+		}
 	}
 	server, err := pgtest.Launch(t.Context(), pgtest.Config{Install: install, Checksums: true, Settings: map[string]string{
 		"autovacuum": "off", "logging_collector": "on", "log_destination": "csvlog", "log_directory": "log", "log_filename": "server.log",
@@ -62,7 +70,7 @@ func TestTranslatedDamage(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	damageSays(t, server, "de_DE.utf8", "fr_FR.utf8", "ja_JP.utf8", "ru_RU.utf8", "zh_CN.utf8")
+	damageSays(t, server, languages...)
 }
 
 // damageSays damages a server and reads what it says of it in each of some

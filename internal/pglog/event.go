@@ -296,8 +296,9 @@ var (
 	// and of what a user may not do.
 	usersFile = regexp.MustCompile(`^(?:could not open file "[^"]*" for (?:reading|writing)|could not (?:stat|access) file |could not open directory |` +
 		`access to library |permission denied for |must be owner of )`)
-	// fileTrouble is a path with what the operating system said behind a colon.
-	fileTrouble = regexp.MustCompile(`\b(?:base/\d+/|global/\d|global/pg_|pg_tblspc/\d+/PG_|pg_xact/|pg_multixact/|pg_subtrans/|pg_commit_ts/)[0-9A-Za-z_./]*["»«“”」].*: \S`)
+	// fileTrouble is a path with what the operating system said behind a colon; French
+	// has a space before the quote.
+	fileTrouble = regexp.MustCompile(`\b(?:base/\d+/|global/\d|global/pg_|pg_tblspc/\d+/PG_|pg_xact/|pg_multixact/|pg_subtrans/|pg_commit_ts/)[0-9A-Za-z_./]*[\s\x{a0}]?["»«“”」].*: \S`)
 	// multixact is what no language translates.
 	multixact = regexp.MustCompile(`\bMultiXact(?:Id)? ?"?\d+`)
 	// terminated is the message of the postmaster in every language: the process,

@@ -179,6 +179,7 @@ func TestEvents(t *testing.T) {
 
 		{"ERROR", "58P01", client, `could not open file "/home/erp/import.csv" for reading: No such file or directory`, "", "", Object{}},
 		{"ERROR", "58P01", client, `could not access file "$libdir/nothere": No such file or directory`, "", "", Object{}},
+		{"ERREUR", "42501", client, "n'a pas pu ouvrir le fichier « base/16384/16407 » : Permission non accordée", "", MissingFile, Object{Path: "base/16384/16407", Database: 16384, Filenode: 16407}},
 		{"ERROR", "42501", client, `permission denied for table postings`, "", "", Object{}},
 		{"ERROR", "XX000", client, `tuple concurrently updated`, "", "", Object{}},
 		{"ERROR", "XX000", client, `invalid memory alloc request size 1200000003`, "", Suspect, Object{}},
