@@ -149,7 +149,7 @@ func onlyTested(t *testing.T, name string) string {
 type ruleTest struct {
 	Tests []struct {
 		Name        string
-		InputSeries []struct{ Series string } `yaml:"input_series"`
+		InputSeries []struct{ Series, Values string } `yaml:"input_series"`
 		Cases       []struct {
 			Samples []struct{ Labels string } `yaml:"exp_samples"`
 		} `yaml:"promql_expr_test"`
@@ -188,6 +188,47 @@ func TestEveryAlertIsTested(t *testing.T) {
 		}
 		if !fires || !absent || !silent && name != "PostgresWatchdog" {
 			t.Errorf("tests/%s.yaml: fires %t, silent when healthy %t, without series %t", name, fires, silent, absent)
+		}
+	}
+}
+
+// shows says whether a case expects the alert of this severity in this state.
+func shows(labels, state string, severity alerts.Severity) bool {
+	return strings.Contains(labels, `alertstate="`+state+`"`) && strings.Contains(labels, `severity="`+string(severity)+`"`)
+}
+
+// TestEveryAlertWaits holds that the unit test of each alert, of each severity,
+// sees it fire, sees it wait or be silent before when it has to wait, and begins at
+// zero where it counts events.
+func TestEveryAlertWaits(t *testing.T) {
+	for _, group := range alerts.Groups() {
+		for _, alert := range group.Alerts {
+			content, err := os.ReadFile("tests/" + alert.Name + ".yaml")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var file ruleTest
+			if err := yaml.Unmarshal(content, &file); err != nil {
+				t.Fatal(err)
+			}
+			var fires, waits, zero bool
+			for _, test := range file.Tests {
+				silent := false // before in this test
+				for _, c := range test.Cases {
+					firing := false
+					for _, sample := range c.Samples {
+						firing = firing || shows(sample.Labels, "firing", alert.Severity)
+						waits = waits || shows(sample.Labels, "pending", alert.Severity)
+					}
+					fires, waits, silent = fires || firing, waits || firing && silent, silent || !firing
+				}
+				for _, input := range test.InputSeries {
+					zero = zero || strings.HasPrefix(input.Values, "0x") || strings.HasPrefix(input.Values, "0 ")
+				}
+			}
+			if counts := strings.Contains(alert.Expr, "increase("); !fires || alert.For > 0 && !waits || counts && !zero {
+				t.Errorf("tests/%s.yaml, %s: fires %t, waits %t, begins at zero %t", alert.Name, alert.Severity, fires, waits, zero)
+			}
 		}
 	}
 }

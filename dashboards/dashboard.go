@@ -56,7 +56,9 @@ type Panel struct {
 	// Columns are the labels that a Table shows, in order, as "label=Heading".
 	Columns []string
 	// Sparse says when the panel has no data although all is well.
-	Sparse  string
+	Sparse string
+	// Quiet says why it has none while nothing is wrong; when something is, it must.
+	Quiet   string
 	Queries []Target
 }
 
@@ -68,6 +70,8 @@ type Target struct {
 	// Objective is where it becomes too much: Series draw it dashed and red, and a
 	// Stat turns red from there on instead of from Worse.
 	Objective bool
+	// Sparse is that of the panel, for this query alone.
+	Sparse string
 }
 
 // of is the selector of the chosen servers, with further matchers.

@@ -3,6 +3,7 @@
 package dashboards
 
 import (
+	"cmp"
 	"embed"
 	"strings"
 )
@@ -20,8 +21,9 @@ type Query struct {
 	Dashboard, Panel string
 	// Expr is PromQL with Grafana's variables in it.
 	Expr string
-	// Sparse says when it gives nothing although all is well.
-	Sparse string
+	// Sparse says when it gives nothing although all is well, Quiet that it gives
+	// nothing while nothing is wrong.
+	Sparse, Quiet string
 }
 
 // Expand is the query with every variable at All, for a rate interval.
@@ -47,7 +49,7 @@ func Queries() []Query {
 		for _, row := range dashboard.Rows {
 			for _, panel := range row.Panels {
 				for _, target := range panel.Queries {
-					queries = append(queries, Query{Dashboard: dashboard.Name, Panel: panel.Title, Expr: target.Expr, Sparse: panel.Sparse})
+					queries = append(queries, Query{Dashboard: dashboard.Name, Panel: panel.Title, Expr: target.Expr, Sparse: cmp.Or(target.Sparse, panel.Sparse), Quiet: panel.Quiet})
 				}
 			}
 		}

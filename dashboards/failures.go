@@ -20,7 +20,7 @@ func failures() Dashboard {
 				},
 				{
 					Kind: Series, Title: "Errors by SQLSTATE, top 10", Width: 12, Height: 8, Unit: "ops",
-					Sparse:      "there was no error",
+					Quiet:       "there was no error",
 					Description: "Errors in the server's log by SQLSTATE and condition name. XX is corruption, 57 an operator, 53 resources, 40 contention, 22 and 23 data that a client sent.",
 					Queries:     q("topk(10, sum by (sqlstate, condition_name) (datname_sqlstate:pgintegrity_errors:rate2m"+in()+"))", "{{sqlstate}} {{condition_name}}"),
 				},
@@ -73,19 +73,20 @@ func failures() Dashboard {
 
 func failingShare(width int) Panel {
 	const failing = "PostgresTransactionsFailing"
+	queries := until("datname:pgintegrity_transactions_rollback:ratio_rate2m"+in(), "{{instance}} {{datname}}",
+		"clamp_min("+threshold(failing, "times")+" * max(datname:pgintegrity_transactions_rollback:ratio_usual"+in()+"), "+threshold(failing, "ratio")+")")
+	queries[1].Sparse = "nothing is known of an hour before"
 	return Panel{
 		Kind: Series, Title: "Share of failing transactions", Width: width, Height: 8, Unit: "percentunit",
-		Sparse:      "there was no transaction",
 		Description: "Transactions rolled back, of all that ended. Alerts PostgresTransactionsFailing and PostgresErrorBudgetBurn.",
-		Queries: until("datname:pgintegrity_transactions_rollback:ratio_rate2m"+in(), "{{instance}} {{datname}}",
-			"clamp_min("+threshold(failing, "times")+" * max(datname:pgintegrity_transactions_rollback:ratio_usual"+in()+"), "+threshold(failing, "ratio")+")"),
+		Queries:     queries,
 	}
 }
 
 func errorsByClass(width int) Panel {
 	return Panel{
 		Kind: Series, Title: "Errors by class", Width: width, Height: 8, Unit: "ops", Stack: true,
-		Sparse:      "there was no error",
+		Quiet:       "there was no error",
 		Description: "Messages of severity ERROR and worse, by the class of their SQLSTATE.",
 		Queries:     q("sum by (sqlstate_class) (datname_class:pgintegrity_log_errors:rate2m"+in()+")", "{{sqlstate_class}}"),
 	}

@@ -2,6 +2,7 @@ package dashboards
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -110,10 +111,10 @@ func marks() []mark {
 
 // description ends with what an empty panel means.
 func (p Panel) description() string {
-	if p.Sparse == "" {
-		return p.Description
+	if empty := cmp.Or(p.Sparse, p.Quiet); empty != "" {
+		return p.Description + " No data: " + empty + "."
 	}
-	return p.Description + " No data: " + p.Sparse + "."
+	return p.Description
 }
 
 // panels lays the rows out. A panel that does not fit beside the others goes

@@ -59,11 +59,11 @@ func maintenance() Dashboard {
 				},
 				{
 					Kind: Series, Title: "Errors while it runs", Width: 12, Height: 8, Unit: "ops",
-					Sparse:      "no server had an error, now or a day before",
+					Quiet:       "no server had an error, now or a day before",
 					Description: "Errors of the server, beside the same time a day before, dashed.",
 					Queries: []Target{
 						{Expr: "sum by (instance) (datname_class:pgintegrity_log_errors:rate2m" + of() + ")", Legend: "{{instance}}"},
-						{Expr: "sum by (instance) (datname_class:pgintegrity_log_errors:rate2m" + of() + " offset 1d)", Legend: "{{instance}} a day before", Objective: true},
+						{Expr: "sum by (instance) (datname_class:pgintegrity_log_errors:rate2m" + of() + " offset 1d)", Legend: "{{instance}} a day before", Objective: true, Sparse: "nothing is known of a day before"},
 					},
 				},
 			}},

@@ -55,13 +55,15 @@ func overview() Dashboard {
 			{Title: "What is damaged", Panels: []Panel{
 				{
 					Kind: Table, Title: "Objects with findings", Width: 14, Height: 8, Unit: "none",
-					Description: "Each object with an open finding, the check that found it and how grave it is; the page /integrity of the instance has evidence, impact and first action. No data: nothing is wrong.",
+					Quiet:       "nothing is wrong",
+					Description: "Each object with an open finding, the check that found it and how grave it is; the page /integrity of the instance has evidence, impact and first action.",
 					Columns:     []string{"severity=Severity", "instance=Instance", "datname=Database", "schemaname=Schema", "relname=Object", "check=Found by"},
 					Queries:     q("pgintegrity_finding_info"+of(), ""),
 				},
 				{
 					Kind: Series, Title: "Corruption events by kind", Width: 10, Height: 8, Unit: "short", Stack: true,
-					Description: "Evidence of damage in the servers' logs, by what it shows. No data: there is none.",
+					Quiet:       "there is none",
+					Description: "Evidence of damage in the servers' logs, by what it shows.",
 					Queries:     q("sum by (instance, kind) (increase(pgintegrity_corruption_events_total"+of()+"[$__rate_interval])) > 0", "{{instance}} {{kind}}"),
 				},
 			}},
@@ -74,7 +76,8 @@ func overview() Dashboard {
 				},
 				{
 					Kind: Table, Title: "Findings by class", Width: 12, Height: 8, Unit: "short",
-					Description: "Open findings of each server by class and severity. No data: there are none.",
+					Quiet:       "there are none",
+					Description: "Open findings of each server by class and severity.",
 					Columns:     []string{"instance=Instance", "class=Class", "severity=Severity", "Value=Findings"},
 					Queries:     q("sum by (instance, class, severity) (pgintegrity_check_findings"+of()+") > 0", ""),
 				},

@@ -32,6 +32,7 @@ type incidentReport struct {
 	prometheus   string
 	tokenFile    string
 	alertmanager string
+	recorded     []string
 	job          string
 	instance     string
 	events       []string
@@ -49,6 +50,7 @@ func addIncidentReport(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("prometheus.token-file", "File with a bearer token for it and for Alertmanager.").PlaceHolder("FILE").StringVar(&r.tokenFile)
 	cmd.Flag("prometheus.job", "The scrape job of the exporters.").Default("pg_integrity_exporter").StringVar(&r.job)
 	cmd.Flag("prometheus.instance", "The exporter that watches the server; without it, all of the job.").PlaceHolder("HOST:PORT").StringVar(&r.instance)
+	cmd.Flag("alertmanager.events", "A file of Alertmanager's event recorder: who was notified, what was held back (repeat).").PlaceHolder("FILE").StringsVar(&r.recorded)
 	cmd.Flag("alertmanager.url", "Alertmanager, for its silences.").PlaceHolder("URL").StringVar(&r.alertmanager)
 	cmd.Flag("events", "A file of the exporter's events instead of those under --state.path (repeat).").PlaceHolder("FILE").StringsVar(&r.events)
 	cmd.Flag("evidence", "Make the report from the files of this directory alone: what --save-evidence wrote, or answers of the APIs.").PlaceHolder("DIR").StringVar(&r.evidence)
@@ -138,6 +140,11 @@ func (r *incidentReport) collect(ctx context.Context, g *globals, now time.Time)
 	} else {
 		evidence.Silences, err = incident.FetchSilences(ctx, incident.Server{URL: r.alertmanager, Token: token})
 		evidence.Note(incident.KindAlertmanager, err, fmt.Sprintf("%d silences", len(evidence.Silences)))
+	}
+	for _, file := range r.recorded {
+		recorded, err := incident.ReadRecorded(file)
+		evidence.Note(incident.KindAlertmanager+", "+file, err, fmt.Sprintf("%d events", len(recorded)))
+		evidence.Recorded = append(evidence.Recorded, recorded...)
 	}
 	err = r.readEvents(g, evidence)
 	evidence.Note(incident.KindEvents+" of the exporter", err, fmt.Sprintf("%d events", len(evidence.Events)))

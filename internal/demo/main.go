@@ -90,6 +90,7 @@ func run(ctx context.Context, oneshot bool) (err error) {
 		{"backup_proved", d.proveBackup},
 		{"guarded_maintenance", d.guardedMaintenance},
 		{"healthy", d.awaitHealth},
+		{"dashboards_healthy", func(ctx context.Context) (string, error) { return d.dashboards(ctx, false) }},
 		{"pictures_healthy", d.picturesHealthy},
 	} {
 		began := time.Now()

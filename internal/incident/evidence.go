@@ -22,6 +22,8 @@ type Evidence struct {
 	From, To time.Time
 	Series   []Series
 	Silences []Silence
+	// Recorded are events of Alertmanager's event recorder.
+	Recorded []Recorded
 	// Events begin a day before From: what was done before belongs to the story.
 	Events []state.Event
 	// Sources says of each source whether it could be read.
@@ -65,6 +67,7 @@ const (
 	seriesFile   = "prometheus.json"
 	silencesFile = "silences.json"
 	eventsFile   = "events.jsonl"
+	recordedFile = "alertmanager.jsonl"
 )
 
 // scope is what the evidence is about.
@@ -82,14 +85,6 @@ func (e *Evidence) Save(directory string) error {
 	}
 	var matrix Matrix
 	matrix.Status, matrix.Data.ResultType, matrix.Data.Result = "success", "matrix", e.Series
-	var lines strings.Builder
-	for _, event := range e.Events {
-		line, err := json.Marshal(event)
-		if err != nil {
-			return fmt.Errorf("saving the evidence: %w", err)
-		}
-		lines.Write(append(line, '\n'))
-	}
 	for name, value := range map[string]any{
 		scopeFile: scope{e.Target, e.From.UTC(), e.To.UTC()}, seriesFile: matrix, silencesFile: e.Silences,
 	} {
@@ -101,7 +96,20 @@ func (e *Evidence) Save(directory string) error {
 			return fmt.Errorf("saving the evidence: %w", err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(directory, eventsFile), []byte(lines.String()), 0o600); err != nil {
+	return errors.Join(saveLines(filepath.Join(directory, eventsFile), e.Events), saveLines(filepath.Join(directory, recordedFile), e.Recorded))
+}
+
+// saveLines writes a line of JSON for each of them.
+func saveLines[T any](path string, list []T) error {
+	var lines strings.Builder
+	for _, one := range list {
+		line, err := json.Marshal(one)
+		if err != nil {
+			return fmt.Errorf("saving the evidence: %w", err)
+		}
+		lines.Write(append(line, '\n'))
+	}
+	if err := os.WriteFile(path, []byte(lines.String()), 0o600); err != nil {
 		return fmt.Errorf("saving the evidence: %w", err)
 	}
 	return nil
@@ -109,8 +117,8 @@ func (e *Evidence) Save(directory string) error {
 
 // Load reads evidence from a directory: what Save wrote, or answers of
 // Prometheus (prometheus*.json, from api/v1/query_range), silences
-// (silences.json, from api/v2/silences) and events (events*.jsonl) that
-// somebody put there. Without scope.json, from and to say what it is about.
+// (silences.json, from api/v2/silences), files of Alertmanager's event recorder
+// (alertmanager*.jsonl) and events (events*.jsonl) that somebody put there. Without scope.json, from and to say what it is about.
 func Load(directory string, from, to time.Time) (*Evidence, error) {
 	entries, err := os.ReadDir(directory)
 	if err != nil {
@@ -142,6 +150,10 @@ func Load(directory string, from, to time.Time) (*Evidence, error) {
 		case name == silencesFile:
 			err := readJSON(path, &e.Silences)
 			e.Note(KindAlertmanager+", "+name, err, fmt.Sprintf("%d silences", len(e.Silences)))
+		case strings.HasPrefix(name, "alertmanager") && strings.HasSuffix(name, ".jsonl"):
+			recorded, err := ReadRecorded(path)
+			e.Note(KindAlertmanager+", "+name, err, fmt.Sprintf("%d events", len(recorded)))
+			e.Recorded = append(e.Recorded, recorded...)
 		case strings.HasSuffix(name, ".jsonl"):
 			events, err := ReadEvents(path)
 			e.Note(KindEvents+", "+name, err, fmt.Sprintf("%d events", len(events)))

@@ -163,6 +163,7 @@ func (o Object) Name() string {
 const (
 	sourceAlerts       = "Prometheus, ALERTS"
 	sourceAlertmanager = "Alertmanager, silences"
+	sourceRecorder     = "Alertmanager, event recorder"
 	sourceUp           = "Prometheus, pgintegrity_up"
 )
 
@@ -541,6 +542,7 @@ func muted(e *Evidence) []Entry {
 		ended := s.EndsAt.UTC()
 		list = append(list, Entry{s.StartsAt.UTC(), &ended, fmt.Sprintf("silence %s by %s: %s", s, s.CreatedBy, s.Comment), sourceAlertmanager})
 	}
+	list = append(list, heldBack(e)...)
 	for _, s := range e.named("pgintegrity_maintenance_window_active") {
 		for _, i := range s.while(isOne) {
 			list = append(list, Entry{i.from, &i.to, "a maintenance window held back alerts that it may mute", "Prometheus, " + s.Name()})
@@ -605,7 +607,7 @@ func sortEntries(list []Entry) {
 
 // timeline merges everything that has a time.
 func timeline(e *Evidence, r Report) []Entry {
-	list := slices.Clone(r.Maintenance)
+	list := append(slices.Clone(r.Maintenance), notified(e)...)
 	for _, a := range r.Alerts {
 		if a.Severity == "info" || a.Severity == "none" {
 			continue
