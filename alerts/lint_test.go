@@ -48,12 +48,26 @@ func TestLintFinds(t *testing.T) {
 	for _, expr := range []string{
 		`rate(pgintegrity_locks_oldest_wait_seconds[5m]) > 1`,
 		`delta(pgintegrity_errors_total[5m]) > 1`,
+		`sum(pgintegrity_errors_total) > 5`, `pgintegrity_errors_total offset 5m > 5`,
+		`rate(pgintegrity_errors_total{sqlstate=~"XX001"}[5m]) > 0`,
 		`sum by (instance) (pgintegrity_connections) / pgintegrity_connections_limit > 0.8`,
-		`pgintegrity_data_checksums_enabled == 1 and pgintegrity_checksum_failures_total > 0`,
-		`pgintegrity_checksum_failures_total > 0 and on (slot_name) pgintegrity_up`,
+		`pgintegrity_data_checksums_enabled == 1 and increase(pgintegrity_checksum_failures_total[5m]) > 0`,
+		`increase(pgintegrity_checksum_failures_total[5m]) > 0 and on (slot_name) pgintegrity_up`,
 	} {
 		if schema.Lint(expr) == nil {
 			t.Errorf("%s passes", expr)
+		}
+	}
+}
+
+// TestEveryAlertIsConditional holds that no alert fires always but the one that is
+// meant to.
+func TestEveryAlertIsConditional(t *testing.T) {
+	for _, group := range alerts.Groups() {
+		for _, alert := range group.Alerts {
+			if conditional, err := promql.Conditional(expand(t, alert.Expr, alert.Thresholds)); err != nil || conditional != (alert.Name != "PostgresWatchdog") {
+				t.Errorf("%s compares something: %t (%v)", alert.Key(), conditional, err)
+			}
 		}
 	}
 }

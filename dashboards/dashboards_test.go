@@ -35,6 +35,9 @@ func TestQueriesNameOnlyWhatExists(t *testing.T) {
 		if _, err := schema.Check(expr); err != nil {
 			t.Errorf("%s, %s: %v", query.Dashboard, query.Panel, err)
 		}
+		if err := schema.Lint(expr); err != nil {
+			t.Errorf("%s, %s: %v", query.Dashboard, query.Panel, err)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package promql
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -11,17 +12,26 @@ import (
 )
 
 // Lint finds what a parser takes and what can still never work: a rate of a
-// gauge, and two sides of an operator whose labels can never be equal.
+// gauge, the value of a counter as it stands, a pattern that is none, and two sides
+// of an operator whose labels can never be equal.
 func (s Schema) Lint(expr string) error {
 	parsed, err := metricsql.Parse(expr)
 	if err != nil {
 		return fmt.Errorf("parsing %s: %w", expr, err)
 	}
+	ranges := make(map[metricsql.Expr]bool) // selectors over a stretch of time
+	metricsql.VisitAll(parsed, func(e metricsql.Expr) {
+		if rollup, ok := e.(*metricsql.RollupExpr); ok && rollup.Window != nil {
+			ranges[rollup.Expr] = true
+		}
+	})
 	metricsql.VisitAll(parsed, func(e metricsql.Expr) {
 		if err != nil {
 			return
 		}
 		switch e := e.(type) {
+		case *metricsql.MetricExpr:
+			err = lintSelector(e, ranges[e])
 		case *metricsql.FuncExpr:
 			err = lintFunction(e)
 		case *metricsql.BinaryOpExpr:
@@ -53,6 +63,41 @@ func lintFunction(e *metricsql.FuncExpr) error {
 		}
 	}
 	return nil
+}
+
+// lintSelector finds a counter whose value is used as it stands, which only says
+// how long it has counted, and a pattern that is a plain value.
+func lintSelector(e *metricsql.MetricExpr, overTime bool) error {
+	if i := slices.IndexFunc(collector.Families(), func(f *collector.Family) bool { return f.Name == metricOf(e) }); i >= 0 && !overTime && collector.Families()[i].Type == collector.Counter {
+		return fmt.Errorf("the value of the counter %s", metricOf(e))
+	}
+	for _, filters := range e.LabelFilterss {
+		for _, filter := range filters {
+			if filter.IsRegexp && regexp.QuoteMeta(filter.Value) == filter.Value {
+				return fmt.Errorf("%s of %s is a plain value, compared as a pattern", filter.Label, metricOf(e))
+			}
+		}
+	}
+	return nil
+}
+
+// Conditional says whether an expression compares anything, or asks for what is
+// absent: an alert whose expression does not fires always.
+func Conditional(expr string) (bool, error) {
+	parsed, err := metricsql.Parse(expr)
+	if err != nil {
+		return false, fmt.Errorf("parsing %s: %w", expr, err)
+	}
+	found := false
+	metricsql.VisitAll(parsed, func(e metricsql.Expr) {
+		switch e := e.(type) {
+		case *metricsql.BinaryOpExpr:
+			found = found || slices.Contains([]string{"==", "!=", ">", "<", ">=", "<="}, e.Op) && !e.Bool
+		case *metricsql.FuncExpr:
+			found = found || strings.HasPrefix(e.Name, "absent")
+		}
+	})
+	return found, nil
 }
 
 // metricOf is the name of the metric of a selector, or "".
