@@ -236,13 +236,18 @@ func (f *guardFlags) script() ([]script.Statement, string, error) {
 	return statements, f.sql, nil
 }
 
-func (f *guardFlags) status(context.Context) int {
-	options, _, err := f.target()
+// runs are the runs of the target, beside what is needed to end one.
+func (f *guardFlags) runs() (guard.Options, config.Config, []guard.RunState, error) {
+	options, c, err := f.target()
 	if err != nil {
-		f.fail(err)
-		return exitRefused
+		return options, c, nil, err
 	}
 	runs, err := guard.Runs(options.Files)
+	return options, c, runs, err
+}
+
+func (f *guardFlags) status(context.Context) int {
+	_, _, runs, err := f.runs()
 	if err != nil {
 		f.fail(err)
 		return exitRefused
@@ -279,12 +284,7 @@ func (f *guardFlags) status(context.Context) int {
 }
 
 func (f *guardFlags) settle(context.Context) int {
-	options, _, err := f.target()
-	if err != nil {
-		f.fail(err)
-		return exitRefused
-	}
-	runs, err := guard.Runs(options.Files)
+	_, _, runs, err := f.runs()
 	if err != nil {
 		f.fail(err)
 		return exitRefused
@@ -303,12 +303,7 @@ func (f *guardFlags) settle(context.Context) int {
 }
 
 func (f *guardFlags) resume(ctx context.Context) int {
-	options, c, err := f.target()
-	if err != nil {
-		f.fail(err)
-		return exitNotRolledBack
-	}
-	runs, err := guard.Runs(options.Files)
+	options, c, runs, err := f.runs()
 	if err != nil {
 		f.fail(err)
 		return exitNotRolledBack
