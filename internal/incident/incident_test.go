@@ -303,6 +303,9 @@ func TestProtocol(t *testing.T) { //nolint:gocyclo // one incident in order, eac
 	if got := open.Text(incident.DBA); !strings.Contains(got, "ledger.postings in database erp") || !strings.Contains(got, "2026-03-02 08:15:00 UTC") {
 		t.Errorf("database administrators read: %s", got)
 	}
+	if got := open.Markdown(); strings.Count(got, "## For") != 3 || !strings.Contains(got, "## For whoever is on call and database administrators") {
+		t.Errorf("who is told the same reads it twice: %s", got)
+	}
 	if got := open.Text(incident.Application); !strings.Contains(got, "do not repeat failed transactions") {
 		t.Errorf("owners of the application read: %s", got)
 	}

@@ -21,6 +21,20 @@ const (
 // Audiences lists them.
 func Audiences() []Audience { return []Audience{OnCall, DBA, Application, Stakeholders} }
 
+// people are who belongs to an audience.
+func (a Audience) people() string {
+	switch a {
+	case OnCall:
+		return "whoever is on call"
+	case DBA:
+		return "database administrators"
+	case Application:
+		return "owners of the application"
+	case Stakeholders:
+	}
+	return string(a)
+}
+
 // Text is the last update of the incident for one audience, in plain language.
 // Stakeholders read no names of tables; nobody reads a cause that was not
 // written by a person.
@@ -66,11 +80,11 @@ func (i Incident) opening(audience Audience, update Update) string {
 	}
 	switch update.Phase {
 	case Investigating:
-		return fmt.Sprintf("Since %s there is a problem with %s. We are looking for its cause.", at, subject)
+		return fmt.Sprintf("Since %s there has been a problem with %s. We are looking for its cause.", at, subject)
 	case Identified:
 		return fmt.Sprintf("We know what has been wrong with %s since %s, and are working on it.", subject, at)
 	case Monitoring:
-		return fmt.Sprintf("The problem that %s had since %s has been put right. We are watching whether it stays so.", subject, at)
+		return fmt.Sprintf("The problem with %s that began at %s has been put right. We are watching whether it stays so.", subject, at)
 	case Resolved:
 		return fmt.Sprintf("The problem with %s is over; it lasted %s.", subject, span(update.Time.Sub(since)))
 	}
@@ -113,7 +127,10 @@ func forApplications(update Update) []string {
 		sentences = append(sentences, "The server does not answer: every connection fails.")
 	}
 	if len(f.Objects) == 0 {
-		if update.Phase == Resolved {
+		switch update.Phase {
+		case Investigating, Identified, Monitoring:
+			sentences = append(sentences, "Please tell us about every error that you see.")
+		case Resolved:
 			sentences = append(sentences, "You may write again; repeat what failed meanwhile.")
 		}
 		return sentences
@@ -155,8 +172,15 @@ func (i Incident) Markdown() string {
 	last := i.Updates[len(i.Updates)-1]
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n%s, %s\n", escape(i.Title), last.Phase, utc(last.Time))
-	for _, audience := range Audiences() {
-		fmt.Fprintf(&b, "\n## For %s\n\n%s\n", audience, escape(i.Text(audience)))
+	var together []string // audiences that are told the same
+	for n, audience := range Audiences() {
+		together = append(together, audience.people())
+		text := i.Text(audience)
+		if n+1 < len(Audiences()) && i.Text(Audiences()[n+1]) == text {
+			continue
+		}
+		fmt.Fprintf(&b, "\n## For %s\n\n%s\n", strings.Join(together, " and "), escape(text))
+		together = nil
 	}
 	return b.String()
 }
