@@ -20,7 +20,7 @@ const incidentDay = "incidents"
 
 var incidentMinutes = []int{3 * 60, 7 * 60, 11*60 + 30, 15 * 60, 18*60 + 30, 22 * 60}
 
-const recordedRemarks = `A bookkeeping on PostgreSQL 15, recorded with the exporter by ` + "`go run ./tools/traffic`" + `: 15 transactions a minute at night to 205 by
+const recordedRemarks = `A bookkeeping on PostgreSQL 18, recorded with the exporter by ` + "`go run ./tools/traffic`" + `: 15 transactions a minute at night to 205 by
 day, imports with duplicates, a batch from 02:00 to 02:30 that collides with itself, a deployment about 10:00 that breaks statements for a
 minute and a half, and about four times a day 3 to 8 minutes in which a client goes mad and 15 % fail. A second of the recording stands for a
 minute. Two recorded days follow each other in a random order for a month. Then half an hour of every second day is that of another recording,
