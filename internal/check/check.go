@@ -181,6 +181,9 @@ type Heaps struct {
 	sane map[uint32]opinion
 	// lostBy are the checks whose server process died, by the name of what it read.
 	lostBy map[string]string
+	// hung is why no session could be opened in time, and hungAt when.
+	hung   error
+	hungAt time.Time
 
 	// trees is what was seen of the indexes of the database's catalogues.
 	treesMu sync.Mutex
@@ -242,6 +245,31 @@ func (h *Heaps) lost(name string) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.lostBy[name]
+}
+
+// hungAge is how long no other check waits where one has waited in vain.
+const hungAge = time.Minute
+
+// hang notes that no session could be opened in time.
+func (h *Heaps) hang(err error) {
+	if h != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.hung, h.hungAt = err, time.Now()
+	}
+}
+
+// hangs is why a check need not wait for a session now; nil is that it may.
+func (h *Heaps) hangs() error {
+	if h == nil {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Since(h.hungAt) > hungAge {
+		return nil
+	}
+	return h.hung
 }
 
 // damaged says that a check has found a relation damaged.

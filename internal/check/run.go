@@ -121,7 +121,7 @@ func (s *session) connectAndRun(ctx context.Context, c Check) error {
 			return trap
 		}
 	}
-	conn, err := s.connect(ctx)
+	conn, err := s.connectInTime(ctx)
 	if pooled, ok := errors.AsType[*pg.PooledError](err); ok {
 		s.skipf("%v", pooled)
 		return nil
@@ -154,6 +154,26 @@ func (s *session) connect(ctx context.Context) (*pg.Conn, error) {
 		return s.elsewhere(ctx, cmp.Or(s.database, s.home))
 	}
 	return s.target.Connect(ctx, s.database, s.purpose())
+}
+
+// connectInTime is connect for one of many checks: where one has waited for a session
+// in vain a moment ago (a catalogue is locked, or a file is none), the next one does
+// not, and one of the whole server goes to another database.
+func (s *session) connectInTime(ctx context.Context) (*pg.Conn, error) {
+	err := s.scope.Heaps.hangs()
+	if err == nil {
+		var conn *pg.Conn
+		if conn, err = s.connect(ctx); err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return conn, err
+		}
+		s.scope.Heaps.hang(err)
+	}
+	if s.server {
+		if conn, elsewhere := s.elsewhere(ctx, cmp.Or(s.database, s.home)); elsewhere == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
 }
 
 func (s *session) purpose() pg.Purpose {

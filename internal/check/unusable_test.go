@@ -1,12 +1,15 @@
 package check_test
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/page"
@@ -104,6 +107,34 @@ func TestUnusableServer(t *testing.T) {
 		server.WhileDown(t, func() error { return roles.Restore(whole) })
 		if document := sweep(t, server, check.Options{Checks: named(t, "catalog")}); document.ExitCode() != check.ExitClean {
 			t.Errorf("mended: %s", messages(document))
+		}
+	})
+}
+
+// TestHungDatabase makes sessions hang at their opening: a sweep ends all the same,
+// and what another database can tell is told.
+func TestHungDatabase(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		if !pgtest.Turn(1, major) && major != pgtest.Newest() {
+			t.Skip("the waiting is the same in every version")
+		}
+		server := start(t, pgtest.Version(major))
+		version := filepath.Join(filepath.Dir(server.MustRelation(t, "erp", "pg_catalog.pg_class").Path), "PG_VERSION")
+		if err := errors.Join(os.Remove(version), syscall.Mkfifo(version, 0o600), pgtest.GiveAway(version)); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		document := sweep(t, server, check.Options{Databases: []string{"erp"}})
+		if took := time.Since(began); took > 2*time.Minute {
+			t.Errorf("it took %s", took)
+		}
+		if !finds(document, "PG_VERSION cannot be read: it is no file") || document.ExitCode() != check.ExitFindings {
+			t.Errorf("%s", messages(document))
+		}
+		// Who hangs there is woken, so that the server can be stopped.
+		if pipe, err := os.OpenFile(version, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
+			_ = pipe.Close()
 		}
 	})
 }
