@@ -58,6 +58,32 @@ type unusable struct {
 	left map[string]left
 	// restarted is when an attempt last made the server restart for certain.
 	restarted time.Time
+	// refused is when an attempt last told of damage, by database.
+	refused map[string]time.Time
+}
+
+// Refused lists the databases in which damage has let no session be opened since a
+// time.
+func (t *Target) Refused(since time.Time) []string {
+	t.unusable.mu.Lock()
+	defer t.unusable.mu.Unlock()
+	var names []string
+	for name, when := range t.unusable.refused {
+		if when.After(since) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// refuse notes that an attempt told of damage.
+func (u *unusable) refuse(database string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.refused == nil {
+		u.refused = make(map[string]time.Time)
+	}
+	u.refused[database] = time.Now()
 }
 
 // left is a database that is left alone.
@@ -83,6 +109,7 @@ func (u *unusable) used(database string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.left, database)
+	delete(u.refused, database)
 }
 
 // leave notes that an attempt ended and the server restarted.
@@ -162,6 +189,7 @@ func Unreadable(err error) bool { return err != nil && damageIn(err) == refusing
 func (t *Target) examine(ctx context.Context, database string, err error) error {
 	switch damageIn(err) {
 	case refusing:
+		t.unusable.refuse(database)
 		return &UnusableError{Database: database, err: err}
 	case panicking:
 		return t.unusable.leave(database, err, true)

@@ -23,6 +23,9 @@ const (
 	tick = time.Second
 	// planInterval is how often it looks for new and dropped databases.
 	planInterval = time.Minute
+	// refusedPause is how long a database is left alone in which damage lets no
+	// session be opened.
+	refusedPause = 10 * time.Second
 	// suspectPause is how long a relation that was just checked as a suspect is
 	// left alone, however often the log reports it.
 	suspectPause = time.Minute
@@ -105,7 +108,9 @@ type Scheduler struct {
 	last    string                  // the database that was looked at last
 
 	findingInterval time.Duration
-	findingsAsked   time.Time // when relations with findings were last suspected
+	// refusedAsked is when databases that refuse sessions were last asked for.
+	refusedAsked  time.Time
+	findingsAsked time.Time // when relations with findings were last suspected
 
 	wake chan struct{}
 	stop context.CancelFunc
@@ -228,6 +233,9 @@ func (s *Scheduler) runSlots(ctx context.Context) {
 	var planned time.Time
 	for {
 		reachable := true
+		if refused := s.target.Refused(s.refusedAsked); len(refused) > 0 && time.Since(s.refusedAsked) >= refusedPause {
+			s.lookAtRefused(refused)
+		}
 		if s.takeReplan() || time.Since(planned) >= planInterval {
 			err := s.plan(ctx)
 			if _, unusable := errors.AsType[*pg.UnusableError](err); unusable {
@@ -313,15 +321,21 @@ func (s *Scheduler) plan(ctx context.Context) error {
 	return nil
 }
 
-// planUnusable makes a check say that damage lets no session be opened in any
-// database, of those that were known or the target's own.
+// planUnusable plans the checks of the target's own database when damage lets no
+// session be opened in any, and none were known.
 func (s *Scheduler) planUnusable() {
 	if len(s.state.Snapshot().Checks) == 0 {
 		s.planDatabases([]pg.Database{{Name: s.target.Database(), Connectable: true}})
 	}
+}
+
+// lookAtRefused asks for the check that tells of databases in which damage lets no
+// session be opened.
+func (s *Scheduler) lookAtRefused(names []string) {
+	s.refusedAsked = time.Now()
 	for _, c := range s.state.Snapshot().Checks {
-		if c.Check == check.CatalogName && c.Outcome != check.OutcomeFindings && s.RunNow(c.Check, c.Database) {
-			return
+		if c.Check == check.CatalogName && c.Outcome != check.OutcomeFindings && slices.Contains(names, c.Database) {
+			s.RunNow(c.Check, c.Database)
 		}
 	}
 }
