@@ -36,6 +36,8 @@ test)
 	need gcc gcc
 	need npm npm
 	need pgbackrest pgbackrest
+	need barman barman
+	need pg_basebackup postgresql-client
 	need pgbouncer pgbouncer
 	need chromium chromium
 	need zsh zsh

@@ -268,7 +268,7 @@ func (d *drill) prepare(ctx context.Context, report *recovery.Report) (recovery.
 	for _, path := range removed {
 		report.Notes = append(report.Notes, "removed what a drill left that was killed: "+path)
 	}
-	d.inventory = recovery.ReadRepository(ctx, d.options.Watched.Repository)
+	d.inventory = recovery.ReadSettled(ctx, d.options.Watched.Repository)
 	b, err := d.choose()
 	if err != nil {
 		return b, err

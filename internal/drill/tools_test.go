@@ -3,7 +3,6 @@ package drill_test
 import (
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,27 +14,14 @@ import (
 	"pg_integrity_exporter/internal/recovery"
 )
 
-// program finds a program of the system, or skips the test.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("PGTEST_REQUIRE") != "" {
-			t.Fatal(err)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-	return path
-}
-
 // TestPgBackRest reads and restores a repository that the real pgBackRest made,
 // and what is left of it after damage.
 func TestPgBackRest(t *testing.T) {
 	t.Parallel()
 	long(t)
-	tool := program(t, "pgbackrest")
+	tool := pgtest.Tool(t, "pgbackrest")
 	root := pgtest.SharedDirectory(t)
-	major := min(pgtest.Newest(), 15) // Debian's pgBackRest knows no newer one
+	major := pgtest.DebianVersion()
 	common := "--no-config --stanza=bank --lock-path=" + root + "/lock --log-level-file=off --repo1-path=" + root + "/repo"
 	server := pgtest.Start(t, pgtest.Version(major), pgtest.Checksums(), pgtest.Setting("archive_mode", "on"))
 	run := func(args ...string) {

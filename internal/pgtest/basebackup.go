@@ -55,7 +55,7 @@ func (s *Server) TakeBackup(ctx context.Context, b Backup) error {
 	if err := os.MkdirAll(b.Directory, 0o755); err != nil {
 		return err
 	}
-	w := &backupWriter{backup: b}
+	w := &backupWriter{backup: b, major: s.Install.Major}
 	if err := w.receive(conn, s.backupCommand(b)); err != nil {
 		return err
 	}
@@ -129,6 +129,7 @@ func uploadManifest(conn *pgconn.PgConn, path string) error {
 // messages say what they are.
 type backupWriter struct {
 	backup Backup
+	major  int
 	// oids are the tablespaces in the order in which they come; "" is the data
 	// directory.
 	oids []string
@@ -214,8 +215,7 @@ func (w *backupWriter) close() error {
 	delete(w.files, "\x00framed")
 	for name, content := range w.files {
 		oid, isTar := strings.CutSuffix(name, ".tar")
-		if isTar {
-			// Before version 15 the server leaves the end to the client.
+		if isTar && w.major < 15 { // the server leaves the end to the client
 			content.Write(make([]byte, 1024))
 		}
 		var err error

@@ -144,6 +144,25 @@ func need(t testing.TB, major int) Install {
 	return Install{}
 }
 
+// Tool finds a program of the system for a test, or skips the test; where
+// PGTEST_REQUIRE is set it fails instead.
+func Tool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path
+	}
+	if os.Getenv("PGTEST_REQUIRE") != "" {
+		t.Fatal(err)
+	}
+	t.Skipf("%s is not installed", name)
+	return ""
+}
+
+// DebianVersion is the newest of Versions, but none newer than the programs that
+// Debian 12 has for PostgreSQL.
+func DebianVersion() int { return min(Newest(), 15) }
+
 // EachVersion runs a test on every version of Versions, in parallel.
 func EachVersion(t *testing.T, test func(t *testing.T, major int)) {
 	t.Helper()

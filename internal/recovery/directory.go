@@ -247,8 +247,8 @@ func (b *Backup) readManifest() {
 	path := filepath.Join(b.Path, ManifestName)
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if partial, err := filepath.Glob(path + ".tmp"); err == nil && len(partial) > 0 {
-			b.problemf(ProblemIncomplete, "its manifest was never finished: the backup was interrupted")
+		if reason := b.unfinished(); reason != "" {
+			b.problemf(ProblemIncomplete, "%s: it is being taken, or was interrupted", reason)
 		}
 		if b.Finished.IsZero() {
 			b.Finished = modified(b.Path)
@@ -271,6 +271,54 @@ func (b *Backup) readManifest() {
 		}
 		b.End = max(b.End, r.End)
 	}
+}
+
+// unfinished says what a backup without a manifest lacks that a finished one
+// has; empty is nothing. Servers send global/pg_control behind all other data,
+// then the WAL if it was asked for, and the manifest last, unless a backup is
+// taken without.
+func (b *Backup) unfinished() string {
+	switch _, err := os.Lstat(filepath.Join(b.Path, ManifestName+".tmp")); {
+	case err == nil:
+		return "its manifest is not finished"
+	case b.Tar:
+		if reason := unfinishedTar(tarFile(b.Path, "base")); reason != "" {
+			return reason
+		}
+	default:
+		if _, err := os.Lstat(filepath.Join(b.Path, "global", "pg_control")); err != nil {
+			return "it has neither a manifest nor global/pg_control, which come last"
+		}
+	}
+	segments, _ := filepath.Glob(filepath.Join(b.Path, "pg_wal", strings.Repeat("[0-9A-F]", 24))) // the pattern is valid
+	for _, segment := range segments {
+		if info, err := os.Stat(segment); err == nil && !wal.ValidSegmentSize(info.Size()) {
+			return fmt.Sprintf("it has no manifest, and its WAL segment %s is not whole", filepath.Base(segment))
+		}
+	}
+	b.settling = writtenSince(b.Path, time.Now().Add(-settling))
+	if b.settling {
+		return "it has no manifest, and was written to a moment ago"
+	}
+	return ""
+}
+
+// unfinishedTar says what a tar file lacks that has no manifest beside it. The
+// end of a compressed one can be found only by reading all of it: that waits
+// until nobody writes to it.
+func unfinishedTar(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "its base.tar is gone"
+	}
+	if filepath.Ext(path) != ".tar" && time.Since(info.ModTime()) < pause {
+		return "it has no manifest, and its tar file was written to a moment ago"
+	}
+	_, err = tars.get(path, info, func() (struct{}, error) { return struct{}{}, completeTar(path) })
+	if _, ok := errors.AsType[*CompressedError](err); ok || err == nil {
+		return ""
+	}
+	return fmt.Sprintf("it has no manifest, and of its %s: %v", filepath.Base(path), err)
 }
 
 // readTablespaces follows the links in pg_tblspc.

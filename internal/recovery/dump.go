@@ -164,29 +164,34 @@ var plainEnd = regexp.MustCompile(`-- PostgreSQL database (cluster )?dump comple
 
 // completePlain looks for the line at the end of a plain dump.
 func completePlain(path string) error {
-	reader, err := OpenSegment(path) // which also unzips by name
+	end, err := endOf(path, 512)
 	if err != nil {
-		return err
-	}
-	defer reader.Close() //nolint:errcheck // it was only read
-	const tail = 512
-	var end []byte
-	if file, ok := reader.(*os.File); ok {
-		info, err := file.Stat()
-		if err != nil {
-			return err
-		}
-		end = make([]byte, min(tail, info.Size()))
-		if _, err := file.ReadAt(end, info.Size()-int64(len(end))); err != nil {
-			return err
-		}
-	} else if end, err = lastBytes(reader, tail); err != nil {
-		return fmt.Errorf("it was cut: %w", err)
+		return fmt.Errorf("it was cut or damaged: %w", err)
 	}
 	if !plainEnd.Match(end) {
 		return errors.New("it was cut: the line \"dump complete\" is missing at its end")
 	}
 	return nil
+}
+
+// endOf gives the last bytes of a file, unzipped when its name says so.
+func endOf(path string, n int64) ([]byte, error) {
+	reader, err := OpenSegment(path)
+	if err != nil {
+		return nil, err
+	}
+	defer reader.Close() //nolint:errcheck // it was only read
+	file, ok := reader.(*os.File)
+	if !ok {
+		return lastBytes(reader, int(n))
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	end := make([]byte, min(n, info.Size()))
+	_, err = file.ReadAt(end, info.Size()-int64(len(end)))
+	return end, err
 }
 
 // lastBytes reads to the end and gives the last bytes.
@@ -206,40 +211,53 @@ func lastBytes(from io.Reader, n int) ([]byte, error) {
 	}
 }
 
-// completeTar reads the tar file to its end, which has two blocks of zeroes.
+// completeTar goes from member to member of a tar file and looks for its end
+// behind the last, which are two blocks of zeroes: the reader takes a missing end
+// for an end. Of a compressed file only the end is looked for: when it was cut,
+// it does not even come to one.
 func completeTar(path string) error {
+	if filepath.Ext(path) == ".gz" {
+		end, err := endOf(path, tarEnd)
+		if err == nil && !bytes.Equal(end, make([]byte, tarEnd)) {
+			err = errNoTarEnd
+		}
+		return err
+	}
 	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close() //nolint:errcheck // it was only read
-	archive := tar.NewReader(file)
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	members := tar.NewReader(file)
+	end := int64(0) // of the members read so far
 	for {
-		_, err := archive.Next()
+		header, err := members.Next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			return fmt.Errorf("it was cut or damaged: %w", err)
 		}
+		contents, err := file.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return err
+		}
+		end = contents + (header.Size+511)/512*512
 	}
-	// The reader takes a missing end for an end.
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	end := make([]byte, 1024)
-	if info.Size() < 1024 {
-		return errors.New("it was cut")
-	}
-	if _, err := file.ReadAt(end, info.Size()-1024); err != nil {
-		return err
-	}
-	if !bytes.Equal(end, make([]byte, 1024)) {
-		return errors.New("it was cut: the end of the tar file is missing")
+	if info.Size() < end+tarEnd {
+		return errNoTarEnd
 	}
 	return nil
 }
+
+// tarEnd is the size of the end of a tar file.
+const tarEnd = 1024
+
+var errNoTarEnd = errors.New("it was cut: the end of the tar file is missing")
 
 // completeDirectory looks for the files that the table of contents names.
 func completeDirectory(path string) error {

@@ -2,9 +2,12 @@ package recovery_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -149,29 +152,164 @@ func damageBackup(t *testing.T, repository, directory string) {
 	}
 }
 
-// TestUnderWay holds that a backup that is being written is no failure yet, and
-// one that nobody writes to any more is.
+// TestUnderWay holds that a backup that the real pg_basebackup is taking is
+// usable at no moment before it is finished, and no failure either, and that one
+// that nobody writes to any more is.
 func TestUnderWay(t *testing.T) {
 	t.Parallel()
+	tool := pgtest.Tool(t, "pg_basebackup")
+	server := pgtest.Start(t, pgtest.Version(pgtest.DebianVersion()), pgtest.Setting("wal_keep_size", "256MB"))
+	for name, options := range map[string][]string{
+		"streamed": {"--wal-method=stream"}, "fetched": {"--wal-method=fetch"}, "tar": {"--format=tar"}, "gzip": {"--format=tar", "--gzip"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			repository := pgtest.SharedDirectory(t)
+			directory := filepath.Join(repository, "b")
+			args := append([]string{"--dbname=" + server.DSN("postgres"), "--pgdata=" + directory, "--checkpoint=fast", "--max-rate=8M"}, options...)
+			taking := exec.Command(tool, args...)
+			if err := taking.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- taking.Wait() }()
+			looks := lookOften(t, repository, ended)
+			b := mustFind(t, directoryOf(t, repository, ""), "b")
+			if !b.Usable() || looks < 10 {
+				t.Errorf("the finished backup: %v, after %d looks", b.Problems, looks)
+			}
+		})
+	}
+}
+
+// lookOften reads a repository until its only backup is finished.
+func lookOften(t *testing.T, repository string, ended <-chan error) (looks int) {
+	t.Helper()
+	for {
+		i := directoryOf(t, repository, "")
+		if !i.LastFailure().IsZero() {
+			t.Fatalf("a backup that is being taken has failed: %v", i.AllProblems())
+		}
+		for _, b := range i.Backups {
+			looks++
+			if _, err := os.Stat(filepath.Join(b.Path, recovery.ManifestName)); b.Usable() && err != nil {
+				t.Fatalf("usable although its manifest is not there (look %d): %+v", looks, b)
+			}
+		}
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatal(err)
+			}
+			return looks
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// TestUnfinished holds that what a backup lacks whose taking was stopped is told,
+// whether a manifest was asked for or not, and that backups without a manifest
+// are no less usable than others.
+func TestUnfinished(t *testing.T) {
+	t.Parallel()
 	server := pgtest.Start(t)
-	repository := pgtest.SharedDirectory(t)
-	directory := filepath.Join(repository, "unfinished")
-	server.BaseBackup(t, pgtest.Backup{Directory: directory})
-	if err := os.Rename(filepath.Join(directory, recovery.ManifestName), filepath.Join(directory, recovery.ManifestName+".tmp")); err != nil {
-		t.Fatal(err)
+	cut := func(path string) error {
+		info, err := os.Stat(path)
+		if err != nil {
+			return err
+		}
+		return os.Truncate(path, info.Size()/3)
 	}
-	i := directoryOf(t, repository, "")
-	if b := mustFind(t, i, "unfinished"); b.Usable() || !i.LastFailure().IsZero() {
-		t.Errorf("a backup that is being written: failed at %s", i.LastFailure())
+	for _, c := range []struct {
+		name, want string
+		tar, gzip  bool
+		stop       func(directory string) error
+	}{
+		{"data", "neither a manifest nor global/pg_control", false, false, func(d string) error { return os.Remove(filepath.Join(d, "global", "pg_control")) }},
+		{"WAL", "is not whole", false, false, func(d string) error {
+			segments, err := filepath.Glob(filepath.Join(d, "pg_wal", "0*"))
+			if err != nil || len(segments) == 0 {
+				return fmt.Errorf("%v, %w", segments, err)
+			}
+			return cut(segments[0])
+		}},
+		{"manifest", "its manifest is not finished", false, false, func(d string) error {
+			return os.WriteFile(filepath.Join(d, recovery.ManifestName+".tmp"), nil, 0o600)
+		}},
+		{"tar", "base.tar: it was cut", true, false, func(d string) error { return cut(filepath.Join(d, "base.tar")) }},
+		{"end of tar", "the end of the tar file is missing", true, false, func(d string) error {
+			path := filepath.Join(d, "base.tar")
+			info, err := os.Stat(path)
+			if err != nil {
+				return err
+			}
+			return os.Truncate(path, info.Size()-1024)
+		}},
+		{"gzip", "base.tar.gz: unexpected EOF", true, true, func(d string) error { return cut(filepath.Join(d, "base.tar.gz")) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			repository := pgtest.SharedDirectory(t)
+			directory := filepath.Join(repository, "b")
+			server.BaseBackup(t, pgtest.Backup{Directory: directory, Tar: c.tar})
+			if c.gzip {
+				zip(t, filepath.Join(directory, "base.tar"))
+			}
+			if err := os.Remove(filepath.Join(directory, recovery.ManifestName)); err != nil {
+				t.Fatal(err)
+			}
+			look := func() (*recovery.Inventory, recovery.Backup) {
+				i := directoryOf(t, repository, "")
+				return i, mustFind(t, i, "b")
+			}
+			if i, b := look(); b.Usable() || !i.LastFailure().IsZero() {
+				t.Errorf("written to a moment ago: %v, failed at %s", b.Problems, i.LastFailure())
+			}
+			age(t, repository)
+			if _, b := look(); !b.Usable() {
+				t.Errorf("without a manifest: %v", b.Problems)
+			}
+			if err := c.stop(directory); err != nil {
+				t.Fatal(err)
+			}
+			if i, b := look(); b.Usable() || b.Problems[0].Kind != recovery.ProblemIncomplete || !i.LastFailure().IsZero() {
+				t.Errorf("%v, failed at %s", b.Problems, i.LastFailure())
+			}
+			age(t, repository)
+			if i, b := look(); b.Usable() || !strings.Contains(b.Problems[0].Message, c.want) || i.LastFailure().IsZero() {
+				t.Errorf("nobody writes to it any more: %v, failed at %s", b.Problems, i.LastFailure())
+			}
+		})
 	}
+}
+
+// age makes everything below a directory an hour old.
+func age(t *testing.T, directory string) {
+	t.Helper()
 	long := time.Now().Add(-time.Hour)
-	if err := filepath.WalkDir(directory, func(path string, _ fs.DirEntry, err error) error {
-		return errors.Join(err, os.Chtimes(path, long, long))
+	if err := filepath.WalkDir(directory, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.Type()&fs.ModeSymlink != 0 {
+			return err
+		}
+		return os.Chtimes(path, long, long)
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if i = directoryOf(t, repository, ""); i.LastFailure().IsZero() {
-		t.Error("a backup that nobody writes to any more has not failed")
+}
+
+// zip compresses a file with gzip.
+func zip(t *testing.T, path string) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	if _, err := w.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.Close(), os.WriteFile(path+".gz", zipped.Bytes(), 0o600), os.Remove(path)); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -149,6 +149,9 @@ type Backup struct {
 	incrementalFrom wal.Position
 	// underWay says that it is not finished and was written to a moment ago.
 	underWay bool
+	// settling says that only the time of its last write keeps it from counting as
+	// finished.
+	settling bool
 	// Problems are what makes it unusable.
 	Problems []Problem
 }
@@ -206,6 +209,20 @@ func ReadRepository(ctx context.Context, r Repository) *Inventory {
 	return inventory
 }
 
+// ReadSettled is ReadRepository for whoever needs the newest backup at once: it
+// waits a few seconds for one that was perhaps finished a moment ago.
+func ReadSettled(ctx context.Context, r Repository) *Inventory {
+	inventory := ReadRepository(ctx, r)
+	if !slices.ContainsFunc(inventory.Backups, func(b Backup) bool { return b.settling }) {
+		return inventory
+	}
+	select {
+	case <-time.After(settling):
+	case <-ctx.Done():
+	}
+	return ReadRepository(ctx, r)
+}
+
 // Find gives the backup with a label.
 func (i *Inventory) Find(label string) (Backup, error) {
 	var labels []string
@@ -259,6 +276,11 @@ func (i *Inventory) LastSuccess() (Backup, bool) {
 
 // pause is how long a backup that is under way may write nothing.
 const pause = 10 * time.Minute
+
+// settling is how long nothing may have been written to a base backup without a
+// manifest until it counts as finished: longer than servers take from the last
+// file to the WAL or the manifest.
+const settling = 5 * time.Second
 
 // writtenSince says whether a file, or one in a directory, was written to since.
 func writtenSince(path string, since time.Time) bool {

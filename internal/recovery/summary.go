@@ -54,6 +54,7 @@ var (
 	manifests memo[manifestSummary]
 	walInTar  memo[bool]
 	dumps     memo[struct{}]
+	tars      memo[struct{}]
 )
 
 func summarize(path string, info fs.FileInfo) (manifestSummary, error) {
