@@ -188,7 +188,7 @@ func (f *drillFlags) options() (drill.Options, *state.Files, error) {
 		FetchCommand: repository.FetchCommand, RestoreCommand: repository.RestoreCommand,
 		Backup: f.backup, Target: f.target, Scratch: either(f.scratch, d.Scratch, drill.DefaultScratch), BinDirectories: d.BinDirectories,
 		User: either(f.user, d.User), Role: either(f.role, d.Role), Timeout: time.Duration(d.Timeout), MinFree: int64(d.MinFree),
-		CompareRows: d.CompareRows, Settings: d.Settings, Logger: f.logger.With("repository", repository.Name),
+		CompareRows: d.CompareRows, Settings: d.Settings, Rules: validated.Get().Rules(), Logger: f.logger.With("repository", repository.Name),
 	}
 	if len(f.bin) > 0 {
 		options.BinDirectories = f.bin

@@ -149,6 +149,7 @@ func (f *recoverFlags) drillOptions(c config.Config, run guard.RunState) (drill.
 	}
 	d, _, err := flags.options()
 	d.Keep, d.Before, d.CompareRows = into, run.Started, 0
+	d.Rules.Invariants = nil // those of the database are compared with what they were before the run
 	return d, err
 }
 

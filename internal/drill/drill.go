@@ -47,6 +47,9 @@ type Options struct {
 	CompareRows int
 	Settings    map[string]string
 	Queries     []Query
+	// Rules are what the configuration says of the data; of its lists the
+	// invariants are held against the restored databases.
+	Rules check.Rules
 	// Primary is the living server; nil is none.
 	Primary *pg.Target
 	// Before chooses the newest backup that was finished before it; zero is any.

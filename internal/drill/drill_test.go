@@ -202,7 +202,7 @@ func TestDrillCatches(t *testing.T) {
 
 	options := b.options(t)
 	options.Queries = append(options.Queries, drill.Query{Name: "lost", Database: "postgres", SQL: "SELECT 1 FROM accounts WHERE id = 20000 AND balance <> 20000", Expect: "rows"})
-	failed(t, "violated invariant", options, "the query lost: no rows")
+	failed(t, "query without its row", options, "the query lost: no rows")
 	options = b.options(t)
 	options.Queries = []drill.Query{{Name: "writes", Database: "postgres", SQL: "DELETE FROM accounts"}}
 	failed(t, "query that writes", options, "read-only transaction")
@@ -222,6 +222,39 @@ func TestDrillCatches(t *testing.T) {
 	options = b.options(t)
 	options.Role = "nobody"
 	proved(t, options)
+}
+
+// TestInvariants holds the rules of the configuration against what was restored:
+// a server that starts and answers, and whose pages are all sound, is not proved
+// when the business cannot live with its data.
+func TestInvariants(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, pgtest.Newest())
+	rule := check.Invariant{
+		Name: "balances", Databases: []string{"postgres"}, SQL: "SELECT coalesce(sum(balance), 0) FROM accounts",
+		Expect: check.Expectation{Min: "0", Max: "0"}, Severity: check.SeverityCritical, Interval: time.Hour, Timeout: time.Minute,
+	}
+	options := b.options(t)
+	options.Queries, options.Rules.Invariants = nil, []check.Invariant{rule}
+	report := proved(t, options)
+	if !slices.ContainsFunc(report.Checks, func(c check.Result) bool {
+		return c.Check == "invariant" && c.Database == "postgres" && c.Outcome == check.OutcomeOK
+	}) {
+		t.Errorf("the invariant was not looked at: %+v", report.Checks)
+	}
+	b.server.MustExec(t, "postgres", "UPDATE accounts SET balance = balance + 7 WHERE id = 5")
+	b.server.AwaitArchived(t, b.archive)
+	report = failed(t, "violated invariant", options, `invariant "balances" does not hold: it is 7 and must be at most 0`)
+	if len(report.Findings) != 1 || len(report.Problems) != 0 {
+		t.Errorf("findings %+v, problems %v", report.Findings, report.Problems)
+	}
+	options.Target = drill.Target{Name: "before"}
+	proved(t, options)
+	options.Rules.Invariants[0].SQL = "SELECT sum(balance) FROM accounts_of_tomorrow"
+	failed(t, "rule about what is not there", options, `relation "accounts_of_tomorrow" does not exist`)
+	options.Rules.Invariants[0] = rule
+	options.Rules.Invariants[0].Databases = []string{"erp"}
+	failed(t, "database lost", options, `invariant "balances" (databases: erp) matches no database`)
 }
 
 // lastFull is the newest segment of an archive that is full of records and has
