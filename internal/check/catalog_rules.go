@@ -22,6 +22,42 @@ type catalogRule struct {
 // drops objects, in the columns that 13 to 18 have in common.
 var catalogRules = []catalogRule{
 	{
+		"pg_constraint", "pg_constraint contradicts itself about the constraint %s (deferred, inherited, its index)",
+		`SELECT format('%I of %s', conname, CASE WHEN conrelid <> 0 THEN conrelid::regclass::text ELSE contypid::regtype::text END) FROM pg_constraint
+		WHERE condeferred AND NOT condeferrable OR coninhcount < 0 OR coninhcount > 0 AND conrelid <> 0 AND conparentid = 0 AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = conrelid) OR (contype IN ('p', 'u', 'x', 'f')) <> (conindid <> 0)`,
+	}, {
+		"pg_attribute", "pg_attribute says that the column %s was inherited, but the table has no parent",
+		`SELECT format('%s.%I', attrelid::regclass, attname) FROM pg_attribute WHERE attinhcount > 0 AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = attrelid)`,
+	}, {
+		"pg_attribute", "pg_attribute has an impossible target of statistics for the column %s",
+		`SELECT format('%s.%I', attrelid::regclass, attname) FROM pg_attribute WHERE attstattarget < -1`,
+	}, {
+		"pg_statistic_ext", "pg_statistic_ext has an impossible target of statistics for %s",
+		`SELECT format('%I', stxname) FROM pg_statistic_ext WHERE stxstattarget < -1`,
+	}, {
+		"pg_operator", "pg_operator has a function or a result of the operator %s, and not the other",
+		`SELECT format('%s with OID %s', oprname, oid) FROM pg_operator WHERE (oprcode = 0) <> (oprresult = 0)`,
+	}, {
+		"pg_trigger", "pg_trigger contradicts itself about the trigger %s (deferred, constraint, transition tables)",
+		`SELECT format('%I of %s', tgname, tgrelid::regclass) FROM pg_trigger
+		WHERE tgdeferrable AND tgconstraint = 0 OR tginitdeferred AND NOT tgdeferrable OR '' IN (tgoldtable, tgnewtable)
+		OR coalesce(tgoldtable, tgnewtable) IS NOT NULL AND tgtype & 66 <> 0`, // BEFORE, INSTEAD OF
+	}, {
+		"pg_init_privs", "pg_init_privs tells of privileges on nothing: %s",
+		`SELECT format('OID %s in the catalogue %s', objoid, classoid) FROM pg_init_privs WHERE objoid = 0
+		OR classoid = 'pg_class'::regclass AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = objoid)
+		OR classoid = 'pg_proc'::regclass AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = objoid)`,
+	}, {
+		"pg_partitioned_table", "pg_partitioned_table does not have as many columns and operator classes in the partition key of %s as it says",
+		`SELECT partrelid::regclass::text FROM pg_partitioned_table
+		WHERE partnatts < 1 OR (partnatts, partnatts, partnatts) <> (cardinality(partattrs::int2[]), cardinality(partclass::oid[]), cardinality(partcollation::oid[]))`,
+	}, {
+		"pg_statistic_ext", "pg_statistic_ext names no or an unknown kind of statistics for %s",
+		`SELECT format('%I', stxname) FROM pg_statistic_ext WHERE NOT stxkind <@ '{d,f,m,e}'::"char"[] OR cardinality(stxkind) = 0`,
+	}, {
+		"pg_event_trigger", "pg_event_trigger names an event that does not exist for %s",
+		`SELECT format('%I', evtname) FROM pg_event_trigger WHERE evtevent NOT IN ('ddl_command_start', 'ddl_command_end', 'sql_drop', 'table_rewrite', 'login')`,
+	}, {
 		"pg_attribute", "pg_attribute does not store the column %s as its type in pg_type is: its values are misread",
 		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 		WHERE NOT a.attisdropped AND ((a.attlen, a.attbyval, a.attalign) IS DISTINCT FROM (t.typlen, t.typbyval, t.typalign) OR t.typlen <> -1 AND a.attstorage <> 'p')`,

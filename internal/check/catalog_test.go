@@ -76,6 +76,10 @@ func TestCatalogRules(t *testing.T) {
 		CREATE TABLE g (id int); CREATE INDEX g_id ON g (id); CREATE TABLE h (id int); CREATE INDEX h_id ON h (id);
 		CREATE TABLE i (id int); CREATE INDEX i_id ON i (id);
 		CREATE TABLE years (id int, y int) PARTITION BY RANGE (y); CREATE TABLE y2026 PARTITION OF years FOR VALUES FROM (2026) TO (2027);
+		CREATE TABLE j (id int REFERENCES a, v text, CHECK (id > 5)); CREATE TABLE years2 (id int, y int) PARTITION BY RANGE (y);
+		CREATE STATISTICS kinds ON id, v FROM j; CREATE STATISTICS target ON id, v FROM j;
+		CREATE FUNCTION ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER ddl ON sql_drop EXECUTE FUNCTION ddl();
+		CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER note BEFORE INSERT ON j FOR EACH ROW EXECUTE FUNCTION note();
 		CREATE VIEW seen AS SELECT 1; CREATE SEQUENCE numbers; CREATE SEQUENCE lost; CREATE TYPE pair AS (x int, y int); CREATE RULE nothing AS ON INSERT TO f DO INSTEAD NOTHING; CREATE FOREIGN DATA WRAPPER elsewhere; CREATE SERVER there FOREIGN DATA WRAPPER elsewhere; CREATE FOREIGN TABLE away (id int) SERVER there; CREATE FUNCTION one(int) RETURNS int LANGUAGE sql AS 'SELECT 1'`
 	damages := []struct{ sql, found string }{
 		{"UPDATE pg_attribute SET attlen = 8 WHERE attrelid = 'a'::regclass AND attname = 'n'", "does not store the column public.a.n as its type"},
@@ -114,6 +118,17 @@ func TestCatalogRules(t *testing.T) {
 		{"UPDATE pg_depend SET refobjid = 0 WHERE objid = 'g_id'::regclass", "a dependency on nothing"},
 		{"UPDATE pg_language SET oid = 0 WHERE lanname = 'plpgsql'", "pg_language has a row without an OID"},
 		{"UPDATE pg_type SET typlen = 3, typbyval = true WHERE typname = 'macaddr8'", "pg_type contradicts itself about the type macaddr8"},
+		{"UPDATE pg_constraint SET conindid = 0 WHERE conname = 'j_id_fkey'", "about the constraint j_id_fkey of public.j"},
+		{"UPDATE pg_constraint SET coninhcount = 1 WHERE conname = 'j_id_check'", "about the constraint j_id_check of public.j"},
+		{"UPDATE pg_partitioned_table SET partnatts = 2 WHERE partrelid = 'years2'::regclass", "in the partition key of public.years2"},
+		{"UPDATE pg_statistic_ext SET stxkind = '{Z}' WHERE stxname = 'kinds'", "kind of statistics for kinds"},
+		{"UPDATE pg_statistic_ext SET stxstattarget = -5 WHERE stxname = 'target'", "target of statistics for target"},
+		{"UPDATE pg_attribute SET attstattarget = -5 WHERE attrelid = 'j'::regclass AND attname = 'v'", "target of statistics for the column public.j.v"},
+		{"UPDATE pg_attribute SET attinhcount = 1 WHERE attrelid = 'j'::regclass AND attname = 'id'", "the column public.j.id was inherited"},
+		{"UPDATE pg_event_trigger SET evtevent = 'other'", "an event that does not exist for ddl"},
+		{"UPDATE pg_trigger SET tgdeferrable = true WHERE tgname = 'note'", "about the trigger note of public.j"},
+		{"UPDATE pg_operator SET oprresult = 0 WHERE oprcode = 'macaddr8_gt'::regproc", "a function or a result of the operator >"},
+		{"UPDATE pg_init_privs SET objoid = 0 WHERE ctid = (SELECT max(ctid) FROM pg_init_privs)", "privileges on nothing"},
 	}
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
 		server := pgtest.Start(t, pgtest.Version(major))
@@ -196,6 +211,31 @@ func TestCatalogOfEverything(t *testing.T) {
 		CREATE TABLE f20 PARTITION OF f2 FOR VALUES WITH (MODULUS 1, REMAINDER 0);
 		CREATE TABLE heir () INHERITS (a);
 		DROP TABLE heir;
+		CREATE TABLE elder (i int NOT NULL CHECK (i > 0), v text);
+		CREATE TABLE younger (w text) INHERITS (elder);
+		CREATE TABLE youngest (i int, CHECK (i < 100)) INHERITS (younger);
+		ALTER TABLE elder ADD z int DEFAULT 3;
+		ALTER TABLE younger NO INHERIT elder;
+		CREATE TABLE l (id int NOT NULL CHECK (id > 0), x text COLLATE "C") PARTITION BY LIST (x);
+		CREATE TABLE l1 PARTITION OF l FOR VALUES IN ('a') PARTITION BY RANGE (id, (id % 7));
+		CREATE TABLE l11 PARTITION OF l1 FOR VALUES FROM (1, 0) TO (50, 0);
+		CREATE TABLE l2 PARTITION OF l FOR VALUES IN ('b');
+		ALTER TABLE l DETACH PARTITION l2;
+		CREATE TYPE pair AS (a int, b text);
+		CREATE TABLE typed OF pair;
+		CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON elder DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note();
+		CREATE TRIGGER changes AFTER UPDATE ON elder REFERENCING OLD TABLE AS before NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION note();
+		CREATE TRIGGER first BEFORE INSERT ON l FOR EACH ROW WHEN (false) EXECUTE FUNCTION note();
+		CREATE VIEW seen AS SELECT * FROM elder;
+		CREATE TRIGGER instead INSTEAD OF UPDATE ON seen FOR EACH ROW EXECUTE FUNCTION note();
+		CREATE TABLE apart (r int4range, EXCLUDE USING gist (r WITH &&) DEFERRABLE INITIALLY DEFERRED);
+		CREATE FUNCTION ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+		CREATE EVENT TRIGGER dropped ON sql_drop EXECUTE FUNCTION ddl();
+		CREATE OPERATOR ~== (FUNCTION = int4eq, LEFTARG = int, RIGHTARG = int, COMMUTATOR = ==~);
+		CREATE STATISTICS kinds (ndistinct, mcv) ON i, z FROM elder;
+		ALTER STATISTICS kinds SET STATISTICS 0;
+		ALTER TABLE elder ALTER i SET STATISTICS 0;
 		ALTER TABLE a DROP COLUMN c;
 		CREATE RULE r AS ON INSERT TO a WHERE false DO INSTEAD NOTHING;
 		DROP RULE r ON a;
