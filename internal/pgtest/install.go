@@ -76,6 +76,23 @@ func FindAny() (Install, error) {
 	return Install{}, fmt.Errorf("PostgreSQL is %w", ErrNotInstalled)
 }
 
+// FindWith looks for a server that has more programs than servers need, such as
+// pg_dump beside it, as packages of distributions have.
+func FindWith(programs ...string) (Install, error) {
+	for _, major := range Versions() {
+		for _, directory := range candidates(major) {
+			missing := func(name string) bool {
+				_, err := os.Stat(filepath.Join(directory, name))
+				return err != nil
+			}
+			if install, err := inspect(directory); err == nil && install.Major == major && !slices.ContainsFunc(programs, missing) {
+				return install, nil
+			}
+		}
+	}
+	return Install{}, fmt.Errorf("%s is %w", strings.Join(programs, ", "), ErrNotInstalled)
+}
+
 func candidates(major int) []string {
 	version := strconv.Itoa(major)
 	directories := []string{os.Getenv("PG_BINDIR_" + version), os.Getenv("PG_BINDIR")}

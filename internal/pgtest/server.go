@@ -45,6 +45,11 @@ func Version(major int) Option {
 	return func(c *Config) { c.Install.Major = major }
 }
 
+// From chooses the programs.
+func From(install Install) Option {
+	return func(c *Config) { c.Install = install }
+}
+
 // Checksums turns data checksums on.
 func Checksums() Option {
 	return func(c *Config) { c.Checksums = true }
@@ -97,7 +102,9 @@ func Start(t testing.TB, options ...Option) *Server {
 	if config.Install.Major == 0 {
 		config.Install.Major = Newest()
 	}
-	config.Install = need(t, config.Install.Major)
+	if config.Install.BinDir == "" {
+		config.Install = need(t, config.Install.Major)
+	}
 	server, err := Launch(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)

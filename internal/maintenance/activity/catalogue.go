@@ -120,8 +120,9 @@ func read(ctx context.Context, conn *pg.Conn, before *catalogue) (*catalogue, er
 // pg_upgrade replaces the server while nobody is connected.
 const versionKind = "server_version"
 
-// catalogue compares with the last look.
-func (w *Watcher) catalogue(ctx context.Context, conn *pg.Conn) error {
+// catalogue compares with the last look. What is new while a restore runs is
+// checked next.
+func (w *Watcher) catalogue(ctx context.Context, conn *pg.Conn, restoring bool) error {
 	before := w.before
 	now, err := read(ctx, conn, before)
 	if err != nil {
@@ -142,6 +143,9 @@ func (w *Watcher) catalogue(ctx context.Context, conn *pg.Conn) error {
 	database := conn.Facts.Database
 	found := changes(before, now, w.filenodes)
 	for _, f := range now.changed {
+		if _, known := w.filenodes[f.oid]; !known && restoring {
+			w.touch(Operation{Kind: Restore, Database: database, Relation: f.relation})
+		}
 		w.filenodes[f.oid] = f.filenode
 	}
 	for _, o := range found {
@@ -212,7 +216,7 @@ func (w *Watcher) upgraded(version int) error {
 		w.seen[Upgrade]++
 		w.mu.Unlock()
 		now := time.Now()
-		w.tell(Operation{Kind: Upgrade, Started: now, Statement: fmt.Sprintf("the server went from version %d to %d", old/10000, version/10000)}, now)
+		w.tell(Operation{Kind: Upgrade, Started: now, source: "the server's version", Statement: fmt.Sprintf("the server went from version %d to %d", old/10000, version/10000)}, now)
 	}
 	if old == version {
 		return nil

@@ -168,11 +168,14 @@ func (w *Watcher) guarded(h held, runs []state.Event) bool {
 // causes are the kinds that change the files of what they work on.
 var causes = []Kind{AlterTable, Cluster, Refresh, Reindex, Repack, Restore, Truncate, VacuumFull}
 
+// ofPrograms are the kinds whose statements are not operations of their own.
+var ofPrograms = slices.Compact(slices.Sorted(maps.Values(programs)))
+
 // same says whether an operation of the log or of the catalogue is another one,
 // seen in another way.
 func same(h, other held) bool {
 	switch {
-	case h.Database != other.Database, h.source == catalogueSource && other.source == catalogueSource:
+	case h.Database != other.Database && h.Kind != AlterSystem, h.source == catalogueSource && other.source == catalogueSource:
 		return false
 	case h.source == catalogueSource && other.Kind == Guarded: // of a guard that tells nothing here
 		return !other.ended.Before(h.Started.Add(-rememberFor))
@@ -180,6 +183,8 @@ func same(h, other held) bool {
 		return explains(other, h)
 	case other.source == catalogueSource:
 		return explains(h, other)
+	case h.Kind == other.Kind && slices.Contains(ofPrograms, h.Kind):
+		return !h.Started.Before(other.Started.Add(-changeWithin)) && !h.Started.After(other.ended.Add(changeWithin))
 	case h.Kind != other.Kind || h.pid != 0 && other.pid != 0 && h.pid != other.pid || h.Started.Sub(other.Started).Abs() > h.near:
 		return false
 	}
@@ -191,10 +196,12 @@ func same(h, other held) bool {
 // ended, because looks fail, and how much the clocks may differ.
 const changeWithin = time.Minute
 
-// explains says whether an operation is what changed the catalogue.
+// explains says whether an operation is what changed the catalogue. One that
+// names nothing works on the whole database.
 func explains(o, change held) bool {
 	kind := o.Kind == change.Kind || change.Kind == Rewrite && slices.Contains(causes, o.Kind)
-	return kind && o.Relation.Name == change.Relation.Name && !o.ended.Before(change.Started.Add(-changeWithin)) && o.Started.Before(change.Started.Add(changeWithin))
+	relation := o.Relation.Name == "" || o.Relation.Name == change.Relation.Name
+	return kind && relation && !o.ended.Before(change.Started.Add(-changeWithin)) && o.Started.Before(change.Started.Add(changeWithin))
 }
 
 // again finds a run of the guard that had ended, as far as one could see, and

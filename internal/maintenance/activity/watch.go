@@ -89,6 +89,8 @@ type Operation struct {
 	pid int
 	oid uint32
 	run string // of the guard
+	// worked are what the sessions of a program were seen to work on.
+	worked []uint32
 	// source is where it is known from; empty is pg_stat_activity.
 	source string
 }
@@ -101,6 +103,11 @@ func (o Operation) with(old Operation) Operation {
 	}
 	if o.oid == 0 {
 		o.oid = old.oid
+	}
+	for _, oid := range old.worked {
+		if !slices.Contains(o.worked, oid) && len(o.worked) < maxOperations {
+			o.worked = append(o.worked, oid)
+		}
 	}
 	if !old.Started.IsZero() && old.Started.Before(o.Started) {
 		o.Started = old.Started
@@ -261,15 +268,18 @@ func activitySQL(facts pg.Facts) string {
 	}
 	if facts.Major() >= 14 {
 		progress = append(progress, `SELECT pid, relid, command, CASE WHEN bytes_total > 0 THEN bytes_processed::float8 / bytes_total END FROM pg_stat_progress_copy`)
+	} else { // no view has COPY: each that is seen running counts, as with the view
+		progress = append(progress, `SELECT pid, 0::oid, 'COPY', NULL FROM pg_stat_activity WHERE state = 'active' AND query ~* '^\s*COPY\M'`)
 	}
 	return `WITH p(pid, relid, phase, fraction) AS (` + strings.Join(progress, " UNION ALL ") + `),
 	waiting AS (SELECT b AS pid, count(*)::int AS n, extract(epoch FROM max(clock_timestamp() - coalesce(a.state_change, a.query_start)))::float8 AS seconds
 		FROM pg_stat_activity a, unnest(pg_blocking_pids(a.pid)) b WHERE a.wait_event_type = 'Lock' GROUP BY b)
 	SELECT a.pid, coalesce(a.datname, ''), coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(left(a.query, 1024), ''),
-		coalesce(a.query_start, a.backend_start), coalesce(p.relid, 0), coalesce(p.phase, ''), coalesce(p.fraction, -1), coalesce(w.n, 0), coalesce(w.seconds, 0)
+		coalesce(a.query_start, a.backend_start), a.backend_start, coalesce(p.relid, 0), coalesce(p.phase, ''), coalesce(p.fraction, -1), coalesce(w.n, 0), coalesce(w.seconds, 0)
 	FROM pg_stat_activity a LEFT JOIN p USING (pid) LEFT JOIN waiting w USING (pid)
 	WHERE a.pid <> pg_backend_pid() AND a.backend_type IN ('client backend', 'walsender') AND a.application_name NOT LIKE 'pg_integrity_exporter%'
-		AND (p.pid IS NOT NULL OR a.state = 'active' OR a.state = 'idle in transaction' AND w.pid IS NOT NULL OR a.application_name LIKE '` + pg.GuardApplicationName + `%')
+		AND (p.pid IS NOT NULL OR a.state = 'active' OR a.state = 'idle in transaction' AND w.pid IS NOT NULL OR a.application_name LIKE '` + pg.GuardApplicationName + `%'
+			OR split_part(a.application_name, ' ', 1) IN ('` + strings.Join(slices.Sorted(maps.Keys(programs)), "', '") + `'))
 	ORDER BY (p.pid IS NOT NULL) DESC, a.query_start LIMIT ` + strconv.Itoa(4*maxOperations)
 }
 
@@ -283,15 +293,19 @@ func (w *Watcher) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		restores := func(o Operation) bool { return o.Kind == Restore && o.Database == conn.Facts.Database }
+		restoring := slices.ContainsFunc(slices.Collect(maps.Values(now)), restores)
 		for _, o := range w.compare(now) {
+			restoring = restoring || restores(o)
 			if o.Database == conn.Facts.Database {
+				w.touchWorked(ctx, conn, o)
 				o.Relation = w.resolve(ctx, conn, o)
 				ended = append(ended, o)
 			} else {
 				elsewhere = append(elsewhere, o)
 			}
 		}
-		return w.catalogue(ctx, conn)
+		return w.catalogue(ctx, conn, restoring)
 	})
 	for _, o := range elsewhere {
 		o.Relation = w.resolveElsewhere(ctx, o)
@@ -319,9 +333,10 @@ func (w *Watcher) activity(ctx context.Context, conn *pg.Conn) (map[string]Opera
 	var o Operation
 	var role, application string
 	var seconds float64
+	var connected time.Time
 	marked := ""
 	_, err = pgx.ForEachRow(rows, []any{
-		&o.pid, &o.Database, &role, &application, &o.Statement, &o.Started, &o.oid, &o.Phase, &o.Fraction, &o.Blocked, &seconds,
+		&o.pid, &o.Database, &role, &application, &o.Statement, &o.Started, &connected, &o.oid, &o.Phase, &o.Fraction, &o.Blocked, &seconds,
 	}, func() error {
 		if w.settings.Marker != "" && strings.Contains(application, w.settings.Marker) {
 			marked = application
@@ -336,6 +351,19 @@ func (w *Watcher) activity(ctx context.Context, conn *pg.Conn) (map[string]Opera
 			w.guards[found.pid] = time.Now()
 			found.run = runOf(application)
 			key = "guard " + found.run
+			now[key] = found.with(now[key])
+		case programOf(application) != "": // all of its sessions and statements are one operation
+			key = strings.Join([]string{"program", application, role, o.Database}, " ")
+			found.Started = connected
+			if other, ok := now[key]; ok && found.Fraction < 0 {
+				found.Fraction, found.Phase = other.Fraction, other.Phase
+			}
+			if found.oid != 0 {
+				found.worked, found.oid = []uint32{found.oid}, 0
+			}
+			if found.Kind != BaseBackup { // it is that of one statement
+				found.Fraction, found.Phase = -1, ""
+			}
 			now[key] = found.with(now[key])
 		case found.Kind != "" && len(now) < maxOperations:
 			now[key] = found
@@ -377,6 +405,12 @@ var programs = map[string]Kind{
 	"pg_dump": Dump, "pg_dumpall": Dump, "pg_restore": Restore, "pg_repack": Repack, "pg_squeeze": Repack, "pg_basebackup": BaseBackup,
 }
 
+// programOf is what the program of a session does; empty is none of programs.
+func programOf(application string) Kind {
+	program, _, _ := strings.Cut(application, " ")
+	return programs[program]
+}
+
 // commands are the commands of SQL that are maintenance.
 var commands = map[string]Kind{
 	"VACUUM": Vacuum, "VACUUM FULL": VacuumFull, "ANALYZE": Analyze, "CLUSTER": Cluster, "REINDEX": Reindex, "REINDEX CONCURRENTLY": Reindex,
@@ -392,8 +426,7 @@ func recognise(statement, application string, progressing bool) (Kind, check.Rel
 	if strings.HasPrefix(application, pg.GuardApplicationName) {
 		return Guarded, check.RelationName{}
 	}
-	program, _, _ := strings.Cut(application, " ")
-	if kind, ok := programs[program]; ok {
+	if kind := programOf(application); kind != "" {
 		return kind, check.RelationName{}
 	}
 	statements, err := script.Split(statement)
@@ -404,6 +437,9 @@ func recognise(statement, application string, progressing bool) (Kind, check.Rel
 		case strings.HasPrefix(word, "BASE_BACKUP"):
 			return BaseBackup, check.RelationName{}
 		case progressing && strings.HasPrefix(word, "COPY"):
+			if statements, err := script.Split(strings.TrimRight(statement, "; \n") + ";\n\\.\n"); err == nil && len(statements) > 0 {
+				return Copy, named(statements[0])
+			}
 			return Copy, check.RelationName{}
 		}
 		return "", check.RelationName{}
@@ -464,7 +500,7 @@ func (w *Watcher) compare(now map[string]Operation) (ended []Operation) {
 // resolveElsewhere is resolve in another database, with a session of its own,
 // which is rare.
 func (w *Watcher) resolveElsewhere(ctx context.Context, o Operation) check.RelationName {
-	if o.oid == 0 && o.Relation.Name == "" || o.Database == "" {
+	if o.oid == 0 && o.Relation.Name == "" && len(o.worked) == 0 || o.Database == "" {
 		return o.Relation
 	}
 	conn := w.connect(ctx, o.Database)
@@ -472,6 +508,7 @@ func (w *Watcher) resolveElsewhere(ctx context.Context, o Operation) check.Relat
 		return o.Relation
 	}
 	defer conn.Close()
+	w.touchWorked(ctx, conn, o)
 	return w.resolve(ctx, conn, o)
 }
 
@@ -541,6 +578,13 @@ func (w *Watcher) tell(o Operation, ended time.Time) {
 func (w *Watcher) touch(o Operation) {
 	if o.Relation.Schema != "" && o.Relation.Name != "" && o.Kind != Dump && o.Kind != Analyze && o.Kind != Drop {
 		w.suspects.Touched(schedule.Suspect{Database: o.Database, Relation: o.Relation})
+	}
+}
+
+// touchWorked is touch for what a program worked on.
+func (w *Watcher) touchWorked(ctx context.Context, conn *pg.Conn, o Operation) {
+	for _, oid := range o.worked {
+		w.touch(Operation{Kind: o.Kind, Database: o.Database, Relation: w.resolve(ctx, conn, Operation{oid: oid, Database: o.Database})})
 	}
 }
 
