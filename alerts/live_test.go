@@ -92,7 +92,9 @@ func smallEnough(alert alerts.Alert) map[string]float64 {
 
 // notLive says why an alert is not made to happen on a real server.
 var notLive = map[string]string{
-	"PostgresLogReaderBehind/warning": "the log would have to grow faster than it is read, hundreds of megabytes a second, or to go away between two looks at it",
+	"PostgresLogReaderBehind/warning":          "the log would have to grow faster than it is read, hundreds of megabytes a second, or to go away between two looks at it",
+	"PostgresMaintenanceFailures/critical":     "it is PostgresTransactionsFailing with other thresholds in a PostgresMaintenanceWindow, and both are made to happen",
+	"PostgresMaintenanceStandbyBehind/warning": "it is PostgresReplicationReceiverBehind with another threshold in a PostgresMaintenanceWindow, and both are made to happen",
 }
 
 // TestEveryAlertIsMadeToHappen holds that the condition of each alert is made to

@@ -31,6 +31,31 @@ func maintenance() Group {
 			Action:      "SELECT pid, pg_blocking_pids(pid), wait_event_type, left(query, 80) FROM pg_stat_activity WHERE wait_event_type = 'Lock' shows who waits for whom; pg_cancel_backend of the maintenance lets them go on, and the statement is rolled back.",
 		},
 		{
+			// In a window PostgresTransactionsFailing is muted.
+			Name: "PostgresMaintenanceFailures",
+			Expr: "(" + rollbackRatio2m + " > ${times} * " + rollbackUsual + " or (" + rollbackRatio2m + " > ${ratio} unless " + rollbackUsual + ")) > ${ratio} and " + rollbackRate5m + " * 300 > ${rollbacks} and on (${target}) pgintegrity_maintenance_window_active == 1",
+			Thresholds: []Threshold{
+				{"times", 5, "multiples of what is usual for the database at this time, in a window"},
+				{"ratio", 0.3, "share of transactions that must fail at least, 0 to 1, in a window"},
+				{"rollbacks", 100, "rollbacks within 5 minutes below which nothing counts, in a window"},
+			},
+			For: 5 * time.Minute, KeepFiringFor: 5 * time.Minute, Severity: Critical, Layer: Maintenance, NeedsDatabase: true,
+			Summary:     "Far more transactions fail than maintenance explains.",
+			Description: "{{ $value | humanizePercentage }} of the transactions of database {{ $labels.datname }} ({{ $labels.instance }}) fail in its maintenance window, at least ${times} times what is usual for it at this time.",
+			Impact:      "What users do is not saved, because of the maintenance or at the same time.",
+			Action:      "SELECT pid, query_start, left(query, 80) FROM pg_stat_activity WHERE state = 'active' ORDER BY 2 shows the maintenance that runs: pg_cancel_backend stops it, if the errors began with it. topk(5, increase(pgintegrity_errors_total{instance=\"{{ $labels.instance }}\", datname=\"{{ $labels.datname }}\"}[5m])) in Prometheus says with which SQLSTATE they fail.",
+		},
+		{
+			// In a window PostgresReplicationLag and PostgresReplicationReceiverBehind are muted.
+			Name: "PostgresMaintenanceStandbyBehind", Expr: "pgintegrity_replication_unflushed_bytes > ${bytes} and on (${target}) pgintegrity_maintenance_window_active == 1",
+			Thresholds: []Threshold{{"bytes", 16 << 30, "WAL that a standby may be without in a window, in bytes"}},
+			For:        5 * time.Minute, Severity: Warning, Layer: Maintenance, NeedsDatabase: true,
+			Summary:     "Maintenance writes more WAL than a standby can take.",
+			Description: "The standby {{ $labels.application_name }} of {{ $labels.instance }} does not have the last {{ $value | humanize1024 }}B of WAL, in its maintenance window.",
+			Impact:      "A fail-over now would lose them; what waits fills the disk of the primary, or the standby is lost.",
+			Action:      "Pause the maintenance until the standby has caught up; df -h of pg_wal on the primary says how long that can wait.",
+		},
+		{
 			Name: "PostgresGuardNotRolledBack", Expr: "pgintegrity_guard_not_rolled_back_runs > 0",
 			Severity: Critical, Layer: Maintenance,
 			Summary:     "Maintenance failed under guard and could not be rolled back.",
