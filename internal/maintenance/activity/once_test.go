@@ -213,7 +213,7 @@ func TestGuardIsToldOnce(t *testing.T) {
 		server := pgtest.Start(t, pgtest.Version(major), pgtest.CSVLog(), pgtest.Setting("log_statement", "all"))
 		server.MustExec(t, "postgres", "CREATE EXTENSION amcheck; CREATE TABLE guarded AS SELECT generate_series(1, 1000) i; CREATE TABLE emptied AS SELECT 1 i; CREATE TABLE alone AS SELECT 1 i")
 		e := watchAll(t, server)
-		statements, err := script.Split("ALTER TABLE guarded ALTER i TYPE bigint; CREATE INDEX guarded_i ON guarded (i); TRUNCATE emptied")
+		statements, err := script.Split("ALTER TABLE guarded ALTER i TYPE bigint; SELECT pg_sleep(2.5); CREATE INDEX guarded_i ON guarded (i); TRUNCATE emptied")
 		if err != nil {
 			t.Fatal(err)
 		}

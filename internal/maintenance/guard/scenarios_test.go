@@ -1,10 +1,17 @@
 package guard_test
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
 	"time"
 
 	"pg_integrity_exporter/internal/maintenance/guard"
 	"pg_integrity_exporter/internal/maintenance/script"
+	"pg_integrity_exporter/internal/pgtest"
 )
 
 func sql(text string) func(*bench) guard.Options {
@@ -37,6 +44,35 @@ func protect(names ...string) func(*guard.Settings) {
 			s.Protect = append(s.Protect, script.Name{Schema: "public", Name: name})
 		}
 	}
+}
+
+// awaitSleep waits for a session that sleeps for so many seconds, and gives its
+// process.
+func (b *bench) awaitSleep(seconds int) (pid int) {
+	pgtest.Await(b.t, "the maintenance under way", 20*time.Second, func() bool {
+		return b.server.Query(b.t.Context(), b.database, "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'PgSleep' AND query LIKE $1", &pid, fmt.Sprintf("%%pg_sleep(%d)%%", seconds)) == nil
+	})
+	return pid
+}
+
+// killJob kills the job that has a statement among its arguments, with SIGKILL.
+func (b *bench) killJob(statement string) {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		b.t.Error(err)
+	}
+	for _, file := range files {
+		arguments, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(arguments, []byte("\x00"+jobArgument+"\x00")) || !bytes.Contains(arguments, []byte(statement)) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
+			b.t.Errorf("the job of process %d cannot be killed (%v)", pid, err)
+		}
+		return
+	}
+	b.t.Error("the job is not found")
 }
 
 // accidents are maintenance that goes wrong.
@@ -104,6 +140,16 @@ func accidents() []scenario {
 		{name: "command that nobody can take back", alone: true, prepare: command("UPDATE archive SET amount = amount + 1"), want: guard.OutcomeDone, changes: true},
 		{name: "command that changed unprotected rows", alone: true, prepare: with(command("UPDATE archive SET amount = amount + 1;\nSELECT 1/0;\n"), func(s *guard.Settings) { s.NoProtection = true }), want: guard.OutcomeNotRolledBack, says: "recovery_target_name"},
 		{name: "command that truncates", prepare: command("TRUNCATE archive CASCADE;\nSELECT 1/0;\n"), want: guard.OutcomeRolledBack, says: "protected tables"},
+		{name: "program that must keep rows loses some", alone: true, prepare: func(b *bench) guard.Options {
+			return b.named("pg_repack", "CREATE TABLE copy AS SELECT * FROM archive WHERE id > 5", "TRUNCATE archive CASCADE", "INSERT INTO archive SELECT * FROM copy", "DROP TABLE copy")
+		}, want: guard.OutcomeNotRolledBack, says: "the rows are not what they were"},
+		{name: "kill -9 of the job", prepare: command("UPDATE invoices SET total = 1 WHERE no <= 100;\nSELECT pg_sleep(601);\n"), meanwhile: func(b *bench) {
+			b.awaitSleep(601)
+			b.killJob("pg_sleep(601)")
+		}, want: guard.OutcomeRolledBack, says: "protected tables"},
+		{name: "rewrite interrupted", prepare: sql("ALTER TABLE archive ALTER COLUMN id TYPE bigint; SELECT pg_sleep(602)"), meanwhile: func(b *bench) {
+			b.server.MustExec(b.t, b.database, fmt.Sprintf("SELECT pg_terminate_backend(%d)", b.awaitSleep(602)))
+		}, want: guard.OutcomeRolledBack, says: "SQLSTATE 57P01"},
 	}
 }
 
@@ -139,9 +185,6 @@ func healthy() []scenario {
 		{name: "vacuumdb", short: true, prepare: func(b *bench) guard.Options {
 			return b.named("vacuumdb", "VACUUM FULL archive", "VACUUM FULL entries")
 		}, want: guard.OutcomeDone},
-		{name: "program that must keep rows loses some", alone: true, prepare: func(b *bench) guard.Options {
-			return b.named("pg_repack", "CREATE TABLE copy AS SELECT * FROM archive WHERE id > 5", "TRUNCATE archive CASCADE", "INSERT INTO archive SELECT * FROM copy", "DROP TABLE copy")
-		}, want: guard.OutcomeNotRolledBack, says: "the rows are not what they were"},
 		{name: "reindexdb", prepare: func(b *bench) guard.Options {
 			return b.named("reindexdb", "REINDEX TABLE CONCURRENTLY accounts")
 		}, want: guard.OutcomeDone},
