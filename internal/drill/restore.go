@@ -287,10 +287,14 @@ func (d *drill) archiveCommand() string {
 	if a == nil {
 		return ""
 	}
-	suffixes := make(map[string]bool)
+	named, unnamed := make(map[string]bool), make(map[string]bool)
 	nested := false
 	for _, s := range a.Segments {
-		suffixes[filepath.Ext(s.Path)] = true
+		if suffix := filepath.Ext(s.Path); suffix != "" {
+			named[suffix] = true
+		} else {
+			unnamed[s.Compression] = true
+		}
 		nested = nested || filepath.Dir(s.Path) != a.Path
 	}
 	directory := percent(shellQuote(a.Path))
@@ -303,12 +307,16 @@ func (d *drill) archiveCommand() string {
 	if nested {
 		script.WriteString(`d=$(echo "$f" | cut -c1-16); case "$f" in *.history) d=.;; esac; `)
 	}
+	// Barman does not say in the name what it compressed, and may have begun to in between.
+	for _, c := range recovery.Compressors() {
+		if unnamed[c.Suffix] {
+			fmt.Fprintf(&script, `case "$(head -c %d %s/$f | od -An -tx1)" in " % x"*) exec %s -dc < %s/$f > "$p";; esac; `, len(c.Magic), directory, []byte(c.Magic), c.Program, directory)
+		}
+	}
 	fmt.Fprintf(&script, `if [ -f %s/$f ]; then exec cp %s/$f "$p"; fi; `, directory, directory)
-	for suffix, program := range map[string]string{
-		".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".lzma": "xz", ".zst": "zstd", ".zstd": "zstd", ".lz4": "lz4",
-	} {
-		if suffixes[suffix] {
-			fmt.Fprintf(&script, `if [ -f %s/$f%s ]; then exec %s -dc %s/$f%s > "$p"; fi; `, directory, suffix, program, directory, suffix)
+	for _, c := range recovery.Compressors() {
+		if named[c.Suffix] {
+			fmt.Fprintf(&script, `if [ -f %s/$f%s ]; then exec %s -dc < %s/$f%s > "$p"; fi; `, directory, c.Suffix, c.Program, directory, c.Suffix)
 		}
 	}
 	return script.String() + "exit 1"

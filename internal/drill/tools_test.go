@@ -1,9 +1,11 @@
 package drill_test
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -89,4 +91,171 @@ func TestPgBackRest(t *testing.T) {
 	if again := recovery.ReadRepository(t.Context(), repository); again.Err == nil || !strings.Contains(again.Err.Error(), "checksum") {
 		t.Errorf("damaged backup.info: %v", again.Err)
 	}
+}
+
+// barman is the real Barman with one server.
+type barman struct {
+	t                     *testing.T
+	server                *pgtest.Server
+	program, root, config string
+	repository            recovery.Repository
+}
+
+func newBarman(t *testing.T) *barman {
+	t.Helper()
+	m := &barman{t: t, program: pgtest.Tool(t, "barman"), root: pgtest.SharedDirectory(t)}
+	home := filepath.Join(m.root, "home", "bank")
+	m.repository = recovery.Repository{Name: "bank", Type: recovery.TypeBarman, Path: home}
+	incoming := filepath.Join(home, "incoming")
+	m.server = pgtest.Start(t, pgtest.Version(pgtest.DebianVersion()), pgtest.Checksums(), pgtest.Setting("archive_mode", "on"),
+		pgtest.Setting("archive_command", "test -d "+incoming+" && cp %p "+incoming+"/.%f && mv "+incoming+"/.%f "+incoming+"/%f"))
+	m.config = filepath.Join(m.root, "barman.conf")
+	m.configure("backup_method = postgres")
+	_ = m.run("check", "bank") // makes the directories; no WAL has arrived yet
+	return m
+}
+
+// configure writes the configuration anew, with some settings of the server.
+func (m *barman) configure(settings ...string) {
+	m.t.Helper()
+	user := pgtest.User()
+	if user == "" {
+		user = os.Getenv("USER")
+	}
+	dsn := "host=127.0.0.1 user=postgres dbname=postgres port=" + strconv.Itoa(m.server.Port)
+	lines := append([]string{
+		"[barman]", "barman_user = " + user, "barman_home = " + filepath.Join(m.root, "home"), "barman_lock_directory = " + m.root,
+		"log_file = " + filepath.Join(m.root, "barman.log"), "[bank]", "description = bank", "archiver = on", "immediate_checkpoint = true",
+		"conninfo = " + dsn, "streaming_conninfo = " + dsn,
+	}, settings...)
+	if err := os.WriteFile(m.config, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *barman) run(args ...string) error {
+	return pgtest.Run(m.program, append([]string{"--config=" + m.config}, args...)...)
+}
+
+func (m *barman) must(args ...string) {
+	m.t.Helper()
+	if err := m.run(args...); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// archive brings everything that was committed into the archive.
+func (m *barman) archive() {
+	m.t.Helper()
+	m.must("switch-wal", "--force", "--archive", "bank")
+}
+
+func (m *barman) read() *recovery.Inventory {
+	m.t.Helper()
+	i := recovery.ReadRepository(m.t.Context(), m.repository)
+	if i.Err != nil {
+		m.t.Fatal(i.Err)
+	}
+	return i
+}
+
+// TestBarman reads, drills and damages a repository that the real Barman made,
+// in each way in which it copies and compresses.
+func TestBarman(t *testing.T) {
+	t.Parallel()
+	long(t)
+	m := newBarman(t)
+	m.server.MustExec(t, "postgres", accounts)
+	m.archive()
+	options := drill.Options{
+		Watched: recovery.Watched{Repository: m.repository}, Scratch: pgtest.SharedDirectory(t), BinDirectories: []string{m.server.Install.BinDir},
+		User: pgtest.User(), Timeout: patience, Settings: map[string]string{"fsync": "off"}, Logger: slog.New(slog.DiscardHandler),
+	}
+	rows := 20000
+	for n, method := range [][]string{
+		{"backup_method = postgres"},
+		{"backup_method = postgres", "compression = gzip", "backup_compression = gzip"},
+		{"backup_method = local-rsync", "reuse_backup = link", "compression = bzip2"},
+	} {
+		m.configure(method...)
+		m.must("backup", "--wait", "bank")
+		m.server.MustExec(t, "postgres", "INSERT INTO accounts SELECT i, 0, 'later' FROM generate_series("+strconv.Itoa(rows+1)+", "+strconv.Itoa(rows+5000)+") i")
+		rows += 5000
+		m.archive()
+		i := m.read()
+		if len(i.Backups) != n+1 || len(i.AllProblems()) != 0 {
+			t.Fatalf("%v: %d backups, %v", method, len(i.Backups), i.AllProblems())
+		}
+		b := i.Backups[n]
+		if b.Kind != recovery.KindFull || b.Major != m.server.Install.Major || b.System == 0 || b.Timeline != 1 || b.End <= b.Start || b.Size < 20<<20 || b.Stored < 2<<20 ||
+			time.Since(b.Finished) > time.Minute || b.Finished.Before(b.Started) || b.Tar != (n == 1) {
+			t.Errorf("%v: %+v", method, b)
+		}
+		if a := i.Archive; a.SegmentSize != 1<<20 || a.System != b.System || a.Major != b.Major || len(a.Cut) != 0 {
+			t.Errorf("%v: segments of %d bytes, system %d, version %d, %v", method, a.SegmentSize, a.System, a.Major, a.Cut)
+		}
+		if _, latest, ok := i.Points(); !ok || latest.Position <= b.End {
+			t.Errorf("%v: nothing behind the backup can be brought back: %+v", method, latest)
+		}
+		for _, s := range i.Archive.Segments {
+			if problem, err := i.Archive.VerifySegment(t.Context(), s); problem != "" || err != nil {
+				t.Errorf("%v: %s: %s, %v", method, s.Path, problem, err)
+			}
+		}
+		options.Queries = []drill.Query{{Name: "rows", Database: "postgres", SQL: "SELECT count(*) FROM accounts", Expect: strconv.Itoa(rows)}}
+		proved(t, options)
+	}
+	options.Backup = m.read().Backups[0].Label // through WAL of three kinds
+	proved(t, options)
+	options.Backup = ""
+
+	// While Barman takes a backup it is no failure, and the newest is the one before.
+	m.configure("backup_method = postgres", "bandwidth_limit = 8192")
+	newest := m.read().Backups[2].Label
+	ended := make(chan error, 1)
+	go func() { ended <- m.run("backup", "--wait", "bank") }()
+	pgtest.Await(t, "begun", time.Minute, func() bool { return len(m.read().Backups) == 4 })
+	i := m.read()
+	if b, err := i.Newest(); err != nil || b.Label != newest || !i.LastFailure().IsZero() {
+		t.Errorf("while a backup is taken: newest %s, %v, failed at %s", b.Label, err, i.LastFailure())
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	fourth, err := m.read().Newest()
+	if err != nil || fourth.Label == newest {
+		t.Errorf("newest %s, %v", fourth.Label, err)
+	}
+
+	// A file that the server may not read makes the backup fail.
+	secret := filepath.Join(m.server.DataDirectory, "secret")
+	if err := errors.Join(os.WriteFile(secret, []byte("x"), 0o600), os.Chmod(secret, 0)); err != nil {
+		t.Fatal(err)
+	}
+	m.configure("backup_method = postgres")
+	if err := m.run("backup", "bank"); err == nil {
+		t.Error("the backup of what cannot be read did not fail")
+	}
+	i = m.read()
+	failure := i.Backups[slices.IndexFunc(i.Backups, func(b recovery.Backup) bool { return b.Label > fourth.Label })]
+	if len(i.Backups) != 5 || failure.Usable() || failure.Problems[0].Kind != recovery.ProblemFailed || !strings.Contains(failure.Problems[0].Message, "failed: ") || i.LastFailure().IsZero() {
+		t.Errorf("the failed backup: %+v, failed at %s", failure, i.LastFailure())
+	}
+
+	// What is damaged.
+	last := m.read().Archive.Segments
+	segment := last[len(last)-3]
+	undo := change(t, segment.Path, func(content []byte) []byte { return content[:len(content)/2] })
+	if problem, err := m.read().Archive.VerifySegment(t.Context(), segment); problem == "" || err != nil {
+		t.Errorf("cut compressed segment: %q, %v", problem, err)
+	}
+	undo()
+	table := strings.TrimPrefix(m.server.MustRelation(t, "postgres", "accounts").Path, m.server.DataDirectory)
+	undo = change(t, filepath.Join(fourth.Path, table), func(content []byte) []byte { content[5000] ^= 1; return content })
+	failed(t, "damaged backup", options, "does not match: the contents changed after the backup was taken")
+	undo()
+	if err := os.RemoveAll(fourth.Path); err != nil {
+		t.Fatal(err)
+	}
+	failed(t, "backup without data", options, "its data directory is missing")
 }

@@ -56,6 +56,9 @@ type ArchivedSegment struct {
 	Path string
 	// Size is the size of the file in bytes.
 	Size int64
+	// Compression is the suffix of its compressor, whether its name has it or not;
+	// empty is none.
+	Compression string
 	// Modified is when it was archived.
 	Modified time.Time
 }
@@ -119,7 +122,11 @@ func ReadArchive(ctx context.Context, path string) (*Archive, error) {
 		if last := len(a.Segments) - 1; last >= 0 && a.Segments[last].Segment == segment {
 			continue
 		}
-		if plain := filepath.Ext(n.path) == ""; plain && info.Size() != a.SegmentSize {
+		compression := filepath.Ext(n.path)
+		if compression == "" && info.Size() != a.SegmentSize {
+			compression = compressionAt(n.path)
+		}
+		if compression == "" && info.Size() != a.SegmentSize {
 			if time.Since(info.ModTime()) > transientGap {
 				a.Cut = append(a.Cut, Problem{
 					Kind: ProblemWALDamaged, Object: n.name,
@@ -128,7 +135,7 @@ func ReadArchive(ctx context.Context, path string) (*Archive, error) {
 			}
 			continue
 		}
-		a.Segments = append(a.Segments, ArchivedSegment{Segment: segment, Path: n.path, Size: info.Size(), Modified: info.ModTime()})
+		a.Segments = append(a.Segments, ArchivedSegment{Segment: segment, Path: n.path, Size: info.Size(), Compression: compression, Modified: info.ModTime()})
 	}
 	return a, nil
 }
@@ -152,13 +159,58 @@ func (a *Archive) identify(path string) {
 	a.Major, a.System, a.SegmentSize = major, binary.LittleEndian.Uint64(head[24:]), size
 }
 
+// Compressor is what files are compressed with.
+type Compressor struct {
+	// Suffix is what names end with, if the tool that wrote them says so at all:
+	// Barman leaves names as they are.
+	Suffix string
+	// Magic begins such a file.
+	Magic string
+	// Program decompresses: PROGRAM -dc < FILE.
+	Program string
+}
+
+// Compressors are those that are known by content.
+func Compressors() []Compressor {
+	return []Compressor{
+		{".gz", "\x1f\x8b", "gzip"}, {".bz2", "BZh", "bzip2"}, {".xz", "\xfd7zXZ\x00", "xz"}, {".lzma", "\x5d\x00\x00", "xz"},
+		{".zst", "\x28\xb5\x2f\xfd", "zstd"}, {".zstd", "\x28\xb5\x2f\xfd", "zstd"}, {".lz4", "\x04\x22\x4d\x18", "lz4"},
+	}
+}
+
+// compressionOf is the suffix of the compressor of an open file, from its first
+// bytes or else its name; empty is none.
+func compressionOf(file *os.File) string {
+	head := make([]byte, 6)
+	n, _ := file.ReadAt(head, 0) // a short file is not compressed
+	for _, c := range Compressors() {
+		if bytes.HasPrefix(head[:n], []byte(c.Magic)) {
+			return c.Suffix
+		}
+	}
+	switch suffix := filepath.Ext(file.Name()); suffix {
+	case ".gz", ".bz2", ".xz", ".lzma", ".zst", ".zstd", ".lz4", ".br", ".lzo", ".snappy":
+		return suffix
+	}
+	return ""
+}
+
+func compressionAt(path string) string {
+	file, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer file.Close() //nolint:errcheck // it was only read
+	return compressionOf(file)
+}
+
 // CompressedError says that a file needs a decompressor that the exporter does
 // not have.
-type CompressedError struct{ Path string }
+type CompressedError struct{ Path, Compression string }
 
 // Error names the file.
 func (e *CompressedError) Error() string {
-	return fmt.Sprintf("%s is compressed with %s, which cannot be read here", e.Path, strings.TrimPrefix(filepath.Ext(e.Path), "."))
+	return fmt.Sprintf("%s is compressed with %s, which cannot be read here", e.Path, strings.TrimPrefix(e.Compression, "."))
 }
 
 // OpenSegment opens an archived file, decompressed when it is gzip or bzip2.
@@ -171,11 +223,9 @@ func OpenSegment(path string) (io.ReadCloser, error) {
 		io.Reader
 		io.Closer
 	}
-	switch filepath.Ext(path) {
-	default:
+	switch compression := compressionOf(file); compression {
+	case "":
 		return file, nil
-	case ".lz4", ".zst", ".zstd", ".xz", ".lzma", ".br", ".lzo", ".snappy":
-		return nil, errors.Join(&CompressedError{path}, file.Close())
 	case ".gz":
 		unzipped, err := gzip.NewReader(file)
 		if err != nil {
@@ -184,6 +234,8 @@ func OpenSegment(path string) (io.ReadCloser, error) {
 		return reader{unzipped, file}, nil
 	case ".bz2":
 		return reader{bzip2.NewReader(file), file}, nil
+	default:
+		return nil, errors.Join(&CompressedError{path, compression}, file.Close())
 	}
 }
 

@@ -45,6 +45,11 @@ func readBarman(ctx context.Context, i *Inventory) error {
 			continue
 		}
 		b.readBarmanInfo(content)
+		if tarFile(b.Path, "base") != "" {
+			b.asTar()
+			i.Backups = append(i.Backups, b)
+			continue
+		}
 		for oid, path := range b.Tablespaces {
 			if _, err := os.Stat(path); err != nil {
 				b.problemf(ProblemMissing, "its tablespace %s is missing", oid)
@@ -60,6 +65,23 @@ func readBarman(ctx context.Context, i *Inventory) error {
 		i.Archive, err = nil, nil
 	}
 	return err
+}
+
+// asTar is for what Barman has pg_basebackup compress: tar files with everything
+// in them. Barman's size is that of the files.
+func (b *Backup) asTar() {
+	b.Tar, b.Tablespaces, b.Stored = true, nil, b.Size
+	path := filepath.Join(b.Path, ManifestName)
+	info, err := os.Stat(path)
+	if err != nil {
+		return // what it restores is not known
+	}
+	manifest, err := summarize(path, info)
+	if err != nil {
+		b.problemf(ProblemDamaged, "%v", err)
+		return
+	}
+	b.Size = manifest.bytes
 }
 
 // readBarmanInfo reads lines of key=value.

@@ -174,7 +174,7 @@ func completePlain(path string) error {
 	return nil
 }
 
-// endOf gives the last bytes of a file, unzipped when its name says so.
+// endOf gives the last bytes of a file, unzipped when it is compressed.
 func endOf(path string, n int64) ([]byte, error) {
 	reader, err := OpenSegment(path)
 	if err != nil {
@@ -216,7 +216,7 @@ func lastBytes(from io.Reader, n int) ([]byte, error) {
 // for an end. Of a compressed file only the end is looked for: when it was cut,
 // it does not even come to one.
 func completeTar(path string) error {
-	if filepath.Ext(path) == ".gz" {
+	if compressionAt(path) != "" {
 		end, err := endOf(path, tarEnd)
 		if err == nil && !bytes.Equal(end, make([]byte, tarEnd)) {
 			err = errNoTarEnd
