@@ -259,7 +259,8 @@ const tarEnd = 1024
 
 var errNoTarEnd = errors.New("it was cut: the end of the tar file is missing")
 
-// completeDirectory looks for the files that the table of contents names.
+// completeDirectory looks for the files that the table of contents names, and
+// reads those that are compressed with gzip.
 func completeDirectory(path string) error {
 	file, err := os.Open(filepath.Join(path, "toc.dat"))
 	if err != nil {
@@ -278,8 +279,20 @@ func completeDirectory(path string) error {
 		}
 		found := false
 		for _, suffix := range []string{"", ".gz", ".lz4", ".zst"} {
-			if _, err := os.Stat(filepath.Join(path, e.file+suffix)); err == nil {
-				found = true
+			data := filepath.Join(path, e.file+suffix)
+			info, err := os.Stat(data)
+			if err != nil {
+				continue
+			}
+			found = true
+			if suffix != ".gz" {
+				continue
+			}
+			if _, err = dumps.get(data, info, func() (struct{}, error) { // its checksum is at its end
+				_, err := endOf(data, 1)
+				return struct{}{}, err
+			}); err != nil {
+				return fmt.Errorf("the data of %s (%s) was cut or damaged: %w", e.tag, e.file, err)
 			}
 		}
 		if !found {
@@ -423,7 +436,7 @@ func (d *dumpReader) readHeader() *dumpHeader {
 	if d.err != nil {
 		return h
 	}
-	h.directory = d.byte() == 5 // archDirectory
+	h.directory = d.byte() != 1 // archCustom; toc.dat of a directory says archTar
 	if h.version >= dumpVersion(15) {
 		d.byte() // algorithm of the compression
 	} else {
