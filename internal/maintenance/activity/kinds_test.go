@@ -131,6 +131,42 @@ func (e *eyes) runs(kind Kind) bool {
 	return slices.ContainsFunc(e.watcher.Status().Running, func(o Operation) bool { return o.Kind == kind })
 }
 
+// prepareKinds makes what the sightings work on.
+func prepareKinds(t *testing.T, server *pgtest.Server) {
+	t.Helper()
+	server.MustExec(t, "postgres", "CREATE DATABASE other")
+	const trigger = "CREATE TRIGGER t BEFORE UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();"
+	server.MustExec(t, "postgres", "CREATE EXTENSION amcheck VERSION '1.0'; CREATE TABLE caught AS SELECT 1 i; CREATE TABLE on_copy (i int); CREATE TABLE switched (i int);"+
+		fmt.Sprintf(trigger, "switched"))
+	for _, s := range sightings() {
+		if s.sql == "" || !strings.HasPrefix(s.relation, "on_") || s.way != whileItRuns {
+			continue
+		}
+		for _, database := range []string{"postgres", "other"} {
+			if s.kind == Refresh {
+				server.MustExec(t, database, "CREATE MATERIALIZED VIEW "+s.relation+" AS SELECT 1 i")
+				continue
+			}
+			server.MustExec(t, database, fmt.Sprintf("CREATE TABLE %s AS SELECT generate_series(1, 1000) i; CREATE INDEX %[1]s_i ON %[1]s (i);", s.relation)+
+				fmt.Sprintf(trigger, s.relation))
+		}
+	}
+}
+
+// holds says what an event of a sighting lacks.
+func (s sighting) holds(t *testing.T, event state.Event) {
+	t.Helper()
+	if s.way != inCatalogue && !strings.HasPrefix(event.Details["by"], "postgres") {
+		t.Errorf("%s, %s: done by %q", s.kind, s.way, event.Details["by"])
+	}
+	if took := event.Ended.Sub(event.Time); s.way == whileItRuns && took <= 0 || took < 0 || time.Since(event.Time) > 10*time.Minute {
+		t.Errorf("%s, %s: from %s to %s", s.kind, s.way, event.Time, event.Ended)
+	}
+	if n := event.Details["blocked_sessions"]; (n == "1") != (s.kind == AlterTable && s.way == whileItRuns) {
+		t.Errorf("%s, %s: %s sessions waited for it", s.kind, s.way, n)
+	}
+}
+
 // TestEveryKindIsSeen does maintenance of every kind on a real server, once for
 // each way in which docs/maintenance.md says that it is seen, and holds that it
 // is told with its object, who did it, when, and who waited for it.
@@ -138,23 +174,7 @@ func TestEveryKindIsSeen(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
 		server := pgtest.Start(t, pgtest.Version(major), pgtest.CSVLog(), pgtest.Setting("autovacuum", "off"))
-		server.MustExec(t, "postgres", "CREATE DATABASE other")
-		const trigger = "CREATE TRIGGER t BEFORE UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();"
-		server.MustExec(t, "postgres", "CREATE EXTENSION amcheck VERSION '1.0'; CREATE TABLE caught AS SELECT 1 i; CREATE TABLE on_copy (i int); CREATE TABLE switched (i int);"+
-			fmt.Sprintf(trigger, "switched"))
-		for _, s := range sightings() {
-			if s.sql == "" || !strings.HasPrefix(s.relation, "on_") || s.way != whileItRuns {
-				continue
-			}
-			for _, database := range []string{"postgres", "other"} {
-				if s.kind == Refresh {
-					server.MustExec(t, database, "CREATE MATERIALIZED VIEW "+s.relation+" AS SELECT 1 i")
-					continue
-				}
-				server.MustExec(t, database, fmt.Sprintf("CREATE TABLE %s AS SELECT generate_series(1, 1000) i; CREATE INDEX %[1]s_i ON %[1]s (i);", s.relation)+
-					fmt.Sprintf(trigger, s.relation))
-			}
-		}
+		prepareKinds(t, server)
 		all, blind := watchAll(t, server), watch(t, server) // the second does not see the log
 
 		ctx, cancel := context.WithCancel(t.Context())
@@ -228,15 +248,7 @@ func TestEveryKindIsSeen(t *testing.T) {
 				event, ok = eyes.saw(s)
 				return ok
 			})
-			if s.way != inCatalogue && !strings.HasPrefix(event.Details["by"], "postgres") {
-				t.Errorf("%s, %s: done by %q", s.kind, s.way, event.Details["by"])
-			}
-			if took := event.Ended.Sub(event.Time); s.way == whileItRuns && took <= 0 || took < 0 || time.Since(event.Time) > 10*time.Minute {
-				t.Errorf("%s, %s: from %s to %s", s.kind, s.way, event.Time, event.Ended)
-			}
-			if n := event.Details["blocked_sessions"]; (n == "1") != (s.kind == AlterTable && s.way == whileItRuns) {
-				t.Errorf("%s, %s: %s sessions waited for it", s.kind, s.way, n)
-			}
+			s.holds(t, event)
 		}
 	})
 }
