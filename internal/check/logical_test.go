@@ -137,6 +137,15 @@ func TestRules(t *testing.T) {
 		}
 		expectFindings(t, sweep(t, server, options), wanted...)
 
+		// What maintenance touched is looked at at once, and nothing else.
+		for name, want := range map[string]int{"entries": 1, "log": 1, "accounts": 0} {
+			touched := check.Run(t.Context(), target(t, server.DSN("postgres")), "erp", named(t, "sealed")[0],
+				check.Scope{Rules: options.Rules, Memory: memory, Scheduled: true, Relations: []check.RelationName{{Schema: "books", Name: name}}}, discard)
+			if len(touched.Findings) != want || touched.Whole || touched.Outcome == check.OutcomeFailed {
+				t.Errorf("sealed data of %s: %+v", name, touched)
+			}
+		}
+
 		// Between their intervals rules are not evaluated again, and what they told stays.
 		scheduled := check.Run(t.Context(), target(t, server.DSN("postgres")), "erp", named(t, "invariant")[0],
 			check.Scope{Rules: options.Rules, Memory: memory, Scheduled: true}, discard)

@@ -67,6 +67,21 @@ func (b *rulebook) run(ctx context.Context, name string, interval time.Duration,
 	return nil
 }
 
+// part evaluates what a rule says of a few relations, at once. When it finds
+// something, the whole rule is due.
+func (b *rulebook) part(name string, evaluate func() error) error {
+	b.known = append(b.known, name)
+	findings := len(b.s.result.Findings)
+	if err := evaluate(); err != nil {
+		return err
+	}
+	if len(b.s.result.Findings) > findings {
+		delete(b.outcomes, name)
+	}
+	b.s.result.Objects++
+	return nil
+}
+
 // close keeps the outcomes of the rules that are still configured.
 func (b *rulebook) close(ctx context.Context) error {
 	for name := range b.outcomes {

@@ -25,10 +25,7 @@ func sealedCheck() Check {
 		Needs:    "SELECT on the sealed tables and USAGE on their schemas (pg_read_all_data, 14+); BYPASSRLS where row security applies",
 		Locks:    "ACCESS SHARE on one table at a time; one snapshot for each table",
 		idle: func(scope Scope, database string) string {
-			switch {
-			case len(scope.Relations) > 0:
-				return "sealed data is looked at as a whole"
-			case !slices.ContainsFunc(scope.Rules.Sealed, func(d Sealed) bool { return matchesAny(d.Databases, database) }):
+			if !slices.ContainsFunc(scope.Rules.Sealed, func(d Sealed) bool { return matchesAny(d.Databases, database) }) {
 				return "no sealed data is configured for this database (sealed: in the configuration file)"
 			}
 			return ""
@@ -38,7 +35,8 @@ func sealedCheck() Check {
 }
 
 func runSealed(ctx context.Context, s *session) error {
-	tables, err := s.list(ctx, userTablesSQL, nil, nil)
+	schemas, relations := s.wanted()
+	tables, err := s.list(ctx, userTablesSQL, schemas, relations)
 	if err != nil {
 		return err
 	}
@@ -56,7 +54,13 @@ func runSealed(ctx context.Context, s *session) error {
 		if !matchesAny(d.Databases, s.database) {
 			continue
 		}
-		if err := book.run(ctx, d.Name, d.Interval, func() error { return s.sealed(ctx, d, tables, verify) }); err != nil {
+		look := func() error { return s.sealed(ctx, d, tables, verify) }
+		if len(s.scope.Relations) > 0 {
+			err = book.part(d.Name, look)
+		} else {
+			err = book.run(ctx, d.Name, d.Interval, look)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -113,6 +117,9 @@ func (s *session) sealed(ctx context.Context, d Sealed, all []table, verify func
 			}
 			return &placeError{"in " + t.Name.String(), err}
 		}
+	}
+	if len(s.scope.Relations) > 0 {
+		return nil // the others were not looked for
 	}
 	if len(names) == 0 && len(known) == 0 {
 		return fmt.Errorf("no table is called %s", d.Table)
