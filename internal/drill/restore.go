@@ -257,6 +257,9 @@ func (d *drill) restorePgBackRest(ctx context.Context, b recovery.Backup) (resto
 	}
 	restore := append([]string{"restore", "--type=none", "--tablespace-map-all=" + filepath.Join(d.scratch.path, "tablespaces")}, args...)
 	if _, err := d.scratch.runner.run(ctx, program, restore...); err != nil {
+		if strings.Contains(err.Error(), "Salted__") { // how encrypted files begin
+			return restored{}, errors.New("the repository is encrypted, and the drill has not its key: name the configuration file of pgBackRest that has it in config_file")
+		}
 		return restored{}, noSpaceText(err)
 	}
 	get := []string{shellQuote(program)}

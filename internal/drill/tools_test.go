@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -91,6 +92,44 @@ func TestPgBackRest(t *testing.T) {
 	if again := recovery.ReadRepository(t.Context(), repository); again.Err == nil || !strings.Contains(again.Err.Error(), "checksum") {
 		t.Errorf("damaged backup.info: %v", again.Err)
 	}
+}
+
+// TestEncryptedWithoutKey drills an encrypted repository of the real pgBackRest
+// where nobody has the key: as good as no backup, and told so.
+func TestEncryptedWithoutKey(t *testing.T) {
+	t.Parallel()
+	long(t)
+	tool := pgtest.Tool(t, "pgbackrest")
+	root := pgtest.SharedDirectory(t)
+	server := pgtest.Start(t, pgtest.Version(pgtest.DebianVersion()), pgtest.Setting("archive_mode", "on"))
+	with := filepath.Join(root, "with-key.conf")
+	lines := []string{"[global]", "repo1-path=" + root + "/repo", "repo1-cipher-type=aes-256-cbc", "repo1-cipher-pass=secret", "lock-path=" + root + "/lock", "log-level-file=off",
+		"[bank]", "pg1-path=" + server.DataDirectory, "pg1-socket-path=" + server.Directory, "pg1-port=" + strconv.Itoa(server.Port), "pg1-user=postgres"}
+	if err := os.WriteFile(with, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	server.MustExec(t, "postgres", "ALTER SYSTEM SET archive_command = '"+tool+" --config="+with+" --stanza=bank archive-push %p'")
+	server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
+	for _, command := range []string{"stanza-create", "backup"} {
+		if err := pgtest.Run(tool, "--config="+with, "--stanza=bank", command); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info := filepath.Join(root, "info.json")
+	out, err := exec.Command(tool, "--config="+with, "--stanza=bank", "info", "--output=json").Output()
+	if err != nil || os.WriteFile(info, out, 0o644) != nil {
+		t.Fatal(err)
+	}
+	repository := recovery.Repository{Name: "bank", Type: recovery.TypePgBackRest, Path: filepath.Join(root, "repo"), Stanza: "bank"}
+	options := drill.Options{
+		Watched: recovery.Watched{Repository: repository}, Scratch: pgtest.SharedDirectory(t), BinDirectories: []string{server.Install.BinDir},
+		User: pgtest.User(), Timeout: patience, Settings: map[string]string{"fsync": "off"}, Logger: slog.New(slog.DiscardHandler),
+	}
+	failed(t, "nothing known of the repository", options, "crypt")
+	options.Watched.InfoFile, options.ConfigFile = info, with
+	proved(t, options)
+	options.ConfigFile = ""
+	failed(t, "key absent", options, "the repository is encrypted, and the drill has not its key")
 }
 
 // barman is the real Barman with one server.
