@@ -247,7 +247,13 @@ func TestBarman(t *testing.T) {
 	options.Backup = m.read().Backups[0].Label // through WAL of three kinds
 	proved(t, options)
 	options.Backup = ""
+	m.fails(options)
+}
 
+// fails takes a backup, another that fails, and damages what is there.
+func (m *barman) fails(options drill.Options) {
+	t := m.t
+	t.Helper()
 	// While Barman takes a backup it is no failure, and the newest is the one before.
 	m.configure("backup_method = postgres", "bandwidth_limit = 8192")
 	newest := m.read().Backups[2].Label
