@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"pg_integrity_exporter/internal/pg"
@@ -76,7 +77,12 @@ func (s *session) systemIdentifier(ctx context.Context) (int64, error) {
 	if s.identifier != 0 {
 		return s.identifier, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout) // nothing cancels a process that waits for a file
+	defer cancel()
 	err := s.conn.QueryRow(ctx, "SELECT system_identifier FROM pg_control_system()").Scan(&s.identifier)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.scope.Heaps.hang(err)
+	}
 	if err != nil && !pg.Unreadable(err) {
 		return 0, fmt.Errorf("asking for the system identifier: %w", err)
 	}
