@@ -132,7 +132,7 @@ func (r *clusterReader) startFiles(ctx context.Context) error {
 			return "postmaster.pid is missing", nil
 		}
 		first, _, _ := strings.Cut(string(content), "\n")
-		if _, bad := strconv.Atoi(strings.TrimSpace(first)); err == nil && bad != nil {
+		if err == nil && (first == "" || strings.Trim(first, "0123456789") != "") {
 			return "postmaster.pid does not begin with a process id", nil
 		}
 		return "", err

@@ -33,6 +33,48 @@ func finds(document check.Document, message string) bool {
 	return false
 }
 
+// clusterDamage is damage to a file that the next start needs.
+type clusterDamage struct {
+	name, file string
+	change     func(b []byte) []byte // nil removes the file
+	found      string
+}
+
+// clusterDamages lists them, with the files of a prepared transaction and of a snapshot
+// of logical decoding.
+func clusterDamages(prepared, snapshot string) []clusterDamage {
+	flip := func(at int) func([]byte) []byte {
+		return func(b []byte) []byte { b[at] ^= 0xff; return b }
+	}
+	return []clusterDamage{
+		{"lock file", "postmaster.pid", nil, "postmaster.pid is missing"}, // the server looks at it after a minute
+		{"control file", "global/pg_control", flip(60), "control file"},
+		{"relation map", "base/1/pg_filenode.map", flip(12), "relation map base/1/pg_filenode.map is damaged"},
+		{"control file, behind its contents", "global/pg_control", flip(5000), "bytes behind its contents"},
+		{"relation map with more", "base/1/pg_filenode.map", func(b []byte) []byte { return append(b, 'x') }, "pg_filenode.map is damaged: it has "},
+		{"version", "base/1/PG_VERSION", nil, "base/1/PG_VERSION is missing"},
+		{"slot", "pg_replslot/standby/state", flip(20), "the state of the replication slot standby is damaged"},
+		{"origins", "pg_logical/replorigin_checkpoint", flip(1), "how far replication origins came is damaged"},
+		{"origins lost", "pg_logical/replorigin_checkpoint", nil, "how far replication origins came is missing"},
+		{"prepared", prepared, flip(30), "the file " + prepared},
+		{"decoding", snapshot, flip(9), "a snapshot of logical decoding is damaged"},
+		{"notifications", "pg_notify", nil, "the directory pg_notify is missing"},
+		{"directory", "pg_twophase", nil, "the directory pg_twophase is missing"},
+		{"ALTER SYSTEM", "postgresql.auto.conf", nil, "postgresql.auto.conf is missing"},
+		{"hba lost", "pg_hba.conf", nil, "pg_hba.conf cannot be read"},
+		{"hba empty", "pg_hba.conf", func([]byte) []byte { return []byte("# nothing\n") }, "pg_hba.conf has no entries"},
+		{"status lost", "pg_xact/0000", nil, "pg_xact/0000 is missing"},
+		{"status cut", "pg_xact/0000", func(b []byte) []byte { return b[:100] }, "pg_xact/0000 has 100 bytes"},
+		{"status zeroed", "pg_xact/0000", func(b []byte) []byte { clear(b); return b }, "neither as committed nor as aborted"},
+		{"offsets", "pg_multixact/offsets/0000", nil, "pg_multixact/offsets/0000 is missing"},
+		{"members", "pg_multixact/members/0000", nil, "pg_multixact/members/0000 is missing"},
+		{"parameter", "postgresql.conf", func(b []byte) []byte { return append(b, "shared_bufers = 1\n"...) }, "shared_bufers"},
+		{"value", "postgresql.conf", func(b []byte) []byte { return append(b, "work_mem = 1kB\n"...) }, "work_mem"},
+		{"syntax", "postgresql.auto.conf", func(b []byte) []byte { return append(b, "x = = 1\n"...) }, "syntax error"},
+		{"hba", "pg_hba.conf", func(b []byte) []byte { return append(b, "host all all 10.0.0.0/8 scram\n"...) }, "pg_hba.conf line"},
+	}
+}
+
 // TestCluster damages the files of a running server that only the next start
 // would look at, and puts them back.
 func TestCluster(t *testing.T) {
@@ -66,40 +108,7 @@ func TestCluster(t *testing.T) {
 		if document := look(); document.ExitCode() != check.ExitClean || len(document.Checks) != 1 || document.Checks[0].Database != "" || document.Checks[0].Objects < 15 {
 			t.Fatalf("healthy: %s", messages(document))
 		}
-		flip := func(at int) func([]byte) []byte {
-			return func(b []byte) []byte { b[at] ^= 0xff; return b }
-		}
-		for _, d := range []struct {
-			name, file string
-			change     func(b []byte) []byte // nil removes the file
-			found      string
-		}{
-			{"lock file", "postmaster.pid", nil, "postmaster.pid is missing"}, // the server looks at it after a minute
-			{"control file", "global/pg_control", flip(60), "control file"},
-			{"relation map", "base/1/pg_filenode.map", flip(12), "relation map base/1/pg_filenode.map is damaged"},
-			{"control file, behind its contents", "global/pg_control", flip(5000), "bytes behind its contents"},
-			{"relation map with more", "base/1/pg_filenode.map", func(b []byte) []byte { return append(b, 'x') }, "pg_filenode.map is damaged: it has "},
-			{"version", "base/1/PG_VERSION", nil, "base/1/PG_VERSION is missing"},
-			{"slot", "pg_replslot/standby/state", flip(20), "the state of the replication slot standby is damaged"},
-			{"origins", "pg_logical/replorigin_checkpoint", flip(1), "how far replication origins came is damaged"},
-			{"origins lost", "pg_logical/replorigin_checkpoint", nil, "how far replication origins came is missing"},
-			{"prepared", prepared, flip(30), "the file " + prepared},
-			{"decoding", "pg_logical/snapshots/" + filepath.Base(snapshots[0]), flip(9), "a snapshot of logical decoding is damaged"},
-			{"notifications", "pg_notify", nil, "the directory pg_notify is missing"},
-			{"directory", "pg_twophase", nil, "the directory pg_twophase is missing"},
-			{"ALTER SYSTEM", "postgresql.auto.conf", nil, "postgresql.auto.conf is missing"},
-			{"hba lost", "pg_hba.conf", nil, "pg_hba.conf cannot be read"},
-			{"hba empty", "pg_hba.conf", func([]byte) []byte { return []byte("# nothing\n") }, "pg_hba.conf has no entries"},
-			{"status lost", "pg_xact/0000", nil, "pg_xact/0000 is missing"},
-			{"status cut", "pg_xact/0000", func(b []byte) []byte { return b[:100] }, "pg_xact/0000 has 100 bytes"},
-			{"status zeroed", "pg_xact/0000", func(b []byte) []byte { clear(b); return b }, "neither as committed nor as aborted"},
-			{"offsets", "pg_multixact/offsets/0000", nil, "pg_multixact/offsets/0000 is missing"},
-			{"members", "pg_multixact/members/0000", nil, "pg_multixact/members/0000 is missing"},
-			{"parameter", "postgresql.conf", func(b []byte) []byte { return append(b, "shared_bufers = 1\n"...) }, "shared_bufers"},
-			{"value", "postgresql.conf", func(b []byte) []byte { return append(b, "work_mem = 1kB\n"...) }, "work_mem"},
-			{"syntax", "postgresql.auto.conf", func(b []byte) []byte { return append(b, "x = = 1\n"...) }, "syntax error"},
-			{"hba", "pg_hba.conf", func(b []byte) []byte { return append(b, "host all all 10.0.0.0/8 scram\n"...) }, "pg_hba.conf line"},
-		} {
+		for _, d := range clusterDamages(prepared, "pg_logical/snapshots/"+filepath.Base(snapshots[0])) {
 			path := filepath.Join(server.DataDirectory, d.file)
 			var whole []byte
 			var err error
@@ -142,51 +151,57 @@ func TestCluster(t *testing.T) {
 		if document := look(); document.ExitCode() != check.ExitClean {
 			t.Errorf("mended: %s", messages(document))
 		}
-		// A segment before the last checkpoint, which the slots keep.
-		server.MustExec(t, "postgres", "CHECKPOINT")
-		server.MustExec(t, "postgres", "CREATE TABLE w AS SELECT i, repeat(md5(i::text), 20) AS x FROM generate_series(1, 5000) i")
-		kept, err := filepath.Glob(filepath.Join(server.DataDirectory, "pg_wal", "0*"))
-		if err != nil || len(kept) < 3 {
-			t.Fatal(kept, err)
-		}
-		if err := os.Rename(kept[0], kept[0]+".away"); err != nil {
-			t.Fatal(err)
-		}
-		if document := look(); !finds(document, "is missing, which a replication slot needs") {
-			t.Errorf("WAL of a slot: %s", messages(document))
-		}
-		if err := os.Rename(kept[0]+".away", kept[0]); err != nil {
-			t.Fatal(err)
-		}
-		// In the segment where the WAL behind the last checkpoint begins.
-		var name string
-		var offset int64
-		const sql = "SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()"
-		if err := server.Query(t.Context(), "postgres", sql, &name); err != nil {
-			t.Fatal(err)
-		}
-		if err := server.Query(t.Context(), "postgres", "SELECT (pg_walfile_name_offset(redo_lsn)).file_offset::bigint + 5000 FROM pg_control_checkpoint()", &offset); err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(server.DataDirectory, "pg_wal", name)
-		file, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = file.WriteAt([]byte("damage"), offset%(1<<20))
-		if err := errors.Join(err, file.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if document := look(); !finds(document, "the WAL cannot be read at") {
-			t.Errorf("damaged WAL: %s", messages(document))
-		}
-		if err := os.Rename(path, path+".away"); err != nil {
-			t.Fatal(err)
-		}
-		if document := look(); !finds(document, "the WAL segment "+name[8:]+" is missing") {
-			t.Errorf("missing WAL: %s", messages(document))
-		}
+		testDamagedWAL(t, server, look)
 	})
+}
+
+// testDamagedWAL takes away and damages what a slot and a crash would need.
+func testDamagedWAL(t *testing.T, server *pgtest.Server, look func() check.Document) {
+	t.Helper()
+	// A segment before the last checkpoint, which the slots keep.
+	server.MustExec(t, "postgres", "CHECKPOINT")
+	server.MustExec(t, "postgres", "CREATE TABLE w AS SELECT i, repeat(md5(i::text), 20) AS x FROM generate_series(1, 5000) i")
+	kept, err := filepath.Glob(filepath.Join(server.DataDirectory, "pg_wal", "0*"))
+	if err != nil || len(kept) < 3 {
+		t.Fatal(kept, err)
+	}
+	if err := os.Rename(kept[0], kept[0]+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if document := look(); !finds(document, "is missing, which a replication slot needs") {
+		t.Errorf("WAL of a slot: %s", messages(document))
+	}
+	if err := os.Rename(kept[0]+".away", kept[0]); err != nil {
+		t.Fatal(err)
+	}
+	// In the segment where the WAL behind the last checkpoint begins.
+	var name string
+	var offset int64
+	const sql = "SELECT pg_walfile_name(redo_lsn) FROM pg_control_checkpoint()"
+	if err := server.Query(t.Context(), "postgres", sql, &name); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Query(t.Context(), "postgres", "SELECT (pg_walfile_name_offset(redo_lsn)).file_offset::bigint + 5000 FROM pg_control_checkpoint()", &offset); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(server.DataDirectory, "pg_wal", name)
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.WriteAt([]byte("damage"), offset%(1<<20))
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if document := look(); !finds(document, "the WAL cannot be read at") {
+		t.Errorf("damaged WAL: %s", messages(document))
+	}
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if document := look(); !finds(document, "the WAL segment "+name[8:]+" is missing") {
+		t.Errorf("missing WAL: %s", messages(document))
+	}
 }
 
 // TestSetting switches dangerous settings on, everywhere one can.
