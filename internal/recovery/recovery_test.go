@@ -158,7 +158,7 @@ func damageBackup(t *testing.T, repository, directory string) {
 func TestUnderWay(t *testing.T) {
 	t.Parallel()
 	tool := pgtest.Tool(t, "pg_basebackup")
-	server := pgtest.Start(t, pgtest.Version(pgtest.DebianVersion()), pgtest.Setting("wal_keep_size", "256MB"))
+	server := pgtest.Start(t, pgtest.Version(pgtest.DebianVersion()), pgtest.Setting("wal_keep_size", "256MB"), pgtest.Setting("max_wal_senders", "20"))
 	for name, options := range map[string][]string{
 		"streamed": {"--wal-method=stream"}, "fetched": {"--wal-method=fetch"}, "tar": {"--format=tar"}, "gzip": {"--format=tar", "--gzip"},
 	} {
