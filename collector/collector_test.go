@@ -285,7 +285,9 @@ func TestStandbyOnPurpose(t *testing.T) {
 			}
 			return slices.Equal(got, []float64{1, 1, 1, 0})
 		})
-		// What it is to replay later it has, and only what it does not have is missing.
+		// What it is to replay later it has, and only what it does not have is missing. A
+		// commit is what it waits at.
+		primary.MustExec(t, "postgres", "CREATE TABLE waited_at ()")
 		primary.MustExec(t, "postgres", "CREATE TABLE t AS SELECT generate_series(1, 100000)")
 		pgtest.Await(t, "all is received and not replayed", 10*time.Second, func() bool {
 			page := scrape(t, set, 5*time.Second)
