@@ -240,14 +240,17 @@ func (r *clusterReader) wrongRules(ctx context.Context, view string) (wrong []ru
 		return nil, 0, err
 	}
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[rulesLine])
-	return slices.DeleteFunc(slices.Clone(all), func(l rulesLine) bool { return l.Error == "" }), len(all), err
+	return slices.DeleteFunc(all, func(l rulesLine) bool { return l.Error == "" }), len(all), err
 }
+
+// notThere says that the server finds no file where it reads one.
+func notThere(err error) bool { return sqlstate(err) == "58P01" || sqlstate(err) == "42809" }
 
 // accessRules reports lines of pg_hba.conf, and that there are none, which stops the
 // next start.
 func (r *clusterReader) accessRules(ctx context.Context) error {
 	wrong, count, err := r.wrongRules(ctx, "pg_hba_file_rules")
-	unreadable := sqlstate(err) == "58P01" || sqlstate(err) == "42809"
+	unreadable := notThere(err)
 	if err != nil && !unreadable {
 		return err
 	}
@@ -278,7 +281,7 @@ func (r *clusterReader) userMaps(ctx context.Context) error {
 		return nil
 	}
 	wrong, _, err := r.wrongRules(ctx, "pg_ident_file_mappings")
-	if sqlstate(err) == "58P01" || sqlstate(err) == "42809" {
+	if notThere(err) {
 		wrong, err = []rulesLine{{0, text(err)}}, nil
 	}
 	if err != nil {

@@ -77,9 +77,7 @@ func (r *clusterReader) tablespaceVersion() string {
 
 // exists says that a database is still there.
 func (r *clusterReader) exists(ctx context.Context, oid uint32) (bool, error) {
-	var there bool
-	err := r.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE oid = $1)", oid).Scan(&there)
-	return there, err
+	return r.there(ctx, "SELECT FROM pg_database WHERE oid = $1", oid)
 }
 
 // layout looks for the directories of the cluster.
@@ -313,9 +311,7 @@ func (r *clusterReader) tablespaces(ctx context.Context) error {
 			if !errors.Is(err, fs.ErrNotExist) {
 				return "", err
 			}
-			var there bool
-			err = r.conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_tablespace WHERE oid = $1)", t.OID).Scan(&there)
-			if err != nil || !there {
+			if there, err := r.there(ctx, "SELECT FROM pg_tablespace WHERE oid = $1", t.OID); err != nil || !there {
 				return "", err
 			}
 			return fmt.Sprintf("the tablespace %s has no directory %s/%s", t.Name, path, r.tablespaceVersion()), nil
