@@ -46,16 +46,15 @@ func (d *drill) compare(ctx context.Context) comparison {
 	}
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
-	databases, err := d.databases(ctx)
-	if err != nil {
-		c.reason("", err)
-	}
 	scratch, err := d.server.target()
 	if err != nil {
 		c.reason("", err)
 		return c
 	}
-	for _, database := range databases {
+	for _, database := range d.server.said.Databases {
+		if d.silent[database] {
+			continue
+		}
 		if err := c.database(ctx, scratch, d.options.Primary, database); err != nil {
 			c.reason(database, err)
 		}

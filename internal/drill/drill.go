@@ -79,6 +79,8 @@ type drill struct {
 	superusers []string
 	// recovered says that the server reached the target.
 	recovered bool
+	// silent are the databases that do not answer.
+	silent map[string]bool
 }
 
 // refusal is why a drill does not begin.
@@ -87,7 +89,7 @@ type refusal struct{ error }
 // Run runs one drill and always gives a report. Whatever happens, what it made
 // is removed before it returns; what a kill leaves is removed by the next one.
 func Run(ctx context.Context, options Options) *recovery.Report {
-	d := &drill{options: options, logger: options.Logger}
+	d := &drill{options: options, logger: options.Logger, silent: make(map[string]bool)}
 	report := &recovery.Report{
 		Version: recovery.ReportVersion, Repository: options.Watched.Name, Started: time.Now().UTC(), Target: options.Target.String(),
 		Phases: []recovery.PhaseReport{}, Checks: []check.Result{}, Findings: []check.Finding{},
@@ -119,13 +121,14 @@ func judge(report *recovery.Report, err error) {
 		report.Outcome, report.Reason = recovery.OutcomeRefused, refused.Error()
 	case err != nil && len(report.Problems) > 0:
 		report.Reason = fmt.Sprintf("%v; %s", err, report.Problems[0])
+	case err != nil && serious >= 0:
+		report.Reason = fmt.Sprintf("%v; %s", err, told(report.Findings[serious]))
 	case err != nil:
 		report.Reason = err.Error()
 	case len(report.Problems) > 0:
 		report.Reason = fmt.Sprintf("%s (%d problems)", report.Problems[0], len(report.Problems))
 	case serious >= 0:
-		f := report.Findings[serious]
-		report.Reason = fmt.Sprintf("%s: %s: %s (%d findings)", f.Check, f.Object(), f.Message, len(report.Findings))
+		report.Reason = fmt.Sprintf("%s (%d findings)", told(report.Findings[serious]), len(report.Findings))
 	case failed >= 0:
 		report.Reason = fmt.Sprintf("the query %s: %s", report.Queries[failed].Name, report.Queries[failed].Message)
 	case unlooked >= 0:
@@ -138,6 +141,9 @@ func judge(report *recovery.Report, err error) {
 	}
 	report.Reason = strings.Join(strings.Fields(report.Reason), " ")
 }
+
+// told is a finding in one line.
+func told(f check.Finding) string { return fmt.Sprintf("%s: %s: %s", f.Check, f.Object(), f.Message) }
 
 // phase runs one phase and notes how long it took.
 func (d *drill) phase(report *recovery.Report, name string, do func() error) error {
@@ -188,6 +194,9 @@ func (d *drill) run(ctx context.Context, report *recovery.Report) error {
 		reached, err = d.recover(ctx, r)
 		return err
 	})
+	if err != nil && d.server.accepts && ctx.Err() == nil {
+		err = errors.Join(err, d.phase(report, recovery.PhaseCheck, func() error { return d.readFiles(ctx, report) }))
+	}
 	if err != nil {
 		return because(ctx, err)
 	}

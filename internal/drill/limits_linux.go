@@ -4,6 +4,8 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -35,4 +37,15 @@ func Yield(nice int) error {
 		_, _, _ = syscall.Syscall(syscall.SYS_IOPRIO_SET, ioprioWho, uintptr(id), ioprioIdle<<ioprioClassShift) // not every kernel has it
 	}
 	return nil
+}
+
+// sessionMemory bounds the memory of each process of the scratch server beside the
+// shared one. A damaged catalogue can make one take more and more.
+const sessionMemory = 4 << 30
+
+// confine bounds what a scratch server takes: memory, and when the machine has none
+// left, it is the first to go.
+func confine(pid int) {
+	_ = unix.Prlimit(pid, unix.RLIMIT_DATA, &unix.Rlimit{Cur: sessionMemory, Max: sessionMemory}, nil) // it may have ended
+	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("1000"), 0)
 }

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/wal"
 )
@@ -47,12 +45,8 @@ func (d *drill) recover(ctx context.Context, r restored) (recovered, error) {
 		}
 		return recovered{}, err
 	}
-	return s.reached(ctx)
+	return s.reached()
 }
-
-// reachedSQL asks the server that has just recovered. It takes no lock.
-const reachedSQL = `SELECT current_setting('server_version_num')::int, coalesce(pg_last_wal_replay_lsn()::text, ''),
-	pg_last_xact_replay_timestamp()`
 
 var (
 	redoDone     = regexp.MustCompile(`redo done at ([0-9A-F]+/[0-9A-F]+)`)
@@ -60,24 +54,15 @@ var (
 	lastComplete = regexp.MustCompile(`last completed transaction was at log time (.+)`)
 )
 
-func (s *server) reached(ctx context.Context) (recovered, error) {
-	var r recovered
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	conn, err := pgx.Connect(ctx, s.dsn(s.role))
-	if err != nil {
-		return r, fmt.Errorf("asking the recovered server: %w", err)
-	}
-	defer conn.Close(ctx) //nolint:errcheck // it was only asked
-	var position string
-	if err := conn.QueryRow(ctx, reachedSQL).Scan(&r.version, &position, &r.point); err != nil {
-		return r, fmt.Errorf("asking the recovered server: %w", err)
-	}
-	log := s.log()
+// reached is what the server and its log say of the recovery.
+func (s *server) reached() (recovered, error) {
+	r := recovered{version: s.said.Version, point: s.said.Point}
+	position, log := s.said.Position, s.log()
 	if match := redoDone.FindStringSubmatch(log); position == "" && match != nil {
 		position = match[1]
 	}
 	if position != "" {
+		var err error
 		if r.position, err = wal.ParsePosition(position); err != nil {
 			return r, err
 		}

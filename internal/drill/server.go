@@ -73,7 +73,12 @@ type server struct {
 	bin     string
 	process *exec.Cmd
 	ended   chan struct{}
-	role    string
+	// accepts says that it has recovered.
+	accepts bool
+	// role and home are the superuser and the database of the sessions of the drill,
+	// and what it said when it was first asked.
+	role, home string
+	said       greeting
 }
 
 // isolation are the settings that keep the restored cluster from reaching
@@ -141,7 +146,8 @@ func (s *server) start(ctx context.Context) error {
 	if err := errors.Join(cmd.Start(), log.Close()); err != nil {
 		return fmt.Errorf("starting the scratch server: %w", err)
 	}
-	s.process, s.ended = cmd, make(chan struct{})
+	s.process, s.ended, s.accepts = cmd, make(chan struct{}), false
+	confine(cmd.Process.Pid)
 	go func(ended chan struct{}) {
 		_ = cmd.Wait() // how it ended is in its log
 		close(ended)
@@ -167,18 +173,20 @@ func (s *server) stop() {
 
 // dsn is a connection string to the scratch server. The options keep settings
 // of roles and databases of the restored cluster from loading libraries.
-func (s *server) dsn(role string) string {
-	return fmt.Sprintf("host=%s/socket port=5432 user='%s' dbname=template1 sslmode=disable options='-c session_preload_libraries= -c local_preload_libraries= -c jit=off'",
-		s.scratch.path, strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(role))
+func (s *server) dsn(role, database string) string {
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace
+	return fmt.Sprintf("host=%s/socket port=5432 user='%s' dbname='%s' sslmode=disable options='-c session_preload_libraries= -c local_preload_libraries= -c jit=off'",
+		s.scratch.path, quote(role), quote(database))
 }
 
 // target is the scratch server for checks.
 func (s *server) target() (*pg.Target, error) {
-	return pg.ResolveTarget(s.dsn(s.role), func(string) (string, bool) { return "", false })
+	return pg.ResolveTarget(s.dsn(s.role, s.home), func(string) (string, bool) { return "", false })
 }
 
-// connectTimeout bounds one attempt to connect.
-const connectTimeout = 10 * time.Second
+// connectTimeout bounds one attempt to open a session, and what is asked in it: in
+// a damaged catalogue a server process may go round for ever, deaf to a cancel.
+const connectTimeout = 30 * time.Second
 
 // statusLine is the line of postmaster.pid with the status of the server
 // (LOCK_FILE_LINE_PM_STATUS, counted from 1).
@@ -192,22 +200,9 @@ func (s *server) open() bool {
 	return err == nil && len(lines) >= statusLine && strings.TrimSpace(lines[statusLine-1]) == "ready"
 }
 
-// await waits until the server accepts connections of one of the roles.
+// await waits until the server accepts connections, and enters it.
 func (s *server) await(ctx context.Context, roles []string) error {
-	roles = slices.Clone(roles)
-	for {
-		if s.open() {
-			switch err := s.try(ctx, roles[0]); {
-			case err == nil:
-				s.role = roles[0]
-				return nil
-			case pg.SQLState(err) == "28000" || errors.Is(err, errNotSuperuser):
-				if roles = roles[1:]; len(roles) > 0 {
-					continue
-				}
-				return errNoRole
-			}
-		}
+	for !s.open() {
 		select {
 		case <-s.ended:
 			return &startError{reason: s.explain()}
@@ -216,27 +211,90 @@ func (s *server) await(ctx context.Context, roles []string) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+	s.accepts = true
+	return s.enter(ctx, roles)
+}
+
+// homes are the databases that every cluster has, unless somebody dropped them.
+var homes = []string{"template1", "postgres"}
+
+// enter finds a superuser, and a database in which the server answers: damage to
+// one does not keep the others from being looked at.
+func (s *server) enter(ctx context.Context, roles []string) error {
+	var refused error
+	for _, role := range roles {
+		for _, database := range homes {
+			err := s.greet(ctx, role, database)
+			switch {
+			case err == nil:
+				s.role, s.home = role, database
+				return nil
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
+			}
+			state := pg.SQLState(err)
+			if state == "28000" || errors.Is(err, errNotSuperuser) {
+				break // no other database takes the role
+			}
+			if refused == nil || state != "3D000" { // postgres may have been dropped
+				refused = err
+			}
+		}
+	}
+	if refused == nil {
+		return errNoRole
+	}
+	select {
+	case <-s.ended: // it crashed when it was asked
+		return &startError{reason: s.explain()}
+	case <-time.After(time.Second):
+	}
+	return &closedError{refused}
 }
 
 var errNoRole = errors.New("no superuser of the restored cluster is known: name one in recovery.drill.role or --role")
 
-func (s *server) try(ctx context.Context, role string) error {
+// greeting is what the recovered server says of itself.
+type greeting struct {
+	Superuser bool
+	Version   int
+	Position  string
+	Point     *time.Time
+	Databases []string
+}
+
+// greetingSQL asks the server that has just recovered: how far, and for the
+// databases that can be connected to. ACCESS SHARE on pg_database.
+const greetingSQL = `SELECT current_setting('is_superuser') = 'on', current_setting('server_version_num')::int, coalesce(pg_last_wal_replay_lsn()::text, ''),
+	pg_last_xact_replay_timestamp(), ARRAY(SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname)`
+
+func (s *server) greet(ctx context.Context, role, database string) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, s.dsn(role))
+	conn, err := pgx.Connect(ctx, s.dsn(role, database))
 	if err != nil {
 		return err
 	}
-	var superuser bool
-	err = conn.QueryRow(ctx, "SELECT current_setting('is_superuser') = 'on'").Scan(&superuser)
-	_ = conn.Close(ctx) // it was only asked
-	if err == nil && !superuser {
+	defer conn.Close(ctx) //nolint:errcheck // it was only asked
+	rows, err := conn.Query(ctx, greetingSQL)
+	if err != nil {
+		return err
+	}
+	s.said, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[greeting])
+	if err == nil && !s.said.Superuser {
 		return errNotSuperuser
 	}
 	return err
 }
 
 var errNotSuperuser = errors.New("the role is no superuser of the restored cluster")
+
+// closedError says that the server recovered, and that no session can be opened.
+type closedError struct{ err error }
+
+func (e *closedError) Error() string {
+	return "the restored server recovered, but no session can be opened in it: " + pg.Message(e.err)
+}
 
 // startError says that the server ended while it recovered.
 type startError struct{ reason string }

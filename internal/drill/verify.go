@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/offline"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/recovery"
 )
@@ -28,17 +29,22 @@ type Query struct {
 	Expect string
 }
 
-// queryTimeout bounds one query of the user.
-const queryTimeout = 10 * time.Minute
+const (
+	// queryTimeout bounds one query of the user.
+	queryTimeout = 10 * time.Minute
+	// prepareTimeout bounds what is done in one database before the checks.
+	prepareTimeout = time.Minute
+)
 
 // connect opens a session on the scratch server in which nothing fires:
 // triggers and rules of the user, event triggers, libraries.
 func (d *drill) connect(ctx context.Context, database string, writable bool) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(d.server.dsn(d.server.role))
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	config, err := pgx.ParseConfig(d.server.dsn(d.server.role, database))
 	if err != nil {
 		return nil, err
 	}
-	config.Database = database
 	config.RuntimeParams["session_replication_role"] = "replica"
 	config.RuntimeParams["application_name"] = pg.ApplicationName + " drill"
 	config.RuntimeParams["default_transaction_read_only"] = "on"
@@ -47,20 +53,6 @@ func (d *drill) connect(ctx context.Context, database string, writable bool) (*p
 	}
 	config.RuntimeParams["statement_timeout"] = strconv.FormatInt(queryTimeout.Milliseconds(), 10)
 	return pgx.ConnectConfig(ctx, config)
-}
-
-// databases lists the databases that can be connected to.
-func (d *drill) databases(ctx context.Context) ([]string, error) {
-	conn, err := d.connect(ctx, "template1", false)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it was only asked
-	rows, err := conn.Query(ctx, "SELECT datname::text FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname")
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // extensions are what the checks need in each database. The scratch server is
@@ -111,15 +103,8 @@ func aboutData() []check.Check {
 
 // check runs the physical and logical checks on the recovered databases.
 func (d *drill) check(ctx context.Context, report *recovery.Report) error {
-	databases, err := d.databases(ctx)
-	if err != nil {
-		return fmt.Errorf("listing the restored databases: %w", err)
-	}
-	for _, database := range databases {
-		if err := d.prepareChecks(ctx, database); err != nil {
-			report.Notes = append(report.Notes, fmt.Sprintf("%s: checks that need extensions cannot run: %s", database, pg.Message(err)))
-		}
-		report.Problems = append(report.Problems, d.libraries(ctx, database)...)
+	for _, database := range d.server.said.Databases {
+		d.prepareDatabase(ctx, database, report)
 	}
 	target, err := d.server.target()
 	if err != nil {
@@ -133,13 +118,45 @@ func (d *drill) check(ctx context.Context, report *recovery.Report) error {
 	if err != nil {
 		return fmt.Errorf("checking the restored databases: %w", err)
 	}
+	keepAboutData(report, document)
+	return ctx.Err()
+}
+
+// readFiles looks at the files of a cluster that has recovered and lets nobody in.
+func (d *drill) readFiles(ctx context.Context, report *recovery.Report) error {
+	d.server.stop()
+	document, err := offline.Run(ctx, offline.Options{Directory: d.scratch.data(), Only: []string{"page"}, Logger: d.logger})
+	if err != nil {
+		return fmt.Errorf("looking at the restored files: %w", err)
+	}
+	keepAboutData(report, document)
+	return nil
+}
+
+func keepAboutData(report *recovery.Report, document check.Document) {
 	report.Checks = document.Checks
 	for _, f := range document.Findings {
 		if f.Class == check.ClassCorruption || f.Class == check.ClassDataRule {
 			report.Findings = append(report.Findings, f)
 		}
 	}
-	return ctx.Err()
+}
+
+// prepareDatabase makes ready what the checks need in a database, and looks for
+// libraries, unless its catalogues are a trap: what a server process loops in keeps
+// the drill for a moment only, and the checks leave it alone.
+func (d *drill) prepareDatabase(ctx context.Context, database string, report *recovery.Report) {
+	limited, cancel := context.WithTimeoutCause(ctx, prepareTimeout, fmt.Errorf("it does not answer within %s", prepareTimeout))
+	defer cancel()
+	if err := because(limited, d.prepareChecks(limited, database)); err != nil {
+		report.Notes = append(report.Notes, fmt.Sprintf("%s: checks that need extensions cannot run: %s", database, pg.Message(err)))
+	}
+	problems := d.libraries(limited, database)
+	if limited.Err() != nil && ctx.Err() == nil {
+		d.silent[database] = true
+		problems = []recovery.Problem{{Kind: recovery.ProblemUnreadable, Object: database, Message: context.Cause(limited).Error()}}
+	}
+	report.Problems = append(report.Problems, problems...)
 }
 
 // libraries reports functions whose library this machine does not have: the
@@ -208,6 +225,11 @@ func (d *drill) query(ctx context.Context) []recovery.QueryReport {
 
 // ask runs one query and compares its answer with what is expected.
 func (d *drill) ask(ctx context.Context, q Query) (message string, ok bool) {
+	if d.silent[q.Database] {
+		return "not asked: the database does not answer", false
+	}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout+connectTimeout) // also when the server process heeds no cancel
+	defer cancel()
 	conn, err := d.connect(ctx, q.Database, false)
 	if err != nil {
 		return pg.Message(err), false
