@@ -74,9 +74,9 @@ func readIncremental(file *os.File) (*incremental, error) {
 
 // combine makes the whole tree of an incremental backup out of the plain
 // directories of its chain, the full one first, as pg_combinebackup does. Maps
-// of visibility are left out where they are incremental: a statement that clears
+// of visibility are made empty where they are incremental: a statement that clears
 // a bit does not name the map's page in the WAL, so the increments may lack it.
-// Without a map every page is looked at, which is always right.
+// With an empty map every page is looked at, which is always right.
 func (c *copier) combine(ctx context.Context, chain []string, to string) error {
 	last := chain[len(chain)-1]
 	return filepath.WalkDir(last, func(path string, entry fs.DirEntry, err error) error {
@@ -110,7 +110,7 @@ func (c *copier) combine(ctx context.Context, chain []string, to string) error {
 			return noSpace(c.file(ctx, path, target, name, make([]byte, copyBuffer)))
 		}
 		if strings.HasSuffix(whole, "_vm") {
-			return nil // see combine
+			return noSpace(c.emptyMap(path, filepath.Join(filepath.Dir(target), whole)))
 		}
 		relative = filepath.Join(filepath.Dir(relative), whole)
 		if err := c.reconstruct(chain, relative, filepath.Join(to, relative)); err != nil {
@@ -118,6 +118,18 @@ func (c *copier) combine(ctx context.Context, chain []string, to string) error {
 		}
 		return nil
 	})
+}
+
+// emptyMap makes the map of visibility of an incremental file, with no bit set.
+func (c *copier) emptyMap(from, to string) error {
+	increment, err := openIncremental(from)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(increment.file.Close(), os.WriteFile(to, nil, 0o600)); err != nil {
+		return err
+	}
+	return errors.Join(os.Truncate(to, int64(increment.length)*page.Size), c.runner.own(to))
 }
 
 // reconstruct makes one file: each block comes from the newest backup that has

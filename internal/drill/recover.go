@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"pg_integrity_exporter/internal/recovery"
@@ -40,10 +39,7 @@ func (d *drill) recover(ctx context.Context, r restored) (recovered, error) {
 		return recovered{}, fmt.Errorf("preparing recovery: %w", err)
 	}
 	if err := s.ready(ctx, d.roles()); err != nil {
-		if strings.Contains(err.Error(), "No space left on device") {
-			err = errors.Join(errFull, err)
-		}
-		return recovered{}, err
+		return recovered{}, noSpaceText(err)
 	}
 	return s.reached()
 }

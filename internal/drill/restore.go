@@ -69,7 +69,7 @@ func (d *drill) restoreFiles(ctx context.Context, b recovery.Backup) (restored, 
 		result.verified, err = d.restoreChain(ctx, chain)
 		result.bytes, result.command = b.Size, d.archiveCommand()
 		result.notes = append(result.notes, "visibility maps of an incremental backup may be out of date, because the WAL does not name the pages of the map whose bits are cleared; "+
-			"here they were left out. After a real restore with pg_combinebackup run VACUUM (DISABLE_PAGE_SKIPPING) on every table, or let check page look at them")
+			"here they were made empty. After a real restore with pg_combinebackup run VACUUM (DISABLE_PAGE_SKIPPING) on every table, or let check page look at them")
 		return result, err
 	}
 	c := newCopier(d.scratch.runner, manifest)
@@ -231,9 +231,10 @@ func (d *drill) fetch(ctx context.Context, b recovery.Backup) error {
 	return nil
 }
 
-// noSpaceText makes errFull of the message of another program.
+// noSpaceText makes errFull of the message of another program, or of the server,
+// which says it in another way when a part of a page could still be written.
 func noSpaceText(err error) error {
-	if strings.Contains(err.Error(), "No space left on device") {
+	if strings.Contains(err.Error(), "No space left on device") || strings.Contains(err.Error(), "Check free disk space") {
 		return errors.Join(errFull, err)
 	}
 	return err
