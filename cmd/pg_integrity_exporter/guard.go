@@ -208,6 +208,11 @@ func (f *guardFlags) target() (guard.Options, config.Config, error) {
 	options := guard.Options{
 		Target: target, Files: state.OpenFiles(f.statePath, target.Name()), Settings: settings, Progress: f.stderr, Logger: f.logger,
 	}
+	for _, watched := range c.Recovery.Watched() {
+		if only := c.Guard.Recover.Repository; only == "" || only == watched.Name {
+			options.Repositories = append(options.Repositories, watched)
+		}
+	}
 	if terminal(f.stderr) {
 		options.Checking = func(r check.Result) { fmt.Fprint(f.stderr, progress(r)) }
 	}

@@ -34,8 +34,8 @@ type Guard struct {
 	MaxTransactionAge Duration `yaml:"max_transaction_age"`
 	// MaxErrorRate is how many more transactions per second may fail than usual.
 	MaxErrorRate float64 `yaml:"max_error_rate"`
-	// MaxBackupAge is how old the newest archived WAL may be; 0 does not ask.
-	MaxBackupAge Duration `yaml:"max_backup_age"`
+	// MaxArchiveAge is how old the newest archived WAL may be; 0 does not ask.
+	MaxArchiveAge Duration `yaml:"max_archive_age"`
 	// FingerprintLimit is how much is read for fingerprints, LockedLimit how large
 	// a table may be that is read while it is locked.
 	FingerprintLimit Size `yaml:"fingerprint_limit"`
@@ -85,7 +85,7 @@ func defaultGuard() Guard {
 	return Guard{
 		LockTimeout: Duration(d.LockTimeout), LockRetries: d.LockRetries, MaxBlocked: Duration(d.MaxBlocked), MaxDuration: Duration(d.MaxDuration),
 		MaxReplicationLag: Size(d.MaxReplicationLag), MinFree: Size(d.MinFree), MaxTransactionAge: Duration(d.MaxTransactionAge),
-		MaxErrorRate: d.MaxErrorRate, MaxBackupAge: Duration(d.MaxBackupAge), FingerprintLimit: Size(d.FingerprintLimit), LockedLimit: Size(d.LockedLimit),
+		MaxErrorRate: d.MaxErrorRate, MaxArchiveAge: Duration(d.MaxArchiveAge), FingerprintLimit: Size(d.FingerprintLimit), LockedLimit: Size(d.LockedLimit),
 		PhysicalChecks: d.PhysicalChecks, Unchanged: []string{}, Expect: []string{}, Policies: []Policy{},
 	}
 }
@@ -95,7 +95,7 @@ func (g Guard) Settings() (guard.Settings, error) {
 	s := guard.Default()
 	s.LockTimeout, s.LockRetries, s.MaxBlocked = time.Duration(g.LockTimeout), g.LockRetries, time.Duration(g.MaxBlocked)
 	s.MaxDuration, s.MaxReplicationLag, s.MinFree = time.Duration(g.MaxDuration), int64(g.MaxReplicationLag), int64(g.MinFree)
-	s.MaxTransactionAge, s.MaxErrorRate, s.MaxBackupAge = time.Duration(g.MaxTransactionAge), g.MaxErrorRate, time.Duration(g.MaxBackupAge)
+	s.MaxTransactionAge, s.MaxErrorRate, s.MaxArchiveAge = time.Duration(g.MaxTransactionAge), g.MaxErrorRate, time.Duration(g.MaxArchiveAge)
 	s.FingerprintLimit, s.LockedLimit, s.PhysicalChecks = int64(g.FingerprintLimit), int64(g.LockedLimit), g.PhysicalChecks
 	s.Expect = g.Expect
 	for _, text := range g.Unchanged {
@@ -131,7 +131,7 @@ func (g Guard) validate() (key string, err error) {
 	}{
 		{"lock_timeout", g.LockTimeout > 0}, {"lock_retries", g.LockRetries > 0}, {"max_blocked", g.MaxBlocked > 0},
 		{"max_duration", g.MaxDuration >= 0}, {"max_replication_lag", g.MaxReplicationLag > 0}, {"min_free", g.MinFree >= 0},
-		{"max_transaction_age", g.MaxTransactionAge > 0}, {"max_error_rate", g.MaxErrorRate > 0}, {"max_backup_age", g.MaxBackupAge >= 0},
+		{"max_transaction_age", g.MaxTransactionAge > 0}, {"max_error_rate", g.MaxErrorRate > 0}, {"max_archive_age", g.MaxArchiveAge >= 0},
 		{"fingerprint_limit", g.FingerprintLimit >= Size(units.MiB)}, {"locked_limit", g.LockedLimit >= 0},
 	}
 	for _, p := range positive {

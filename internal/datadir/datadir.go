@@ -128,6 +128,29 @@ func Open(ctx context.Context, conn *pg.Conn) (Directory, error) {
 	return nil, &NoAccessError{Role: conn.Facts.User}
 }
 
+// Here gives the data directory of the session's server when it is on this
+// machine and may be read; "" when not, or when that cannot be known. It needs
+// pg_monitor.
+func Here(ctx context.Context, conn *pg.Conn) string {
+	var path, port string
+	var granted bool
+	if err := conn.QueryRow(ctx, accessSQL).Scan(&path, &port, &granted); err != nil || path == "" || !isHere(ctx, conn, path, port) {
+		return ""
+	}
+	return path
+}
+
+// Space is the file system of a directory, in bytes: what a process without
+// privileges may still write, and how large it is. ok is false when the directory
+// cannot be looked at.
+func Space(directory string) (free, size int64, ok bool) {
+	var s syscall.Statfs_t
+	if directory == "" || syscall.Statfs(directory, &s) != nil {
+		return 0, 0, false
+	}
+	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, true
+}
+
 // isHere says that the session's server runs in the directory on this machine:
 // the third line of postmaster.pid is when the postmaster began, the fourth its
 // port. Another machine may have a directory of the same name.

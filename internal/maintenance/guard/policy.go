@@ -29,7 +29,7 @@ type Policy struct {
 
 // Proofs lists what Policy.Requires may hold.
 func Proofs() []string {
-	return []string{"archive", "expect-rows", "invariants", "protect", "window"}
+	return []string{"archive", "backup", "expect-rows", "invariants", "protect", "window"}
 }
 
 // policy refuses what no policy permits.
@@ -102,7 +102,9 @@ func (b *before) objection(p Policy, s script.Statement) string {
 func (b *before) has(proof string, s script.Statement) bool {
 	switch proof {
 	case "archive":
-		return b.settings().MaxBackupAge > 0
+		return b.settings().MaxArchiveAge > 0
+	case "backup":
+		return len(b.options.Repositories) > 0 && !b.settings().allows("unproven")
 	case "expect-rows":
 		return s.Rows != nil || b.settings().ExpectRows != nil || !s.Class.ChangesRows
 	case "invariants":

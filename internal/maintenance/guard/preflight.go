@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/datadir"
 	"pg_integrity_exporter/internal/maintenance/script"
 	"pg_integrity_exporter/internal/pg"
 )
@@ -23,15 +24,17 @@ type before struct {
 	*run
 
 	s session
+	// system is the system identifier of the cluster.
+	system uint64
 }
 
 // preflight looks whether now is a good moment, and says why not.
 func (r *run) preflight(ctx context.Context, s session) (refusal string) {
-	b := &before{r, s}
+	b := &before{run: r, s: s}
 	r.sayf("looking whether now is a good moment")
-	r.dataDirectory = localDataDirectory(ctx, s)
+	r.dataDirectory = datadir.Here(ctx, s.Conn)
 	for _, look := range []func(context.Context) error{
-		b.server, b.plan, b.policy, b.hazards, b.activity, b.replication, b.archive, b.headroom, b.corruption, b.rules,
+		b.server, b.plan, b.policy, b.hazards, b.activity, b.replication, b.archive, b.recoverable, b.headroom, b.corruption, b.rules,
 	} {
 		if err := look(ctx); err != nil {
 			b.answerf("question", "", Failed, "%s", oneLine(err))
@@ -73,8 +76,7 @@ func (b *before) server(ctx context.Context) error {
 		return nil
 	}
 	var readOnly bool
-	var rollbacks int64
-	if err := b.s.QueryRow(ctx, "SELECT current_setting('transaction_read_only')::bool, coalesce((SELECT sum(xact_rollback)::bigint FROM pg_stat_database), 0)").Scan(&readOnly, &rollbacks); err != nil {
+	if err := b.s.QueryRow(ctx, "SELECT current_setting('transaction_read_only')::bool, system_identifier FROM pg_control_system()").Scan(&readOnly, &b.system); err != nil {
 		return err
 	}
 	if readOnly {
@@ -119,6 +121,9 @@ func (b *before) planStatement(ctx context.Context, step step, s script.Statemen
 	}
 	for _, name := range c.Relations {
 		t, ok, err := b.s.find(ctx, name)
+		if pg.SQLState(err) == "55P03" {
+			return p, b.held(ctx, name)
+		}
 		if err != nil {
 			return p, err
 		}
@@ -139,13 +144,30 @@ func (b *before) planStatement(ctx context.Context, step step, s script.Statemen
 	case c.MayRewrite:
 		p.Rewrites = "may write new files"
 		p.Seconds = float64(p.Bytes) / rewriteRate
-	case c.ChangesRows || c.Command == "CREATE INDEX" || strings.HasSuffix(c.Command, "CONCURRENTLY"):
+	case strings.HasPrefix(c.Command, "CREATE") && strings.Contains(c.Command, " INDEX"), c.Command == "REINDEX CONCURRENTLY", c.Command == "REFRESH MATERIALIZED VIEW":
+		p.Rewrites = "writes a new copy beside the old one"
+		if strings.HasPrefix(c.Command, "CREATE") {
+			p.Rewrites = "writes a new index"
+		}
+		p.Seconds = float64(p.Bytes) / rewriteRate
+	case c.ChangesRows || strings.HasSuffix(c.Command, "CONCURRENTLY"):
 		p.Seconds = float64(p.Bytes) / rewriteRate
 	}
 	if c.Opaque && c.Command != "SELECT" {
 		p.Note = "only the server knows what it touches: it is found out while it runs, before the commit"
 	}
 	return p, nil
+}
+
+// held says who holds a table, or is about to, so that it cannot even be looked at.
+func (b *before) held(ctx context.Context, name script.Name) error {
+	var who string
+	err := b.s.QueryRow(ctx, `SELECT coalesce(string_agg(concat_ws(' ', 'process', a.pid, a.usename, nullif(a.application_name, '')), ', '), 'somebody')
+		FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.relation = to_regclass($1) AND l.mode = 'AccessExclusiveLock'`, name.String()).Scan(&who)
+	if err == nil {
+		b.answerf("locks", name.String(), Failed, "%s holds ACCESS EXCLUSIVE on it or waits for that, so that it cannot even be looked at; wait", who)
+	}
+	return err
 }
 
 func shorten(text string) string {
@@ -193,14 +215,13 @@ const activitySQL = `SELECT coalesce(pid::text, gid), seconds, what FROM (
 		UNION ALL SELECT NULL, gid, extract(epoch FROM clock_timestamp() - prepared)::float8, 'prepared transaction of ' || owner FROM pg_prepared_xacts
 	) x(pid, gid, seconds, what) WHERE seconds > $1 ORDER BY seconds DESC LIMIT 1`
 
-// queueSQL lists locks on the tables that are waited for, or so strong that
-// the maintenance would have to wait.
-const queueSQL = `SELECT c.relname::text, count(*) FILTER (WHERE NOT l.granted)::int, count(*) FILTER (WHERE l.granted AND l.mode = 'AccessExclusiveLock')::int,
+// queueSQL lists the tables with locks that are waited for, or held by somebody
+// who does not step back.
+const queueSQL = `SELECT c.relname::text, count(*) FILTER (WHERE NOT l.granted)::int,
 		coalesce(max(a.query) FILTER (WHERE a.query LIKE 'autovacuum:%to prevent wraparound%'), '')
 	FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a ON a.pid = l.pid
 	WHERE l.relation = ANY($1::oid[]) AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.pid <> pg_backend_pid()
-	GROUP BY c.relname HAVING count(*) FILTER (WHERE NOT l.granted) > 0 OR count(*) FILTER (WHERE l.granted AND l.mode = 'AccessExclusiveLock') > 0
-		OR max(a.query) FILTER (WHERE a.query LIKE 'autovacuum:%to prevent wraparound%') IS NOT NULL`
+	GROUP BY c.relname HAVING count(*) FILTER (WHERE NOT l.granted) > 0 OR max(a.query) FILTER (WHERE a.query LIKE 'autovacuum:%to prevent wraparound%') IS NOT NULL`
 
 // activity: no old transactions and no lock queues in the way.
 func (b *before) activity(ctx context.Context) error {
@@ -231,15 +252,15 @@ func (b *before) activity(ctx context.Context) error {
 	free := true
 	for rows.Next() {
 		var relation, wraparound string
-		var waiting, exclusive int
-		if err := rows.Scan(&relation, &waiting, &exclusive, &wraparound); err != nil {
+		var waiting int
+		if err := rows.Scan(&relation, &waiting, &wraparound); err != nil {
 			return err
 		}
 		free = false
 		if wraparound != "" {
 			b.busyf("locks", relation, "%s is running, which does not step back for anybody", wraparound)
 		} else {
-			b.busyf("locks", relation, "%d sessions wait for a lock on it and %d hold ACCESS EXCLUSIVE", waiting, exclusive)
+			b.busyf("locks", relation, "%d sessions wait for a lock on it", waiting)
 		}
 	}
 	if free {
@@ -281,7 +302,7 @@ func (b *before) archive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	limit := b.settings().MaxBackupAge
+	limit := b.settings().MaxArchiveAge
 	refuse := Warning
 	if limit > 0 {
 		refuse = Failed
@@ -292,7 +313,7 @@ func (b *before) archive(ctx context.Context) error {
 	case failing:
 		b.answerf("archive", "", refuse, "the last WAL segment could not be archived: mend archive_command first")
 	case limit > 0 && (age == nil || *age > limit.Seconds()):
-		b.answerf("archive", "", Failed, "no WAL segment was archived within %s (max_backup_age)", limit)
+		b.answerf("archive", "", Failed, "no WAL segment was archived within %s (max_archive_age)", limit)
 	default:
 		b.answerf("archive", "", OK, "WAL is archived")
 	}
@@ -303,7 +324,7 @@ func (b *before) archive(ctx context.Context) error {
 func (b *before) headroom(ctx context.Context) error {
 	var need int64
 	for _, p := range b.report.Plan {
-		if p.Rewrites == "" {
+		if p.Rewrites == "" || p.Command == "TRUNCATE" { // its new files are empty
 			continue
 		}
 		need = max(need, p.Bytes)
@@ -311,7 +332,7 @@ func (b *before) headroom(ctx context.Context) error {
 			return err
 		}
 	}
-	free, known := freeBytes(b.dataDirectory)
+	free, _, known := datadir.Space(b.dataDirectory)
 	switch {
 	case !known:
 		b.answerf("disk", "", Unknown, "the data directory is not on this host: see to it that %s are free", size(need))
@@ -336,7 +357,7 @@ func (b *before) tablespaces(ctx context.Context, p PlanStep) error {
 		if err != nil {
 			return err
 		}
-		if free, known := freeBytes(location); known && free < bytes+bytes/10 {
+		if free, _, known := datadir.Space(location); known && free < bytes+bytes/10 {
 			b.answerf("disk", location, Failed, "%s are free, %s needs %s for new files", size(free), t, size(bytes+bytes/10))
 		}
 	}

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +16,7 @@ import (
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/maintenance/script"
 	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/recovery"
 	"pg_integrity_exporter/internal/state"
 )
 
@@ -34,6 +33,9 @@ type Options struct {
 	Invariants []Invariant
 	// Policies say which maintenance may run; none is no limit.
 	Policies []Policy
+	// Repositories are where backups are that could bring back what cannot be
+	// rolled back.
+	Repositories []recovery.Watched
 	// Window says that a maintenance window is open.
 	Window bool
 	// Statements are the script, or Command the command; the other is empty.
@@ -393,17 +395,4 @@ func (r *run) relations() []string {
 	slices.Sort(names)
 	names = slices.Compact(names)
 	return names[:min(len(names), maxEventRelations)]
-}
-
-// localDataDirectory is the server's data directory when it is the one on this
-// host: the same file PG_VERSION is not enough, its identity is.
-func localDataDirectory(ctx context.Context, s session) string {
-	var path string
-	if err := s.QueryRow(ctx, "SELECT current_setting('data_directory')").Scan(&path); err != nil {
-		return ""
-	}
-	if _, err := os.Stat(filepath.Join(path, "global", "pg_control")); err != nil {
-		return ""
-	}
-	return path
 }

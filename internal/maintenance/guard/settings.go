@@ -28,9 +28,9 @@ type Settings struct {
 	// MaxErrorRate is how many transactions per second may be rolled back, above
 	// what was usual before.
 	MaxErrorRate float64
-	// MaxBackupAge is how old the newest archived WAL segment may be; 0 does not
+	// MaxArchiveAge is how old the newest archived WAL segment may be; 0 does not
 	// ask.
-	MaxBackupAge time.Duration
+	MaxArchiveAge time.Duration
 	// FingerprintLimit is how many bytes of tables are read for fingerprints,
 	// LockedLimit how large a table may be that is read while it is locked.
 	FingerprintLimit int64
@@ -77,6 +77,7 @@ func Allowances() map[string]string {
 		"split":      "a script that is committed in several parts because it cannot be rolled back as a whole",
 		"violated":   "constraints and invariants that are violated before it begins",
 		"busy":       "old transactions, long lock queues and standbys that are behind when it begins",
+		"unproven":   "backups that are too old or that no drill has proved lately",
 		"no-undo":    "statements that nothing but a restore brings back",
 	}
 }

@@ -3,9 +3,11 @@ package guard
 import (
 	"context"
 	"fmt"
-	"syscall"
+	"math"
+	"path/filepath"
 	"time"
 
+	"pg_integrity_exporter/internal/datadir"
 	"pg_integrity_exporter/internal/pg"
 )
 
@@ -74,8 +76,8 @@ func (r *run) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 			stop("it takes longer than %s (max_duration)", settings.MaxDuration)
 			return
 		}
-		if free, ok := freeBytes(r.dataDirectory); ok && free < settings.MinFree {
-			stop("only %s are free on the disk of the data directory (min_free is %s)", size(free), size(settings.MinFree))
+		if place, free := r.fullest(); free < settings.MinFree {
+			stop("only %s are free on the disk of %s (min_free is %s)", size(free), place, size(settings.MinFree))
 			return
 		}
 		var p pressure
@@ -113,12 +115,14 @@ func (r *run) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 	}
 }
 
-// freeBytes is what a process without privileges may still write to the file
-// system of a directory; ok is false when it is on another host.
-func freeBytes(directory string) (free int64, ok bool) {
-	var s syscall.Statfs_t
-	if directory == "" || syscall.Statfs(directory, &s) != nil {
-		return 0, false
+// fullest is the place of the server's files with the least room, and how many
+// bytes are free there; the most there can be when it is on another host.
+func (r *run) fullest() (place string, least int64) {
+	least = math.MaxInt64
+	for name, directory := range map[string]string{"the data directory": r.dataDirectory, "pg_wal": filepath.Join(r.dataDirectory, "pg_wal")} {
+		if free, _, ok := datadir.Space(directory); ok && r.dataDirectory != "" && free < least {
+			place, least = name, free
+		}
 	}
-	return int64(s.Bavail) * s.Bsize, true
+	return place, least
 }
