@@ -56,6 +56,9 @@ type Check struct {
 	// whatever database can be connected to, and its results and findings name no
 	// database unless the finding does.
 	Server bool
+	// Afterwards says that the check looks at the database as a whole, and runs once
+	// more when maintenance has ended.
+	Afterwards bool
 	// idle says why the check has nothing to do in a database; nil is never.
 	idle func(scope Scope, database string) string
 	// run looks at the database of the session and reports.

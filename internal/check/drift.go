@@ -18,12 +18,13 @@ import (
 // somebody accepted.
 func driftCheck() Check {
 	return Check{
-		Name:     "drift",
-		Question: "Are schema, settings, roles and grants as they were accepted?",
-		Kinds:    []Kind{{ClassDrift, SeverityCritical}, {ClassDrift, SeverityWarning}, {ClassDrift, SeverityInfo}},
-		Interval: 15 * time.Minute,
-		Needs:    "nothing; SELECT on pg_hba_file_rules and pg_file_settings and EXECUTE on their functions for those files",
-		Locks:    "ACCESS SHARE on catalogues",
+		Name:       "drift",
+		Question:   "Are schema, settings, roles and grants as they were accepted?",
+		Kinds:      []Kind{{ClassDrift, SeverityCritical}, {ClassDrift, SeverityWarning}, {ClassDrift, SeverityInfo}},
+		Interval:   15 * time.Minute,
+		Needs:      "nothing; SELECT on pg_hba_file_rules and pg_file_settings and EXECUTE on their functions for those files",
+		Locks:      "ACCESS SHARE on catalogues",
+		Afterwards: true,
 		idle: func(scope Scope, database string) string {
 			switch {
 			case len(scope.Relations) > 0:

@@ -17,12 +17,13 @@ import (
 // rows, or one number within bounds, or the same as another SELECT.
 func invariantCheck() Check {
 	return Check{
-		Name:     "invariant",
-		Question: "Do the configured rules about the data hold?",
-		Kinds:    []Kind{{ClassDataRule, SeverityCritical}, {ClassDataRule, SeverityWarning}, {ClassDataRule, SeverityInfo}},
-		Interval: 5 * time.Minute,
-		Needs:    "SELECT on what the rules read; BYPASSRLS where row security applies",
-		Locks:    "ACCESS SHARE on what the rules read",
+		Name:       "invariant",
+		Question:   "Do the configured rules about the data hold?",
+		Kinds:      []Kind{{ClassDataRule, SeverityCritical}, {ClassDataRule, SeverityWarning}, {ClassDataRule, SeverityInfo}},
+		Interval:   5 * time.Minute,
+		Needs:      "SELECT on what the rules read; BYPASSRLS where row security applies",
+		Locks:      "ACCESS SHARE on what the rules read",
+		Afterwards: true,
 		idle: func(scope Scope, database string) string {
 			switch {
 			case len(scope.Relations) > 0:

@@ -14,13 +14,14 @@ import (
 // empties, temporary schemas of nobody.
 func leftoverCheck() Check {
 	return Check{
-		Name:     "leftover",
-		Question: "Did interrupted or forgotten maintenance leave something behind?",
-		Kinds:    []Kind{{ClassLeftover, SeverityWarning}, {ClassLeftover, SeverityInfo}, {ClassUnsafeSetting, SeverityWarning}},
-		Interval: time.Hour,
-		Needs:    "nothing but pg_monitor",
-		Locks:    "ACCESS SHARE on catalogues",
-		run:      runLeftover,
+		Name:       "leftover",
+		Question:   "Did interrupted or forgotten maintenance leave something behind?",
+		Kinds:      []Kind{{ClassLeftover, SeverityWarning}, {ClassLeftover, SeverityInfo}, {ClassUnsafeSetting, SeverityWarning}},
+		Interval:   time.Hour,
+		Needs:      "nothing but pg_monitor",
+		Locks:      "ACCESS SHARE on catalogues",
+		Afterwards: true,
+		run:        runLeftover,
 	}
 }
 

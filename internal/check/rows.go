@@ -15,12 +15,13 @@ import (
 // ran twice.
 func rowsCheck() Check {
 	return Check{
-		Name:     "rows",
-		Question: "Did a table suddenly lose rows, or come to have twice as many?",
-		Kinds:    []Kind{{ClassDataRule, SeverityWarning}},
-		Interval: 5 * time.Minute,
-		Needs:    "nothing; SELECT on a table for the count that confirms what its statistics say",
-		Locks:    "ACCESS SHARE on catalogues, and on a table whose rows are counted",
+		Name:       "rows",
+		Question:   "Did a table suddenly lose rows, or come to have twice as many?",
+		Kinds:      []Kind{{ClassDataRule, SeverityWarning}},
+		Interval:   5 * time.Minute,
+		Needs:      "nothing; SELECT on a table for the count that confirms what its statistics say",
+		Locks:      "ACCESS SHARE on catalogues, and on a table whose rows are counted",
+		Afterwards: true,
 		idle: func(scope Scope, _ string) string {
 			switch {
 			case len(scope.Relations) > 0:

@@ -29,6 +29,11 @@ const (
 	// suspectPause is how long a relation that was just checked as a suspect is
 	// left alone, however often the log reports it.
 	suspectPause = time.Minute
+	// aftermathPause is how long at least passes from one look at what maintenance
+	// made of a database as a whole to the next, aftermathShare how many times as
+	// long as the look took.
+	aftermathPause = time.Minute
+	aftermathShare = 20
 	// findingInterval is how often relations with an open finding are checked
 	// again, so that it clears soon after they were mended, restored or dropped.
 	findingInterval = 15 * time.Minute
@@ -101,6 +106,9 @@ type Scheduler struct {
 	checked  map[Suspect]time.Time
 	replan   bool
 	asked    []state.Planned // checks that somebody wants to run now
+	touched  map[string]bool // databases in which maintenance has ended
+
+	aftermaths map[string]aftermath // of the goroutine of the slots
 
 	// What follows belongs to the goroutine of the slots.
 	heaps   map[string]*check.Heaps // what is known of the tables of each database
@@ -121,6 +129,12 @@ type Scheduler struct {
 // its checks last ran.
 type changes struct{ now, checked int64 }
 
+// aftermath is the last look at what maintenance made of a database as a whole.
+type aftermath struct {
+	at   time.Time
+	took time.Duration
+}
+
 // New makes a scheduler, which lists databases and feels the server's pulse
 // through lane. Start runs it.
 func New(target *pg.Target, lane *pg.Lane, results *state.Target, settings Settings, logger *slog.Logger) *Scheduler {
@@ -128,6 +142,7 @@ func New(target *pg.Target, lane *pg.Lane, results *state.Target, settings Setti
 		target: target, lane: lane.As("plan"), state: results, logger: logger, settings: settings,
 		findingInterval: findingInterval, checked: make(map[Suspect]time.Time), wake: make(chan struct{}, 1), replan: true,
 		heaps: make(map[string]*check.Heaps), changes: make(map[string]changes),
+		touched: make(map[string]bool), aftermaths: make(map[string]aftermath),
 	}
 	s.governor = governor{
 		lane: lane.As("plan"), bounds: func() Bounds { return s.current().Bounds }, paused: results.Held, logger: logger,
@@ -165,8 +180,36 @@ func (s *Scheduler) Configure(settings Settings) {
 func (s *Scheduler) Suspect(suspects ...Suspect) { s.enqueue(reported, suspects) }
 
 // Touched asks for relations to be checked soon, because maintenance has
-// rewritten or rebuilt them.
-func (s *Scheduler) Touched(suspects ...Suspect) { s.enqueue(touched, suspects) }
+// rewritten or rebuilt them, and their databases as a whole behind them.
+func (s *Scheduler) Touched(suspects ...Suspect) {
+	s.mu.Lock()
+	for _, suspect := range suspects {
+		s.touched[suspect.Database] = true
+	}
+	s.mu.Unlock()
+	s.enqueue(touched, suspects)
+}
+
+// lookBehind asks for what is to run when maintenance has ended, in the databases
+// whose touched relations were all looked at.
+func (s *Scheduler) lookBehind() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for database := range s.touched {
+		last := s.aftermaths[database]
+		if time.Since(last.at) < max(aftermathPause, aftermathShare*last.took) ||
+			slices.ContainsFunc(s.queue, func(w waiting) bool { return w.Database == database && w.why == touched }) {
+			continue
+		}
+		delete(s.touched, database)
+		s.aftermaths[database] = aftermath{at: time.Now()}
+		for _, c := range check.All() {
+			if wanted := (state.Planned{Check: c.Name, Database: database}); c.Afterwards && !slices.Contains(s.asked, wanted) {
+				s.asked = append(s.asked, wanted)
+			}
+		}
+	}
+}
 
 // RunNow asks for a planned check of a database to run next; ok is false when no
 // such check is planned.
@@ -251,13 +294,15 @@ func (s *Scheduler) runSlots(ctx context.Context) {
 			}
 		}
 		pause := tick
-		c, due := s.askedFor()
+		s.lookBehind()
+		c, asked := s.askedFor()
+		due := asked
 		if !due {
 			c, due = s.next(started)
 		}
 		if due && reachable {
 			began := time.Now()
-			s.runSlot(ctx, c)
+			s.runSlot(ctx, c, asked)
 			pause = min(pause, time.Since(began))
 		}
 		select {
@@ -471,7 +516,8 @@ func order(name string) int {
 	return slices.IndexFunc(check.All(), func(c check.Check) bool { return c.Name == name })
 }
 
-func (s *Scheduler) runSlot(ctx context.Context, planned state.CheckState) {
+// runSlot runs a check whose slot has come, or that was asked for.
+func (s *Scheduler) runSlot(ctx context.Context, planned state.CheckState, asked bool) {
 	if turns := s.current().Turns; turns != nil {
 		select {
 		case turns <- struct{}{}:
@@ -494,8 +540,11 @@ func (s *Scheduler) runSlot(ctx context.Context, planned state.CheckState) {
 	ctx, giveWay := context.WithCancel(ctx)
 	defer giveWay()
 	result, ok := s.run(ctx, planned.Check, planned.Database, check.Scope{
-		Heaps: heaps, Resume: true, Keep: s.state.RecordPart, GiveWay: giveWay,
+		Heaps: heaps, Resume: true, Keep: s.state.RecordPart, GiveWay: giveWay, Scheduled: !asked,
 	})
+	if last, known := s.aftermaths[planned.Database]; known && asked {
+		s.aftermaths[planned.Database] = aftermath{last.at, last.took + time.Since(started)}
+	}
 	if !ok {
 		return // it goes on in its next turn
 	}
@@ -517,7 +566,7 @@ func (s *Scheduler) runSuspects(ctx context.Context) {
 				return
 			}
 		}
-		scope := check.Scope{Relations: []check.RelationName{suspect.Relation}, Heaps: check.NewHeaps(), Rules: s.current().Rules}
+		scope := check.Scope{Relations: []check.RelationName{suspect.Relation}, Heaps: check.NewHeaps(), Rules: s.current().Rules, Scheduled: true}
 		for _, c := range check.All() {
 			if _, enabled := s.current().Checks[c.Name]; !enabled || c.Server || c.Idle(scope, suspect.Database) != "" {
 				continue
@@ -555,7 +604,7 @@ func (s *Scheduler) run(ctx context.Context, name, database string, scope check.
 		return check.Result{}, false
 	}
 	logger := s.logger.With("check", name, "datname", database)
-	scope.Rules, scope.Scheduled = s.current().Rules, true
+	scope.Rules = s.current().Rules
 	scope.RateLimit, scope.Memory, scope.Pace = s.current().RateLimit, s.state.Files().Memory(), s.governor.pace
 	result := check.Run(ctx, s.target, database, check.All()[index], scope, logger)
 	if ctx.Err() != nil {
