@@ -2,6 +2,9 @@ package alerts
 
 import "time"
 
+// underMaintenance holds while a window is active or maintenance is seen.
+const underMaintenance = "(pgintegrity_maintenance_window_active == 1 or on (${target}) sum by (${target}) (pgintegrity_maintenance_running) > 0)"
+
 // maintenance is about what people do to the server, whether announced or not.
 func maintenance() Group {
 	return Group{Name: "postgres-maintenance", Alerts: []Alert{
@@ -54,6 +57,30 @@ func maintenance() Group {
 			Description: "The standby {{ $labels.application_name }} of {{ $labels.instance }} does not have the last {{ $value | humanize1024 }}B of WAL, in its maintenance window.",
 			Impact:      "A fail-over now would lose them; what waits fills the disk of the primary, or the standby is lost.",
 			Action:      "Pause the maintenance until the standby has caught up; df -h of pg_wal on the primary says how long that can wait.",
+		},
+		{
+			// Announced or not: a full disk stops the server.
+			Name: "PostgresMaintenanceDiskFilling",
+			Expr: "(pgintegrity_disk_free_bytes < ${ratio} * pgintegrity_disk_size_bytes or predict_linear(pgintegrity_disk_free_bytes[10m], ${seconds}) < 0) and on (${target}) " + underMaintenance,
+			Thresholds: []Threshold{
+				{"ratio", 0.05, "share of the file system that must stay free during maintenance, 0 to 1"},
+				{"seconds", 900, "how long what is free must last during maintenance, going by the last 10 minutes, in seconds"},
+			},
+			For: 2 * time.Minute, Severity: Critical, Layer: Maintenance, NeedsDatabase: true,
+			Summary:     "Maintenance fills the disk.",
+			Description: "{{ $value | humanize1024 }}B are free, or would be within ${seconds} seconds, on the disk of {{ $labels.place }} of {{ $labels.instance }}, where maintenance is under way.",
+			Impact:      "When nothing is free the maintenance fails; on the disk of pg_wal or of the data directory the server stops.",
+			Action:      "SELECT pid, query_start, left(query, 80) FROM pg_stat_activity WHERE state = 'active' ORDER BY 2 shows the maintenance that runs: pg_cancel_backend stops it, and its new files are removed. Never remove files of pg_wal by hand.",
+		},
+		{
+			Name:       "PostgresMaintenanceWAL",
+			Expr:       "increase(pgintegrity_wal_written_bytes_total[10m]) > ${sizes} * pgintegrity_wal_size_limit_bytes and on (${target}) " + underMaintenance,
+			Thresholds: []Threshold{{"sizes", 20, "multiples of max_wal_size that maintenance may write in 10 minutes"}},
+			For:        5 * time.Minute, Severity: Warning, Layer: Maintenance, NeedsDatabase: true,
+			Summary:     "Maintenance writes so much WAL that checkpoints, archive and standbys cannot keep up.",
+			Description: "{{ $value | humanize1024 }}B of WAL were written on {{ $labels.instance }} within 10 minutes, more than ${sizes} times max_wal_size, while maintenance is under way.",
+			Impact:      "Checkpoints follow each other without a pause and slow everything down; what the archive and the standbys have not taken yet fills pg_wal.",
+			Action:      "Pause between tables. pgintegrity_archiver_ready_bytes and pgintegrity_replication_unflushed_bytes say whether archive and standbys keep up; df -h of pg_wal how long that can go on.",
 		},
 		{
 			Name: "PostgresGuardNotRolledBack", Expr: "pgintegrity_guard_not_rolled_back_runs > 0",

@@ -56,6 +56,11 @@ var (
 		Help:   "Since when the oldest of the WAL files that wait has been waiting, in seconds since the epoch; 0 is that none waits.",
 		Source: "pg_ls_archive_statusdir().modification",
 	}
+	walWritten = &Family{
+		Name: Namespace + "wal_written_bytes_total", Type: Counter,
+		Help:   "WAL written since the cluster was made (on a standby: replayed).",
+		Source: "pg_current_wal_lsn(), pg_last_wal_replay_lsn()",
+	}
 	standbySynchronous = &Family{
 		Name: Namespace + "standby_synchronous", Type: Gauge,
 		Help:   "Standbys that commits wait for.",
@@ -95,7 +100,7 @@ func archiverCollector(observe func(recovery.Sample)) Collector {
 		Families: []*Family{
 			archiverEnabled, archiverArchived, archiverFailed, archiverLastArchived, archiverLastFailed, archiverFailing,
 			archiverReady, archiverReadyBytes, archiverOldestReady,
-			standbySynchronous, standbyFlushLag,
+			standbySynchronous, standbyFlushLag, walWritten,
 		},
 		SQL: func(pg.Facts) string { return archiverSQL },
 		Scan: func(rows pgx.Rows, sink *Sink) error {
@@ -124,7 +129,12 @@ func archiverCollector(observe func(recovery.Sample)) Collector {
 				if lag != nil {
 					sink.Add(standbyFlushLag, *lag)
 				}
-				if position, err := wal.ParsePosition(lsn); err == nil && !inRecovery && observe != nil {
+				position, err := wal.ParsePosition(lsn)
+				if err != nil {
+					return err
+				}
+				sink.Add(walWritten, float64(position))
+				if !inRecovery && observe != nil {
 					observe(recovery.Sample{Time: time.Now(), Position: position, Snapshot: snapshot, System: uint64(system)})
 				}
 				return nil

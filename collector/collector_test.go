@@ -54,7 +54,9 @@ func watch(t testing.TB, dsn string) (*collector.Set, *state.Target) {
 	sources := collector.Sources{
 		Snapshot: results.Snapshot, Accumulate: results.Accumulate,
 		Reloaded: func() (bool, time.Time) { return true, time.Unix(1, 0) },
-		Recovery: oneRepository(t), Maintenance: func() activity.Status { return activity.Status{} },
+		Recovery: oneRepository(t), Maintenance: func() activity.Status {
+			return activity.Status{Disks: []activity.Disk{{Place: "data"}, {Place: "wal"}}}
+		},
 	}
 	return collector.NewSet(lane, sources, collector.All(sources), logger), results
 }

@@ -59,6 +59,16 @@ var (
 		Help:   "The longest that a session was seen waiting for one of the running maintenance operations.",
 		Source: "pg_blocking_pids(); pg_stat_activity.state_change",
 	}
+	diskFree = &Family{
+		Name: Namespace + "disk_free_bytes", Type: Gauge, Labels: []string{"place"},
+		Help:   "What is free on the file system to which the server writes (data, wal, or the name of a tablespace); absent when that is on another machine, or the exporter may not read the data directory.",
+		Source: "the file system; pg_settings: data_directory; pg_tablespace",
+	}
+	diskSize = &Family{
+		Name: Namespace + "disk_size_bytes", Type: Gauge, Labels: []string{"place"},
+		Help:   "Size of the file system to which the server writes; absent as pgintegrity_disk_free_bytes is.",
+		Source: "the file system; pg_settings: data_directory; pg_tablespace",
+	}
 	guardRuns = &Family{
 		Name: Namespace + "guard_runs_total", Type: Counter, Labels: []string{"task", "outcome"},
 		Help:   "Runs of the guard that ended, by outcome (done: verified; not_rolled_back: somebody must act).",
@@ -76,15 +86,16 @@ var (
 	}
 )
 
-// maintenanceCollector shows maintenance, its windows and the guard. It asks
-// the server nothing.
+// maintenanceCollector shows maintenance, its windows, the guard and the room on
+// the disks. It asks the server nothing.
 func maintenanceCollector(status func() activity.Status) Collector {
 	return Collector{
 		Name: "maintenance",
-		Help: "Maintenance that runs, its windows, and the runs of the guard.",
+		Help: "Maintenance that runs, its windows, the runs of the guard, and the room on the disks.",
 		Families: []*Family{
 			maintenanceWindowActive, maintenanceWindowOpen, maintenanceWindowUntil, maintenanceRunning, maintenanceOperations, maintenanceSeconds,
 			maintenanceProgress, maintenanceEnd, maintenanceBlocked, maintenanceBlockedSeconds, guardRuns, guardOwed, guardUnfinished,
+			diskFree, diskSize,
 		},
 		Snapshot: func(_ *state.Snapshot, sink *Sink) {
 			if status != nil {
@@ -121,6 +132,10 @@ func emitMaintenance(sink *Sink, s activity.Status, now time.Time) {
 	}
 	sink.Add(maintenanceBlocked, float64(blocked))
 	sink.Add(maintenanceBlockedSeconds, blockedFor.Seconds())
+	for _, d := range s.Disks {
+		sink.Add(diskFree, float64(d.Free), d.Place)
+		sink.Add(diskSize, float64(d.Size), d.Place)
+	}
 	for _, task := range guard.Tasks() {
 		for _, outcome := range guard.Outcomes() {
 			sink.Add(guardRuns, float64(s.Guard[task][outcome]), string(task), string(outcome))

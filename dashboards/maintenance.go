@@ -67,6 +67,33 @@ func maintenance() Dashboard {
 					},
 				},
 			}},
+			{Title: "What it does to others", Panels: []Panel{
+				{
+					Kind: Series, Title: "Transactions that fail", Width: 12, Height: 8, Unit: "percentunit",
+					Description: "Share of the transactions of each database that fail, beside what is usual at this time, dashed: in a window PostgresMaintenanceFailures fires far above it.",
+					Queries: []Target{
+						{Expr: "datname:pgintegrity_transactions_rollback:ratio_rate2m" + of(), Legend: "{{instance}} {{datname}}"},
+						{Expr: "datname:pgintegrity_transactions_rollback:ratio_usual" + of(), Legend: "{{instance}} {{datname}} usually", Objective: true, Sparse: "nothing is known of earlier hours"},
+					},
+				},
+				{
+					Kind: Series, Title: "What standbys do not have yet", Width: 12, Height: 8, Unit: "bytes",
+					Description: "WAL that each standby has not taken; in a window PostgresMaintenanceStandbyBehind fires at the dashed line.",
+					Sparse:      "no server had a standby",
+					Queries:     until("pgintegrity_replication_unflushed_bytes"+of(), "{{instance}} {{application_name}}", "vector("+threshold("PostgresMaintenanceStandbyBehind", "bytes")+")"),
+				},
+				{
+					Kind: Series, Title: "WAL written", Width: 12, Height: 8, Unit: "Bps",
+					Description: "WAL written a second: rewrites and new indexes write the whole table once more.",
+					Queries:     q("rate(pgintegrity_wal_written_bytes_total"+of()+"[$__rate_interval])", "{{instance}}"),
+				},
+				{
+					Kind: Series, Title: "Room on the disks", Width: 12, Height: 8, Unit: "percentunit",
+					Description: "Share that is free on the disks of the data directory, of pg_wal and of the tablespaces; PostgresMaintenanceDiskFilling fires at the dashed line during maintenance.",
+					Sparse:      "no server is on the machine of its exporter",
+					Queries:     until("pgintegrity_disk_free_bytes"+of()+" / pgintegrity_disk_size_bytes"+of(), "{{instance}} {{place}}", "vector("+threshold("PostgresMaintenanceDiskFilling", "ratio")+")"),
+				},
+			}},
 			{Title: "How it ended", Panels: []Panel{
 				{
 					Kind: Series, Title: "Operations seen", Width: 12, Height: 8, Unit: "short", Stack: true,

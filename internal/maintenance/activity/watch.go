@@ -136,6 +136,8 @@ type Status struct {
 	Guard      map[guard.Task]map[guard.Outcome]uint64
 	Unfinished int
 	Owed       int
+	// Disks are those to which the server writes, when they are on this machine.
+	Disks []Disk
 }
 
 // Suspects takes relations that must be checked next.
@@ -166,11 +168,15 @@ type Watcher struct {
 	running map[string]Operation
 	seen    map[Kind]uint64
 	logged  []held // of the server's log, since the last look
+	disks   []Disk
 
 	held   []held            // what may turn out to be known already
 	told   []held            // what was told lately
 	runs   map[string]held   // of the guard that ended
 	guards map[int]time.Time // processes of the guard's sessions, and when they were seen last
+
+	places     []place // where the server writes
+	placesRead time.Time
 
 	before        *catalogue        // the last look
 	filenodes     map[uint32]uint32 // the files of tables and indexes, by oid
@@ -239,6 +245,7 @@ func (w *Watcher) Status() Status {
 		s.Running = append(s.Running, o)
 	}
 	maps.Copy(s.Seen, w.seen)
+	s.Disks = w.disks
 	w.mu.Unlock()
 	slices.SortFunc(s.Running, func(a, b Operation) int { return cmp.Or(a.Started.Compare(b.Started), cmp.Compare(a.pid, b.pid)) })
 	windows, err := w.windows()
@@ -257,7 +264,7 @@ func (w *Watcher) Status() Status {
 
 // activitySQL lists what the sessions of other programs do, with what the
 // progress views say of it and who waits for it. Views that a version does not
-// have are left out. pg_monitor sees all sessions.
+// have are left out. pg_monitor sees all sessions. $1 is the marker of windows.
 func activitySQL(facts pg.Facts) string {
 	progress := []string{
 		`SELECT pid, relid, phase, CASE WHEN heap_blks_total > 0 THEN heap_blks_scanned::float8 / heap_blks_total END FROM pg_stat_progress_vacuum`,
@@ -275,12 +282,12 @@ func activitySQL(facts pg.Facts) string {
 	waiting AS (SELECT b AS pid, count(*)::int AS n, extract(epoch FROM max(clock_timestamp() - coalesce(a.state_change, a.query_start)))::float8 AS seconds
 		FROM pg_stat_activity a, unnest(pg_blocking_pids(a.pid)) b WHERE a.wait_event_type = 'Lock' GROUP BY b)
 	SELECT a.pid, coalesce(a.datname, ''), coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(left(a.query, 1024), ''),
-		coalesce(a.query_start, a.backend_start), a.backend_start, coalesce(p.relid, 0), coalesce(p.phase, ''), coalesce(p.fraction, -1), coalesce(w.n, 0), coalesce(w.seconds, 0)
-	FROM pg_stat_activity a LEFT JOIN p USING (pid) LEFT JOIN waiting w USING (pid)
-	WHERE a.pid <> pg_backend_pid() AND a.backend_type IN ('client backend', 'walsender') AND a.application_name NOT LIKE 'pg_integrity_exporter%'
-		AND (p.pid IS NOT NULL OR a.state = 'active' OR a.state = 'idle in transaction' AND w.pid IS NOT NULL OR a.application_name LIKE '` + pg.GuardApplicationName + `%'
-			OR split_part(a.application_name, ' ', 1) IN ('` + strings.Join(slices.Sorted(maps.Keys(programs)), "', '") + `'))
-	ORDER BY (p.pid IS NOT NULL) DESC, a.query_start LIMIT ` + strconv.Itoa(4*maxOperations)
+		coalesce(a.query_start, a.backend_start), a.backend_start, coalesce(p.relid, 0), coalesce(p.phase, ''), coalesce(p.fraction, -1), coalesce(w.n, 0), coalesce(w.seconds, 0), s.working
+	FROM pg_stat_activity a LEFT JOIN p USING (pid) LEFT JOIN waiting w USING (pid) CROSS JOIN LATERAL (SELECT $1 <> '' AND strpos(a.application_name, $1) > 0 AS marked,
+		p.pid IS NOT NULL OR a.state = 'active' OR a.state = 'idle in transaction' AND w.pid IS NOT NULL OR a.application_name LIKE '` + pg.GuardApplicationName + `%'
+			OR split_part(a.application_name, ' ', 1) IN ('` + strings.Join(slices.Sorted(maps.Keys(programs)), "', '") + `') AS working) s
+	WHERE a.pid <> pg_backend_pid() AND a.backend_type IN ('client backend', 'walsender') AND a.application_name NOT LIKE 'pg_integrity_exporter%' AND (s.working OR s.marked)
+	ORDER BY (p.pid IS NOT NULL) DESC, s.marked DESC, a.query_start LIMIT ` + strconv.Itoa(4*maxOperations)
 }
 
 // look looks once: what runs, what ended, what changed.
@@ -289,6 +296,9 @@ func (w *Watcher) look(ctx context.Context) error {
 	defer cancel()
 	var ended, elsewhere []Operation
 	err := w.lane.Own(ctx, func(ctx context.Context, conn *pg.Conn) error {
+		if err := w.findPlaces(ctx, conn); err != nil {
+			return err
+		}
 		now, err := w.activity(ctx, conn)
 		if err != nil {
 			return err
@@ -307,6 +317,7 @@ func (w *Watcher) look(ctx context.Context) error {
 		}
 		return w.catalogue(ctx, conn, restoring)
 	})
+	w.measure()
 	for _, o := range elsewhere {
 		o.Relation = w.resolveElsewhere(ctx, o)
 		ended = append(ended, o)
@@ -325,7 +336,7 @@ func (w *Watcher) look(ctx context.Context) error {
 }
 
 func (w *Watcher) activity(ctx context.Context, conn *pg.Conn) (map[string]Operation, error) {
-	rows, err := conn.Query(ctx, activitySQL(conn.Facts))
+	rows, err := conn.Query(ctx, activitySQL(conn.Facts), w.settings.Marker)
 	if err != nil {
 		return nil, fmt.Errorf("looking for maintenance: %w", err)
 	}
@@ -334,12 +345,16 @@ func (w *Watcher) activity(ctx context.Context, conn *pg.Conn) (map[string]Opera
 	var role, application string
 	var seconds float64
 	var connected time.Time
+	var working bool
 	marked := ""
 	_, err = pgx.ForEachRow(rows, []any{
-		&o.pid, &o.Database, &role, &application, &o.Statement, &o.Started, &connected, &o.oid, &o.Phase, &o.Fraction, &o.Blocked, &seconds,
+		&o.pid, &o.Database, &role, &application, &o.Statement, &o.Started, &connected, &o.oid, &o.Phase, &o.Fraction, &o.Blocked, &seconds, &working,
 	}, func() error {
 		if w.settings.Marker != "" && strings.Contains(application, w.settings.Marker) {
 			marked = application
+		}
+		if !working { // it has the marker and does nothing
+			return nil
 		}
 		found := o
 		found.Statement = secret.Mask(o.Statement)
