@@ -26,7 +26,12 @@ type Statement struct {
 const maxStatements = 200
 
 // maintenanceWords begin the commands that are maintenance.
-var maintenanceWords = []string{"alter", "analyze", "analyse", "cluster", "create", "drop", "refresh", "reindex", "truncate", "vacuum"}
+var maintenanceWords = []string{"alter", "analyze", "analyse", "cluster", "copy", "create", "drop", "refresh", "reindex", "truncate", "vacuum"}
+
+// BulkCopy is how long a COPY that the log tells of must have taken to be
+// maintenance: shorter ones are what applications do all the time, and those whose
+// time the log does not tell may be.
+const BulkCopy = time.Second
 
 // maxIntroduction bounds what is before a logged statement: "duration: 12.345 ms
 // execute NAME: " in the server's language.
@@ -107,6 +112,9 @@ func statementOf(m *Message) (Statement, bool) {
 		if ms, err := strconv.ParseFloat(match[1], 64); err == nil {
 			s.Took = time.Duration(ms * float64(time.Millisecond))
 		}
+	}
+	if s.Took < BulkCopy && len(s.Text) >= 4 && strings.EqualFold(s.Text[:4], "copy") {
+		return Statement{}, false
 	}
 	if !s.Began.IsZero() {
 		s.Began = s.Began.Add(-s.Took)

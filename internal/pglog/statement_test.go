@@ -26,6 +26,7 @@ func TestStatementAt(t *testing.T) {
 		"statement: SELECT 'x: TRUNCATE a'":                               "",
 		"00000: statement: TRUNCATE a":                                    "TRUNCATE a",
 		"statement: BEGIN; TRUNCATE a; COMMIT":                            "BEGIN; TRUNCATE a; COMMIT",
+		"duration: 1234.567 ms  statement: COPY a FROM STDIN":             "COPY a FROM STDIN",
 		"statement: BEGIN":                                                "",
 		"statement: SELECT truncate_all()":                                "",
 		"duration: 12.345 ms":                                             "",

@@ -58,7 +58,7 @@ func (w *Watcher) Logged(statements []pglog.Statement) {
 		if strings.HasPrefix(s.Application, pg.GuardApplicationName) {
 			continue
 		}
-		kind, relation := recognise(s.Text, s.Application, false)
+		kind, relation := recognise(s.Text, s.Application, s.Took >= pglog.BulkCopy)
 		switch {
 		case kind == "":
 			continue

@@ -3,6 +3,7 @@ package activity
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"pg_integrity_exporter/internal/maintenance/guard"
 	"pg_integrity_exporter/internal/maintenance/script"
@@ -37,6 +39,13 @@ type eyes struct {
 // earlier watcher.
 func watch(t *testing.T, server *pgtest.Server, kept ...*state.Files) *eyes {
 	t.Helper()
+	return watchEvery(t, time.Second, server, kept...)
+}
+
+// watchEvery is watch with a time between two looks; 0 is that the test looks
+// itself.
+func watchEvery(t *testing.T, interval time.Duration, server *pgtest.Server, kept ...*state.Files) *eyes {
+	t.Helper()
 	target, err := pg.ResolveTarget(server.DSN("postgres"), func(string) (string, bool) { return "", false })
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +56,10 @@ func watch(t *testing.T, server *pgtest.Server, kept ...*state.Files) *eyes {
 	}
 	lane := pg.NewLane(target, pg.Purpose{StatementTimeout: lookTimeout, LockTimeout: 200 * time.Millisecond})
 	t.Cleanup(lane.Close)
-	e.watcher = New(target, lane, e.files, e.touched, Settings{Enabled: true, Interval: time.Second}, slog.New(slog.DiscardHandler))
+	e.watcher = New(target, lane, e.files, e.touched, Settings{Enabled: true, Interval: interval}, slog.New(slog.DiscardHandler))
+	if interval == 0 {
+		return e
+	}
 	e.watcher.Start()
 	t.Cleanup(e.watcher.Stop)
 	pgtest.Await(t, "a first look", 20*time.Second, e.watcher.looked)
@@ -58,17 +70,67 @@ func watch(t *testing.T, server *pgtest.Server, kept ...*state.Files) *eyes {
 func watchAll(t *testing.T, server *pgtest.Server) *eyes {
 	t.Helper()
 	e := watch(t, server)
-	log := pglog.NewFollower(filepath.Join(server.LogDirectory(), "*.csv"), pglog.Input{Format: pglog.CSVLog}, pglog.Position{}, pglog.NewLabels(nil, nil, nil))
+	e.read()
+	return e
+}
+
+// read reads the log, from its end.
+func (e *eyes) read() {
+	log := pglog.NewFollower(filepath.Join(e.server.LogDirectory(), "*.csv"), pglog.Input{Format: pglog.CSVLog}, pglog.Position{}, pglog.NewLabels(nil, nil, nil))
 	log.Commit = func(batch pglog.Batch) { e.watcher.Logged(batch.Statements) }
 	log.Report = func(pglog.Status) {}
 	ctx, stop := context.WithCancel(context.Background())
 	var reading sync.WaitGroup
 	reading.Go(func() { log.Run(ctx) })
-	t.Cleanup(func() {
+	e.t.Cleanup(func() {
 		stop()
 		reading.Wait()
 	})
-	return e
+}
+
+// TestCopyBetweenTwoLooks runs COPYs that no look sees: one that takes long by the
+// log is maintenance, and checked next; a short one, and one whose time the log
+// does not tell, are not.
+func TestCopyBetweenTwoLooks(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major), pgtest.CSVLog())
+		server.MustExec(t, "postgres", "CREATE TABLE bulk (i int); CREATE TABLE small (i int); CREATE TABLE untimed (i int)")
+		e := watchEvery(t, 0, server)
+		e.read()
+		load := func(table, set string, pause time.Duration) {
+			t.Helper()
+			conn, err := pgconn.Connect(t.Context(), server.DSN("postgres"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(context.Background())
+			if _, err := conn.Exec(t.Context(), set).ReadAll(); err != nil {
+				t.Fatal(err)
+			}
+			data, more := io.Pipe()
+			go func() {
+				_, _ = io.WriteString(more, "1\n")
+				time.Sleep(pause)
+				_ = more.Close()
+			}()
+			if _, err := conn.CopyFrom(t.Context(), data, "COPY "+table+" FROM STDIN"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		load("small", "SET log_min_duration_statement = 0", 0)
+		load("untimed", "SET log_statement = 'all'", pglog.BulkCopy)
+		load("bulk", "SET log_min_duration_statement = 0", pglog.BulkCopy)
+		pgtest.Await(t, "the COPY told", 20*time.Second, func() bool {
+			if err := e.watcher.look(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return e.told()["copy bulk"] == 1
+		})
+		if told := e.told(); len(told) != 1 || !e.touched.has("bulk") || e.touched.has("small") || e.touched.has("untimed") {
+			t.Errorf("told: %v, to be checked: %v", told, e.touched.list)
+		}
+	})
 }
 
 // told counts the events of maintenance by kind and relation.
