@@ -1,6 +1,7 @@
 package guard_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -126,15 +127,19 @@ func obstacles(standby *pg.Target, archive string) []obstacle {
 			b.server.MustExec(t, "postgres", "ALTER SYSTEM SET archive_command = 'false'")
 			b.server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
 			b.server.MustExec(t, "postgres", "SELECT pg_create_restore_point('x'); SELECT pg_switch_wal()")
-			pgtest.Await(t, "archiving fails", time.Minute, func() bool {
-				var fails bool
-				return b.server.Query(t.Context(), "postgres", "SELECT coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false) FROM pg_stat_archiver", &fails) == nil && fails
-			})
+			archiving := func(fails bool) {
+				pgtest.Await(t, fmt.Sprintf("archiving fails: %t", fails), time.Minute, func() bool {
+					var failed bool
+					return b.server.Query(t.Context(), "postgres", "SELECT coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false) FROM pg_stat_archiver", &failed) == nil && failed == fails
+				})
+			}
+			archiving(true)
 			return func() {
 				b.server.MustExec(t, "postgres", "ALTER SYSTEM RESET archive_command")
 				b.server.MustExec(t, "postgres", "SELECT pg_reload_conf()")
 				b.server.MustExec(t, "postgres", "SELECT pg_create_restore_point('y')") // so that there is something to archive
 				b.server.AwaitArchived(t, archive)
+				archiving(false)
 			}
 		}, "archive", "could not be archived", ""},
 		{"the archive is old", only(func(o *guard.Options) { o.Settings.MaxArchiveAge = time.Nanosecond }), "archive", "no WAL segment was archived within 1ns", ""},
