@@ -29,6 +29,7 @@ type recoverFlags struct {
 	repository string
 	backup     string
 	into       string
+	replace    string
 	bin        []string
 	user       string
 	yes        bool
@@ -36,11 +37,12 @@ type recoverFlags struct {
 
 func addGuardRecover(app *kingpin.Application, g *globals) (string, command) {
 	f := &recoverFlags{guardFlags: guardFlags{globals: g}}
-	cmd := app.GetCommand("guard").Command("recover", "Recover to the restore point of a run, into another directory, and prove that it is what was there before. The damaged cluster is not touched. Exit code: 0 recovered and proved, 1 recovered and not proved, 2 refused, 3 not recovered.")
+	cmd := app.GetCommand("guard").Command("recover", "Recover to the restore point of a run, into another directory, and prove that it is what was there before. The damaged cluster is not touched, or kept when --replace puts the recovered one in its place. Exit code: 0 recovered and proved, 1 recovered and not proved, 2 refused, 3 not recovered.")
 	f.common(cmd)
 	cmd.Flag("repository", "Which repository of the configuration to restore (default: guard.recover.repository, or the only one).").PlaceHolder("NAME").StringVar(&f.repository)
 	cmd.Flag("backup", "The backup to restore (default: the newest from before the run).").PlaceHolder("LABEL").StringVar(&f.backup)
 	cmd.Flag("into", "The new data directory, which must not exist (default: one of the run's name in guard.recover.directory).").PlaceHolder("DIRECTORY").StringVar(&f.into)
+	cmd.Flag("replace", "The data directory of the damaged server: it is stopped when the recovered cluster is proved, which takes its place; the damaged one is kept beside it (default: guard.recover.replace).").PlaceHolder("DIRECTORY").StringVar(&f.replace)
 	cmd.Flag("bin-directory", "Where the programs of PostgreSQL are; patterns as in a shell (repeat).").PlaceHolder("DIRECTORY").StringsVar(&f.bin)
 	cmd.Flag("user", "The user of the system that the new directory belongs to when this is root (default: recovery.drill.user, or postgres).").PlaceHolder("NAME").StringVar(&f.user)
 	cmd.Flag("yes", "Do not ask.").BoolVar(&f.yes)
@@ -96,11 +98,18 @@ func (f *recoverFlags) recoverRun(ctx context.Context, options guard.Options, c 
 		f.fail(err)
 		return exitRefused
 	}
-	if !f.yes && !f.confirm(d, run) {
+	r := f.replacement(c, run)
+	if r != nil && !r.Pending() {
+		if err := r.Possible(); err != nil {
+			f.fail(err)
+			return exitRefused
+		}
+	}
+	if !f.yes && !f.confirm(d, run, r) {
 		f.fail(errors.New("not confirmed: nothing was done (--yes does not ask)"))
 		return exitRefused
 	}
-	result, refused, err := recoverInto(ctx, options, c, d, run)
+	result, refused, err := recoverInto(ctx, options, c, d, run, r)
 	if err != nil {
 		f.fail(err)
 		return exitRefused
@@ -120,20 +129,42 @@ func (f *recoverFlags) recoverRun(ctx context.Context, options guard.Options, c 
 		return exitRefused
 	case result.Directory == "":
 		return exitNotRolledBack
-	case !result.Proved:
+	case !result.Proved, r != nil && result.Damaged == "":
 		return exitNotExact
 	}
 	return 0
 }
 
+// replacement is what takes whose place; nil is that nothing does.
+func (f *recoverFlags) replacement(c config.Config, run guard.RunState) *drill.Replacement {
+	directory := f.replace
+	if directory == "" && f.into == "" {
+		directory = c.Guard.Recover.Replace
+	}
+	if directory == "" {
+		return nil
+	}
+	directory = filepath.Clean(directory)
+	return &drill.Replacement{
+		Directory: directory, Recovered: directory + ".recovered-" + run.ID, Damaged: directory + ".damaged-" + run.ID,
+		StopCommand: c.Guard.Recover.StopCommand, StartCommand: c.Guard.Recover.StartCommand,
+	}
+}
+
 // drillOptions say what is restored, and where to.
 func (f *recoverFlags) drillOptions(c config.Config, run guard.RunState) (drill.Options, error) {
 	into := f.into
+	if into != "" && f.replace != "" {
+		return drill.Options{}, errors.New("--into and --replace exclude each other")
+	}
+	if r := f.replacement(c, run); r != nil {
+		into = r.Recovered
+	}
 	if into == "" && c.Guard.Recover.Directory != "" {
 		into = filepath.Join(c.Guard.Recover.Directory, "recovered-"+run.ID)
 	}
 	if into == "" {
-		return drill.Options{}, errors.New("say where the recovered cluster goes: --into=DIRECTORY or guard.recover.directory")
+		return drill.Options{}, errors.New("say where the recovered cluster goes: --into=DIRECTORY, --replace=DIRECTORY or guard.recover")
 	}
 	into, err := filepath.Abs(into)
 	if err != nil {
@@ -154,22 +185,32 @@ func (f *recoverFlags) drillOptions(c config.Config, run guard.RunState) (drill.
 }
 
 // confirm shows what would be done and waits for yes.
-func (f *recoverFlags) confirm(d drill.Options, run guard.RunState) bool {
+func (f *recoverFlags) confirm(d drill.Options, run guard.RunState, r *drill.Replacement) bool {
 	backup := d.Backup
 	if backup == "" {
 		backup = "the newest backup from before " + run.Started.Format(time.RFC3339)
 	}
-	fmt.Fprintf(f.stderr, "run %s: %s: %s\nThis restores %s of the repository %s into %s and recovers it to the %s.\nThe damaged cluster is not touched. Type yes to go on: ",
-		run.ID, run.What, run.Summary, backup, d.Watched.Name, d.Keep, d.Target)
+	then := "The damaged cluster is not touched."
+	if r != nil {
+		then = fmt.Sprintf("When it is proved, the server in %s is STOPPED and the recovered cluster takes its place.\nThe damaged one is kept in %s: what others have committed since the run began is only there.", r.Directory, r.Damaged)
+	}
+	fmt.Fprintf(f.stderr, "run %s: %s: %s\nThis restores %s of the repository %s into %s and recovers it to the %s.\n%s Type yes to go on: ",
+		run.ID, run.What, run.Summary, backup, d.Watched.Name, d.Keep, d.Target, then)
 	line, _ := bufio.NewReader(os.Stdin).ReadString('\n') // the end of the input is no yes
 	return strings.TrimSpace(line) == "yes"
 }
 
-// recoverInto restores, recovers and proves.
-func recoverInto(ctx context.Context, options guard.Options, c config.Config, d drill.Options, run guard.RunState) (result guard.Recovery, refused bool, err error) {
+// recoverInto restores, recovers and proves, and replaces the damaged cluster when
+// that is asked for. What a kill left half replaced is ended.
+func recoverInto(ctx context.Context, options guard.Options, c config.Config, d drill.Options, run guard.RunState, r *drill.Replacement) (result guard.Recovery, refused bool, err error) {
 	result = guard.Recovery{Run: run.ID, Target: d.Target.String(), Answers: []guard.Answer{}}
 	if options.Invariants, err = c.GuardInvariants(run.Database); err != nil {
 		return result, false, err
+	}
+	if r != nil && r.Pending() {
+		result.Proved, result.Backup = true, "restored before"
+		replace(ctx, r, &result)
+		return result, false, nil
 	}
 	if err := guard.FlushWAL(ctx, options, run); err != nil {
 		result.Answers = append(result.Answers, guard.Answer{Check: "archive", State: guard.Warning, Message: err.Error()})
@@ -186,6 +227,9 @@ func recoverInto(ctx context.Context, options guard.Options, c config.Config, d 
 	if ctx.Err() != nil {
 		result.Reason = "stopped; what was made is removed"
 	}
+	if r != nil && result.Proved && ctx.Err() == nil {
+		replace(context.WithoutCancel(ctx), r, &result)
+	}
 	event := state.Event{
 		Time: report.Started, Ended: report.Finished, Kind: state.EventGuard, Database: run.Database, Source: "guard " + run.ID,
 		Message: "guard: " + strings.Join(strings.Fields(result.Summary()), " "), Details: map[string]string{"run": run.ID, "recovered": result.Directory},
@@ -194,6 +238,17 @@ func recoverInto(ctx context.Context, options guard.Options, c config.Config, d 
 		options.Logger.Error("the recovery is not in the log of events", "err", err)
 	}
 	return result, report.Outcome == recovery.OutcomeRefused, nil
+}
+
+// replace puts a proved cluster in the place of the damaged one.
+func replace(ctx context.Context, r *drill.Replacement, result *guard.Recovery) {
+	err := r.Run(ctx)
+	if err != nil {
+		result.Reason = err.Error()
+	}
+	if _, statErr := os.Stat(r.Recovered); statErr != nil { // it was moved
+		result.Directory, result.Damaged = r.Directory, r.Damaged
+	}
 }
 
 // recoverByItself follows a run that was not rolled back, when that is
@@ -209,7 +264,13 @@ func (f *guardFlags) recoverByItself(ctx context.Context, options guard.Options,
 	if err == nil {
 		var d drill.Options
 		if d, err = flags.drillOptions(c, run); err == nil {
-			result, _, err = recoverInto(ctx, options, c, d, run)
+			r := flags.replacement(c, run)
+			if r != nil {
+				err = r.Possible()
+			}
+			if err == nil {
+				result, _, err = recoverInto(ctx, options, c, d, run, r)
+			}
 		}
 	}
 	if err != nil {

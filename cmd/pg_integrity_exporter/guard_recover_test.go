@@ -47,7 +47,7 @@ func TestGuardRecover(t *testing.T) {
 	text := fmt.Sprintf(`
 guard: {min_free: 0B, recover: {directory: %s, unattended: true}}
 recovery:
-  repositories: [{name: nightly, type: directory, path: %s, wal: %s}]
+  repositories: [{name: nightly, type: directory, path: %s, wal: %s, max_drill_age: 0s}]
   drill: {bin_directories: [%s], user: "%s", min_free: 0B}
 `, into, root, archive, server.Install.BinDir, pgtest.User())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {

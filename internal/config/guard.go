@@ -59,6 +59,13 @@ type GuardRecover struct {
 	Repository string `yaml:"repository"`
 	// Directory is where a directory is made for each recovered cluster.
 	Directory string `yaml:"directory"`
+	// Replace is the data directory of the server, whose place the recovered cluster
+	// takes when it is proved; empty is nobody's.
+	Replace string `yaml:"replace"`
+	// StopCommand stops the damaged server, StartCommand starts the recovered one;
+	// shell commands. Empty are a fast shutdown by signal, and nobody.
+	StopCommand  string `yaml:"stop_command"`
+	StartCommand string `yaml:"start_command"`
 	// Unattended recovers without being asked when a run ends not rolled back.
 	Unattended bool `yaml:"unattended"`
 }
@@ -139,11 +146,16 @@ func (g Guard) validate() (key string, err error) {
 			return p.key, errors.New("is too small")
 		}
 	}
-	if d := g.Recover.Directory; d != "" && !filepath.IsAbs(d) {
-		return "recover", fmt.Errorf("directory: %q is not an absolute path", d)
+	for _, d := range []string{g.Recover.Directory, g.Recover.Replace} {
+		if d != "" && !filepath.IsAbs(d) {
+			return "recover", fmt.Errorf("%q is not an absolute path", d)
+		}
 	}
-	if g.Recover.Unattended && g.Recover.Directory == "" {
-		return "recover", errors.New("unattended needs a directory")
+	if g.Recover.Directory != "" && g.Recover.Replace != "" {
+		return "recover", errors.New("directory and replace exclude each other")
+	}
+	if g.Recover.Unattended && g.Recover.Directory == "" && g.Recover.Replace == "" {
+		return "recover", errors.New("unattended needs directory or replace")
 	}
 	if _, err := g.Settings(); err != nil {
 		return "unchanged", err

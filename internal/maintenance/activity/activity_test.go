@@ -87,7 +87,8 @@ func TestMaintenanceIsSeen(t *testing.T) {
 			eventually("new files of "+name, func() bool { return touched.has(name) })
 		}
 		eventually("the disabled trigger", func() bool { return told(DisabledTrigger, "rebuilt") })
-		eventually("the rewrite told", func() bool { return told(Rewrite, "emptied") })
+		// On a busy machine even these are seen while they run.
+		eventually("the rewrite told", func() bool { return told(Rewrite, "emptied") || told(Truncate, "emptied") })
 
 		// What runs for a while, and makes others wait.
 		release := server.Hold(t, "postgres", "SET application_name = 'night maintenance'; LOCK TABLE locked")

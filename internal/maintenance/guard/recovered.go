@@ -18,8 +18,11 @@ import (
 type Recovery struct {
 	Run       string `json:"run"`
 	Directory string `json:"directory,omitempty"`
-	Backup    string `json:"backup,omitempty"`
-	Target    string `json:"recovery_target"`
+	// Damaged is where the damaged cluster is kept whose place Directory is; empty
+	// is that it was not touched.
+	Damaged string `json:"damaged,omitempty"`
+	Backup  string `json:"backup,omitempty"`
+	Target  string `json:"recovery_target"`
 	// Proved says that it was restored, checked, and holds what was there before
 	// the run.
 	Proved bool `json:"proved"`
@@ -33,6 +36,10 @@ func (r Recovery) Summary() string {
 	switch {
 	case r.Directory == "":
 		return "not recovered: " + r.Reason
+	case r.Proved && r.Damaged != "":
+		return fmt.Sprintf("recovered to %s from the backup %s: it holds what was there before run %s, and is in %s now; the damaged cluster is kept in %s", r.Target, r.Backup, r.Run, r.Directory, r.Damaged)
+	case r.Proved && r.Reason != "":
+		return fmt.Sprintf("recovered to %s from the backup %s into %s: it holds what was there before run %s, but has NOT taken the place of the damaged one: %s", r.Target, r.Backup, r.Directory, r.Run, r.Reason)
 	case r.Proved:
 		return fmt.Sprintf("recovered to %s from the backup %s into %s: it holds what was there before run %s", r.Target, r.Backup, r.Directory, r.Run)
 	}
@@ -45,6 +52,14 @@ func (r Recovery) Text() string {
 	writeAnswers(&b, "recovered", r.Answers)
 	b.WriteString("\n" + r.Summary() + "\n")
 	if r.Directory == "" {
+		return b.String()
+	}
+	if r.Damaged != "" {
+		writeList(&b, "next", []string{
+			"start it, unless start_command has: it is on a timeline of its own, so take a full backup at once",
+			"what others have committed since " + r.Target + " is only in " + r.Damaged + ": pg_ctl --pgdata=" + r.Damaged + " --options='-p 5433 -c archive_mode=off' start",
+			"remove " + r.Damaged + " when nobody needs it any more",
+		})
 		return b.String()
 	}
 	writeList(&b, "next", []string{
