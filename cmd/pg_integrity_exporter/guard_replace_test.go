@@ -28,8 +28,10 @@ func plain(t *testing.T) repository {
 	archive, root := pgtest.SharedDirectory(t), pgtest.SharedDirectory(t)
 	return repository{
 		options: []pgtest.Option{pgtest.Archiving(archive)},
-		backup:  func(server *pgtest.Server) { server.BaseBackup(t, pgtest.Backup{Directory: filepath.Join(root, "base")}) },
-		config:  fmt.Sprintf("{name: nightly, type: directory, path: %s, wal: %s, max_drill_age: 0s}", root, archive),
+		backup: func(server *pgtest.Server) {
+			server.BaseBackup(t, pgtest.Backup{Directory: filepath.Join(root, "base")})
+		},
+		config: fmt.Sprintf("{name: nightly, type: directory, path: %s, wal: %s, max_drill_age: 0s}", root, archive),
 	}
 }
 
