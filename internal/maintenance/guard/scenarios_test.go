@@ -139,6 +139,7 @@ func accidents() []scenario {
 		{name: "command that drops an index and a key", prepare: command("ALTER TABLE invoices DROP CONSTRAINT invoices_no_key;\nDROP INDEX archive_text;\nSELECT 1/0;\n"), want: guard.OutcomeRolledBack, says: "ADD CONSTRAINT"},
 		{name: "command that nobody can take back", alone: true, prepare: command("UPDATE archive SET amount = amount + 1"), want: guard.OutcomeDone, changes: true},
 		{name: "command that changed unprotected rows", alone: true, prepare: with(command("UPDATE archive SET amount = amount + 1;\nSELECT 1/0;\n"), func(s *guard.Settings) { s.NoProtection = true }), want: guard.OutcomeNotRolledBack, says: "recovery_target_name"},
+		{name: "command that swaps a table", alone: true, prepare: command("CREATE TABLE new (LIKE invoices INCLUDING ALL);\nINSERT INTO new SELECT no, 0 FROM invoices;\nALTER TABLE invoices RENAME TO old;\nALTER TABLE new RENAME TO invoices;\nSELECT 1/0;\n"), want: guard.OutcomeNotRolledBack, says: `ALTER TABLE "public"."old" RENAME TO "invoices"`},
 		{name: "command that truncates", prepare: command("TRUNCATE archive CASCADE;\nSELECT 1/0;\n"), want: guard.OutcomeRolledBack, says: "protected tables"},
 		{name: "program that must keep rows loses some", alone: true, prepare: func(b *bench) guard.Options {
 			return b.named("pg_repack", "CREATE TABLE copy AS SELECT * FROM archive WHERE id > 5", "TRUNCATE archive CASCADE", "INSERT INTO archive SELECT * FROM copy", "DROP TABLE copy")
