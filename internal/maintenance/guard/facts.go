@@ -80,7 +80,7 @@ var factQueries = []string{
 		WHERE c.relkind IN ('r', 'p') AND ` + userSchemas,
 	`SELECT 'policy', p.schemaname, p.tablename, p.policyname, p.permissive || ' ' || p.cmd || ' ' || array_to_string(p.roles, ','), coalesce(p.qual, '') || ' / ' || coalesce(p.with_check, '')
 		FROM pg_policies p`,
-	`SELECT 'event_trigger', '', '', evtname, evtenabled::text, evtfoid::regprocedure::text FROM pg_event_trigger`,
+	`SELECT 'event_trigger', '', '', evtname, evtenabled::text, evtfoid::regprocedure::text FROM pg_event_trigger WHERE evtname NOT LIKE '` + guardSchema + `%'`,
 	`SELECT 'publication', schemaname, tablename, pubname, 'published', '' FROM pg_publication_tables`,
 	`SELECT 'sequence', schemaname, sequencename, '', coalesce(last_value, start_value - 1)::text, increment_by::text FROM pg_sequences`,
 	`SELECT 'partition', n.nspname, c.relname, i.inhparent::regclass::text, 'attached', pg_get_expr(c.relpartbound, c.oid)

@@ -69,6 +69,9 @@ func (r *run) protect(ctx context.Context, s session) error {
 		}
 		return fmt.Errorf("preparing to record changes: %w", err)
 	}
+	if err := r.follow(ctx, s); err != nil {
+		return errors.Join(err, r.unprotect(ctx, s))
+	}
 	for _, t := range tables {
 		err := r.inverse(ctx, s, fmt.Sprintf(protectTableSQL, t.sql(), literal(r.report.ID)))
 		switch {

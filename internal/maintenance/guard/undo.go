@@ -36,6 +36,7 @@ func (r *run) takeBack(ctx context.Context, why error) {
 	if r.permanent {
 		problems = append(problems, "it was committed before the damage was seen")
 	}
+	problems = append(problems, r.undoTables(ctx, s)...)
 	problems = append(problems, r.undoSchema(ctx, s)...)
 	problems = append(problems, r.undoRows(ctx, s)...)
 	problems = append(problems, r.prove(ctx, s)...)
@@ -74,41 +75,6 @@ func (r *run) recoveryCommands() []string {
 		"with a base backup from before " + r.report.Started.Format(time.RFC3339) + ": unpack it into NEW_DIRECTORY, set restore_command, " + target + " and recovery_target_action = 'pause' there, touch NEW_DIRECTORY/recovery.signal, start it on another port",
 		"there, compare with what others have committed since: COPY the tables listed under touched, or promote it and switch over",
 	}
-}
-
-// swapped are the statements that put tables back which were renamed. They are
-// left to a person: what others have written to the table in their place is not
-// known.
-func (r *run) swapped(ctx context.Context, s session) (statements []string) {
-	now, err := readFacts(ctx, s, s.Facts)
-	if err != nil {
-		return nil
-	}
-	relations := make(map[string]Fact)
-	for _, f := range now {
-		if f.Kind == "relation" {
-			relations[f.Definition] = f
-			relations[f.relation()] = f
-		}
-	}
-	for _, f := range r.baseline.Facts {
-		moved, there := relations[f.Definition]
-		if f.Kind != "relation" || !there || moved.relation() == f.relation() {
-			continue
-		}
-		var sql []string
-		if other, taken := relations[f.relation()]; taken {
-			sql = append(sql, fmt.Sprintf("ALTER TABLE %s RENAME TO %s", other.relation(), pgx.Identifier{f.Relation + "_rejected"}.Sanitize()))
-		}
-		if moved.Relation != f.Relation {
-			sql = append(sql, fmt.Sprintf("ALTER TABLE %s RENAME TO %s", moved.relation(), pgx.Identifier{f.Relation}.Sanitize()))
-		}
-		if moved.Schema != f.Schema {
-			sql = append(sql, fmt.Sprintf("ALTER TABLE %s SET SCHEMA %s", pgx.Identifier{moved.Schema, f.Relation}.Sanitize(), pgx.Identifier{f.Schema}.Sanitize()))
-		}
-		statements = append(statements, "the table that was "+f.relation()+" is back with: BEGIN; "+strings.Join(sql, "; ")+"; COMMIT; what others have written to the one in its place is only there")
-	}
-	return statements
 }
 
 // endSessions ends every session of the run but the one given, and waits until
