@@ -59,14 +59,14 @@ func maintenance() Group {
 			Action:      "Pause the maintenance until the standby has caught up; df -h of pg_wal on the primary says how long that can wait.",
 		},
 		{
-			// Announced or not: a full disk stops the server.
+			// Announced or not: a full disk stops the server, and is why it is down then.
 			Name: "PostgresMaintenanceDiskFilling",
 			Expr: "(pgintegrity_disk_free_bytes < ${ratio} * pgintegrity_disk_size_bytes or predict_linear(pgintegrity_disk_free_bytes[10m], ${seconds}) < 0) and on (${target}) " + underMaintenance,
 			Thresholds: []Threshold{
 				{"ratio", 0.05, "share of the file system that must stay free during maintenance, 0 to 1"},
 				{"seconds", 900, "how long what is free must last during maintenance, going by the last 10 minutes, in seconds"},
 			},
-			For: 2 * time.Minute, Severity: Critical, Layer: Maintenance, NeedsDatabase: true,
+			For: 2 * time.Minute, Severity: Critical, Layer: Maintenance,
 			Summary:     "Maintenance fills the disk.",
 			Description: "{{ $value | humanize1024 }}B are free, or would be within ${seconds} seconds, on the disk of {{ $labels.place }} of {{ $labels.instance }}, where maintenance is under way.",
 			Impact:      "When nothing is free the maintenance fails; on the disk of pg_wal or of the data directory the server stops.",

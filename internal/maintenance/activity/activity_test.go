@@ -48,6 +48,7 @@ func TestMaintenanceIsSeen(t *testing.T) {
 		server.MustExec(t, "postgres", `CREATE TABLE rewritten AS SELECT generate_series(1, 1000) i; CREATE TABLE emptied AS SELECT 1 i; CREATE TABLE rebuilt (i int PRIMARY KEY);
 			CREATE TABLE locked (i int); CREATE TABLE quiet AS SELECT generate_series(1, 100) i;
 			CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; CREATE TRIGGER t BEFORE INSERT ON rebuilt FOR EACH ROW EXECUTE FUNCTION f()`)
+		server.MustExec(t, "postgres", "CREATE TABLESPACE fast LOCATION '"+pgtest.SharedDirectory(t)+"'")
 		monitor, err := server.Monitor(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -75,6 +76,11 @@ func TestMaintenanceIsSeen(t *testing.T) {
 			return slices.ContainsFunc(events, func(e state.Event) bool { return e.Details["kind"] == string(kind) && e.Relation == relation })
 		}
 		eventually("a first look", func() bool { return w.looked() })
+		eventually("the disks", func() bool {
+			disks := w.Status().Disks
+			return len(disks) == 3 && disks[0].Place == "data" && disks[1].Place == "wal" && disks[2].Place == "fast" &&
+				!slices.ContainsFunc(disks, func(d Disk) bool { return d.Free <= 0 || d.Size < d.Free })
+		})
 
 		// What is too quick to be seen while it runs.
 		server.MustExec(t, "postgres", "VACUUM FULL rewritten; ")

@@ -68,6 +68,50 @@ func TestKill(t *testing.T) {
 	})
 }
 
+// TestKillWhileTakingBack kills the guard when it has put the rows of a command
+// back and before it has proved that: resume must not put them back once more.
+func TestKillWhileTakingBack(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		if testing.Short() && major != pgtest.Newest() {
+			t.Skip("one version is enough")
+		}
+		server := newServer(t, major)
+		for range 10 { // it may be faster
+			b := newBench(t, server, "books")
+			before, directory := b.quiet(), t.TempDir()
+			cmd := exec.Command(os.Args[0], guardArgument, server.DSN("books"), directory, "command", "UPDATE invoices SET total = total + 2", "DELETE FROM archive_lines WHERE archive < 1000", "SELECT 1/0")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			killed := false
+			for deadline := time.Now().Add(20 * time.Second); !killed && time.Now().Before(deadline) && len(ended) == 0; {
+				killed = server.Query(t.Context(), "books", "SELECT true FROM pgintegrity_guard.undone LIMIT 1", &killed) == nil && killed
+			}
+			_ = cmd.Process.Kill() // it may have ended
+			<-ended
+			files := state.OpenFiles(directory, b.target.Name())
+			runs, err := guard.Runs(files)
+			if err != nil || len(runs) != 1 {
+				t.Fatalf("%d runs (%v)", len(runs), err)
+			}
+			if runs[0].Outcome != guard.OutcomeInterrupted {
+				continue
+			}
+			o := b.options()
+			o.Files = files
+			report, err := guard.Resume(t.Context(), o, runs[0])
+			if err != nil || report.Outcome != guard.OutcomeRolledBack || b.quiet() != before {
+				t.Errorf("resumed, it ended %s: %s (%v); as before: %t", report.Outcome, report.Summary, err, b.quiet() == before)
+			}
+			return
+		}
+		t.Error("the guard was never killed at that moment")
+	})
+}
+
 func killOnce(t *testing.T, server *pgtest.Server, round int, mode string, statements ...string) {
 	t.Helper()
 	b := newBench(t, server, "books")

@@ -42,10 +42,10 @@ func (b *before) policy(context.Context) error {
 		statements = []script.Statement{{Line: 0, Class: script.Class{Command: "command " + path.Base(b.options.Command[0])}}}
 	}
 	for i, s := range statements {
-		object := fmt.Sprintf("line %d", s.Line)
+		object := ""
 		var relations []string
 		if len(b.options.Command) == 0 {
-			relations = b.report.Plan[i].Relations
+			object, relations = fmt.Sprintf("line %d", s.Line), b.report.Plan[i].Relations
 		}
 		if s.Class.Command == "SET" || s.Class.Command == "RESET" || s.Class.Control != script.NoControl {
 			continue

@@ -23,6 +23,7 @@ const runSetting = "pgintegrity.run"
 const protectSQL = `CREATE SCHEMA ` + guardSchema + `;
 CREATE TABLE ` + guardSchema + `.change (id bigint GENERATED ALWAYS AS IDENTITY, relation oid NOT NULL, old text, new text);
 CREATE INDEX ON ` + guardSchema + `.change (relation);
+CREATE TABLE ` + guardSchema + `.undone (relation oid PRIMARY KEY, conflicts bigint NOT NULL);
 CREATE FUNCTION ` + guardSchema + `.record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 	SET search_path = pg_catalog SET datestyle = 'ISO, YMD' SET intervalstyle = 'postgres' SET extra_float_digits = 3 SET bytea_output = 'hex' AS $record$
 BEGIN
@@ -198,7 +199,8 @@ func (r *run) verifyProtected(ctx context.Context, s session) []Answer {
 }
 
 // undoRows takes back what the command changed in protected tables, row by row,
-// and leaves what others wrote. All tables together are one transaction.
+// and leaves what others wrote. All tables together are one transaction, which
+// notes that they are done: a guard that resumes must not do it twice.
 func (r *run) undoRows(ctx context.Context, s session) (problems []string) {
 	if len(r.protected) == 0 {
 		return nil
@@ -237,7 +239,7 @@ func (r *run) undoRows(ctx context.Context, s session) (problems []string) {
 			}
 		}
 		for _, t := range tables {
-			left, err := undoTable(ctx, s, t)
+			left, err := undoTableOnce(ctx, s, t)
 			if err != nil {
 				return fmt.Errorf("taking back the rows of %s: %w", t, err)
 			}
@@ -272,6 +274,19 @@ const (
 	removedSQL = `SELECT old AS v FROM ` + guardSchema + `.change WHERE relation = %[1]d AND old IS NOT NULL
 		EXCEPT ALL SELECT new FROM ` + guardSchema + `.change WHERE relation = %[1]d AND new IS NOT NULL`
 )
+
+// undoTableOnce is undoTable, or what came of it when the guard died behind it.
+func undoTableOnce(ctx context.Context, s session, t table) (left int64, err error) {
+	err = s.QueryRow(ctx, "SELECT conflicts FROM "+guardSchema+".undone WHERE relation = $1::oid", t.OID).Scan(&left)
+	if !noRows(err) {
+		return left, err
+	}
+	if left, err = undoTable(ctx, s, t); err != nil {
+		return left, err
+	}
+	_, err = s.Exec(ctx, "INSERT INTO "+guardSchema+".undone VALUES ($1::oid, $2)", t.OID, left)
+	return left, err
+}
 
 // undoTable takes back the changes of one table and counts the rows for which
 // that was not possible, because others had changed them since.

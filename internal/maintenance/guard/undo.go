@@ -375,7 +375,11 @@ func (r *run) prove(ctx context.Context, s session) (problems []string) {
 		}
 	}
 	if compared > 0 {
-		r.report.Verification = append(r.report.Verification, Answer{"as before", "", OK, fmt.Sprintf("%d of %d tables hold what they held, but for what others wrote", equal, compared)})
+		state := OK
+		if equal < compared {
+			state = Failed
+		}
+		r.report.Verification = append(r.report.Verification, Answer{"as before", "", state, fmt.Sprintf("%d of %d tables hold what they held, but for what others wrote", equal, compared)})
 	}
 	return problems
 }
