@@ -57,7 +57,7 @@ func addDrill(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("output", "Format: text or json.").Default("text").EnumVar(&f.output, "text", "json")
 	cmd.Flag("repository", "The repository of the configuration file; not needed when there is one.").PlaceHolder("NAME").StringVar(&f.repository)
 	cmd.Flag("path", "A repository or a backup that is not in the configuration file.").PlaceHolder("DIRECTORY").StringVar(&f.path)
-	cmd.Flag("type", "What made --path: barman, directory (pg_basebackup), dump, pgbackrest or wal-g.").Default(string(recovery.TypeDirectory)).EnumVar(&f.kind, repositoryTypes()...)
+	cmd.Flag("type", "What made --path: barman, cloudnativepg, directory (pg_basebackup), dump, pgbackrest or wal-g.").Default(string(recovery.TypeDirectory)).EnumVar(&f.kind, repositoryTypes()...)
 	cmd.Flag("wal-path", "The directory of archived WAL that belongs to --path.").PlaceHolder("DIRECTORY").StringVar(&f.wal)
 	cmd.Flag("backup", "The backup to restore; without it the newest, or with --recovery-target-time the newest before that.").PlaceHolder("LABEL").StringVar(&f.backup)
 	cmd.Flag("recovery-target", "latest, or immediate to end as soon as the backup is consistent.").Default("latest").EnumVar(&f.immediate, "latest", "immediate")
@@ -117,7 +117,7 @@ func (f *drillFlags) run(ctx context.Context) (bool, error) {
 		}
 		return err == nil, err
 	case f.list:
-		return f.listBackups(ctx, options.Watched.Repository)
+		return f.listBackups(ctx, options.Watched.Repository, files)
 	case f.verifyOnly:
 		return f.verify(ctx, options)
 	}
@@ -429,11 +429,15 @@ type listDocument struct {
 	Latest     time.Time          `json:"latest_recovery_point,omitzero"`
 	LatestLSN  string             `json:"latest_lsn,omitempty"`
 	Problems   []recovery.Problem `json:"problems"`
+	// Damaged is what the exporter found corrupt, Target when it was all good.
+	Damaged []recovery.Damaged `json:"damaged,omitempty"`
+	Target  time.Time          `json:"recommended_target_time,omitzero"`
 }
 
-// listBackups shows what a repository holds; it succeeds when something can be
+// listBackups shows what a repository holds, and to when to recover when something
+// is damaged; it succeeds when something can be
 // brought back and nothing is wrong.
-func (f *drillFlags) listBackups(ctx context.Context, repository recovery.Repository) (bool, error) {
+func (f *drillFlags) listBackups(ctx context.Context, repository recovery.Repository, files *state.Files) (bool, error) {
 	inventory := recovery.ReadRepository(ctx, repository)
 	if inventory.Err != nil {
 		return false, inventory.Err
@@ -459,6 +463,12 @@ func (f *drillFlags) listBackups(ctx context.Context, repository recovery.Reposi
 			document.LatestLSN = latest.Position.String()
 		}
 	}
+	events, err := files.Events(time.Time{}, time.Now())
+	if err != nil {
+		return false, fmt.Errorf("what is damaged is not known: %w", err)
+	}
+	document.Damaged = recovery.DamagedNow(events)
+	document.Target, _ = recovery.TargetFor(document.Damaged)
 	good := ok && len(document.Problems) == 0
 	if f.output == "json" {
 		return good, f.writeJSON(document)
@@ -483,5 +493,41 @@ func (f *drillFlags) listBackups(ctx context.Context, repository recovery.Reposi
 		return false, nil
 	}
 	fmt.Fprintf(f.stdout, "Any moment from %s to %s can be brought back.\n", earliest.Time.UTC().Format(time.RFC3339), latest.Time.UTC().Format(time.RFC3339))
-	return good, nil
+	return good, f.recommend(inventory, document)
+}
+
+// recommend says what is damaged now, and to when to recover.
+func (f *drillFlags) recommend(inventory *recovery.Inventory, document listDocument) error {
+	if len(document.Damaged) == 0 {
+		return nil
+	}
+	fmt.Fprintln(f.stdout)
+	table := tabwriter.NewWriter(f.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "DAMAGED\tDATABASE\tCHECK\tFOUND\tLAST KNOWN GOOD")
+	for _, d := range document.Damaged {
+		good := "not known"
+		if !d.LastGood.IsZero() {
+			good = d.LastGood.UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", either(d.Object, "the cluster"), d.Database, d.Check, d.Found.UTC().Format(time.RFC3339), good)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	_, unknown := recovery.TargetFor(document.Damaged)
+	if unknown == len(document.Damaged) {
+		fmt.Fprintln(f.stdout, "When these were last good is not known: prove earlier moments with --recovery-target-time.")
+		return nil
+	}
+	moment := document.Target.UTC().Format("2006-01-02 15:04:05+00") // as recovery_target_time takes it
+	b, ok := inventory.Before(document.Target)
+	if !ok {
+		fmt.Fprintf(f.stdout, "They were all good at %s, but no usable backup is that old.\n", moment)
+		return nil
+	}
+	fmt.Fprintf(f.stdout, "Recommended: recover to %s, when they were all proved good, from the backup %s. Prove it first: --recovery-target-time='%s'\n", moment, b.Label, moment)
+	if unknown > 0 {
+		fmt.Fprintf(f.stdout, "When %d of them were last good is not known: look at them in what the drill brings back.\n", unknown)
+	}
+	return nil
 }

@@ -33,7 +33,7 @@ type Recovery struct {
 type Repository struct {
 	// Name is the value of the label repository.
 	Name string `yaml:"name"`
-	// Type is barman, directory, dump, pgbackrest or wal-g.
+	// Type is barman, cloudnativepg, directory, dump, pgbackrest or wal-g.
 	Type string `yaml:"type"`
 	// Path is its directory.
 	Path string `yaml:"path"`

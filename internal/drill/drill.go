@@ -202,6 +202,11 @@ func (d *drill) run(ctx context.Context, report *recovery.Report) error {
 	}
 	d.recovered = true
 	report.RecoverySeconds = time.Since(began).Seconds()
+	if d.options.Keep == "" {
+		if err := d.server.relax(); err != nil {
+			return fmt.Errorf("the recovered server: %w", err)
+		}
+	}
 	report.ServerVersion, report.Timeline = reached.version, b.Timeline
 	if reached.position != 0 {
 		report.Position = reached.position.String()
@@ -341,10 +346,8 @@ func (d *drill) before() (recovery.Backup, error) {
 			return recovery.Backup{}, refusal{err}
 		}
 	}
-	for _, b := range slices.Backward(d.inventory.Backups) {
-		if b.Usable() && b.Kind != recovery.KindLogical && !b.Finished.After(moment) {
-			return b, nil
-		}
+	if b, ok := d.inventory.Before(moment); ok {
+		return b, nil
 	}
 	return recovery.Backup{}, refusal{fmt.Errorf("no backup was finished before %s", moment.Format(time.RFC3339))}
 }

@@ -29,7 +29,7 @@ func TestIsolation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer listener.Close() //nolint:errcheck // the test is over
+		defer listener.Close()
 		var calls atomic.Int32
 		go func() {
 			for {
@@ -41,8 +41,11 @@ func TestIsolation(t *testing.T) {
 				_ = conn.Close()
 			}
 		}()
-		address := listener.Addr().(*net.TCPAddr)
-		conninfo := fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres", address.Port)
+		_, port, err := net.SplitHostPort(listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conninfo := fmt.Sprintf("host=127.0.0.1 port=%s user=postgres dbname=postgres", port)
 		b := newBank(t, major, pgtest.Setting("wal_level", "logical"), pgtest.Setting("shared_preload_libraries", "pg_prewarm"), pgtest.Setting("session_preload_libraries", "pg_prewarm"))
 		for _, sql := range []string{
 			"CREATE TABLE fired (by text)",

@@ -35,6 +35,8 @@ func (d *drill) restore(ctx context.Context, b recovery.Backup) (restored, error
 		err = d.fetch(ctx, b)
 	case d.options.Watched.Type == recovery.TypePgBackRest:
 		result, err = d.restorePgBackRest(ctx, b)
+	case d.options.Watched.Type == recovery.TypeCloudNativePG:
+		err = errors.New("what CloudNativePG keeps has no restore built in here: give fetch_command (barman-cloud-restore URL SERVER {backup} {data}) and restore_command (barman-cloud-wal-restore URL SERVER %f %p)")
 	case d.options.Watched.Type == recovery.TypeWALG:
 		err = errors.New("wal-g has no restore built in here: give fetch_command (wal-g backup-fetch {data} {backup}) and restore_command (wal-g wal-fetch %f %p)")
 	default:

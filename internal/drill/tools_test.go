@@ -244,7 +244,25 @@ func TestBarman(t *testing.T) {
 		options.Queries = []drill.Query{{Name: "rows", Database: "postgres", SQL: "SELECT count(*) FROM accounts", Expect: strconv.Itoa(rows)}}
 		proved(t, options)
 	}
-	options.Backup = m.read().Backups[0].Label // through WAL of three kinds
+	for _, program := range []string{"lz4", "zstd"} {
+		m.configure("backup_method = postgres", "compression = custom", "custom_compression_filter = "+program+" -q -c", "custom_decompression_filter = "+program+" -q -dc")
+		m.server.MustExec(t, "postgres", "INSERT INTO accounts SELECT i, 0, 'later' FROM generate_series("+strconv.Itoa(rows+1)+", "+strconv.Itoa(rows+5000)+") i")
+		rows += 5000
+		m.archive()
+	}
+	i := m.read()
+	kinds := make(map[string]bool)
+	for _, s := range i.Archive.Segments {
+		kinds[s.Compression] = true
+		if problem, err := i.Archive.VerifySegment(t.Context(), s); problem != "" || err != nil {
+			t.Errorf("%s: %s, %v", s.Path, problem, err)
+		}
+	}
+	if len(kinds) != 5 {
+		t.Errorf("WAL of the kinds %v", kinds)
+	}
+	options.Queries = []drill.Query{{Name: "rows", Database: "postgres", SQL: "SELECT count(*) FROM accounts", Expect: strconv.Itoa(rows)}}
+	options.Backup = i.Backups[0].Label // through WAL of five kinds
 	proved(t, options)
 	options.Backup = ""
 	m.fails(options)

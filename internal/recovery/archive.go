@@ -19,6 +19,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"pg_integrity_exporter/internal/wal"
 )
 
@@ -213,7 +215,8 @@ func (e *CompressedError) Error() string {
 	return fmt.Sprintf("%s is compressed with %s, which cannot be read here", e.Path, strings.TrimPrefix(e.Compression, "."))
 }
 
-// OpenSegment opens an archived file, decompressed when it is gzip or bzip2.
+// OpenSegment opens an archived file, decompressed when it is gzip, bzip2, zstd or
+// lz4.
 func OpenSegment(path string) (io.ReadCloser, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -234,9 +237,32 @@ func OpenSegment(path string) (io.ReadCloser, error) {
 		return reader{unzipped, file}, nil
 	case ".bz2":
 		return reader{bzip2.NewReader(file), file}, nil
+	case ".lz4":
+		return reader{newLZ4Reader(file), file}, nil
+	case ".zst", ".zstd":
+		decoder, err := zstd.NewReader(file, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxDecoder))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", path, err), file.Close())
+		}
+		return reader{decoder, closers{decoder.IOReadCloser(), file}}, nil
 	default:
 		return nil, errors.Join(&CompressedError{path, compression}, file.Close())
 	}
+}
+
+// maxDecoder bounds the memory of one zstd decoder (the window of zstd --ultra).
+const maxDecoder = 256 << 20
+
+// closers are closed in turn.
+type closers []io.Closer
+
+// Close gives the errors of all.
+func (c closers) Close() error {
+	var err error
+	for _, one := range c {
+		err = errors.Join(err, one.Close())
+	}
+	return err
 }
 
 // readHistory reads where a timeline began. Each line has the parent, the place

@@ -30,11 +30,13 @@ const (
 	TypeWALG Type = "wal-g"
 	// TypeDump holds files of pg_dump and pg_dumpall.
 	TypeDump Type = "dump"
+	// TypeCloudNativePG is a file with the Backup objects of CloudNativePG.
+	TypeCloudNativePG Type = "cloudnativepg"
 )
 
 // Types lists every type of repository.
 func Types() []Type {
-	return []Type{TypeBarman, TypeDirectory, TypeDump, TypePgBackRest, TypeWALG}
+	return []Type{TypeBarman, TypeCloudNativePG, TypeDirectory, TypeDump, TypePgBackRest, TypeWALG}
 }
 
 // Repository is where backups of one cluster are.
@@ -186,7 +188,7 @@ func ReadRepository(ctx context.Context, r Repository) *Inventory {
 	inventory := &Inventory{Repository: r, Read: time.Now()}
 	readers := map[Type]func(context.Context, *Inventory) error{
 		TypeDirectory: readDirectory, TypePgBackRest: readPgBackRest, TypeBarman: readBarman,
-		TypeWALG: readWALG, TypeDump: readDumps,
+		TypeWALG: readWALG, TypeDump: readDumps, TypeCloudNativePG: readCloudNativePG,
 	}
 	reader, ok := readers[r.Type]
 	if !ok {
@@ -302,12 +304,13 @@ func writtenSince(path string, since time.Time) bool {
 // LastFailure is when the newest unusable backup was taken, but for one that is
 // under way; zero is that there is none.
 func (i *Inventory) LastFailure() time.Time {
-	for _, b := range slices.Backward(i.Backups) {
-		if !b.Usable() && !b.underWay {
-			return cmp.Or(b.Finished, b.Started)
+	var last time.Time
+	for _, b := range i.Backups {
+		if when := cmp.Or(b.Finished, b.Started); !b.Usable() && !b.underWay && when.After(last) {
+			last = when
 		}
 	}
-	return time.Time{}
+	return last
 }
 
 // AllProblems lists the problems of the repository and of its backups.

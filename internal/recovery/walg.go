@@ -21,6 +21,7 @@ const walgSentinel = "_backup_stop_sentinel.json"
 type walgBackup struct {
 	LSN          uint64  `json:"LSN"`
 	FinishLSN    uint64  `json:"FinishLSN"`
+	Timeline     uint32  `json:"Timeline"`
 	Version      int     `json:"PgVersion"`
 	System       uint64  `json:"SystemIdentifier"`
 	Uncompressed int64   `json:"UncompressedSize"`
@@ -83,12 +84,11 @@ func (b *Backup) readSentinel(path string) {
 		b.problemf(ProblemDamaged, "its sentinel is no valid JSON: %v", err)
 		return
 	}
-	b.Start, b.End = wal.Position(raw.LSN), wal.Position(raw.FinishLSN)
+	b.Start, b.End, b.Timeline = wal.Position(raw.LSN), wal.Position(raw.FinishLSN), raw.Timeline
 	b.Major, b.System, b.Size, b.Stored = raw.Version/10000, raw.System, raw.Uncompressed, raw.Compressed
-	// A label is base_ and the name of the segment where it began, and for a delta
-	// that of the backup it builds on.
-	segment := strings.TrimPrefix(b.Label, "base_")
-	if len(segment) >= 24 {
+	// Older versions say it only in the label: base_ and the name of the segment
+	// where it began, and for a delta that of the backup it builds on.
+	if segment := strings.TrimPrefix(b.Label, "base_"); b.Timeline == 0 && len(segment) >= 24 {
 		timeline, _ := strconv.ParseUint(segment[:8], 16, 32)
 		b.Timeline = uint32(timeline)
 	}
