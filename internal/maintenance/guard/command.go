@@ -70,6 +70,9 @@ func (r *run) release(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
+	if err := r.journal.write(Record{Event: EventJudged, Outcome: OutcomeDone, Summary: verified}); err != nil {
+		return err
+	}
 	if err := r.unprotect(ctx, s); err != nil {
 		r.report.Verification = append(r.report.Verification, Answer{"leftover", guardSchema, Warning, oneLine(err)})
 	}

@@ -37,6 +37,9 @@ const (
 	EventStepDone Event = "step_done"
 	// EventUndo: what was done is about to be taken back, for this reason.
 	EventUndo Event = "undo"
+	// EventJudged: how it ends is known, and only what recorded the changes of a
+	// command is still to be removed.
+	EventJudged Event = "judged"
 	// EventEnd: the run ended like this.
 	EventEnd Event = "end"
 	// EventSettled: somebody has dealt with what a run left that could not be rolled
@@ -62,9 +65,9 @@ type Record struct {
 	Reason string `json:"reason,omitempty"`
 	// By is who settled it, at EventSettled.
 	By string `json:"by,omitempty"`
-	// Outcome is set at EventEnd.
+	// Outcome is set at EventJudged and EventEnd.
 	Outcome Outcome `json:"outcome,omitempty"`
-	// Summary is one line for people, at EventEnd.
+	// Summary is one line for people, with Outcome.
 	Summary string `json:"summary,omitempty"`
 	// Protected are the tables whose changes are recorded, at EventReady.
 	Protected []string `json:"protected,omitempty"`
@@ -258,7 +261,9 @@ type RunState struct {
 	Steps   []Record  `json:"-"`
 
 	protected []string
-	path      string
+	// judged is how it ends, when that was known already.
+	judged *Record
+	path   string
 }
 
 // Owed says that the run has left something that nobody has dealt with yet.
@@ -329,6 +334,8 @@ func (r *RunState) add(record Record) {
 	case EventChild:
 	case EventUndo:
 		r.Undoing = record.Reason
+	case EventJudged:
+		r.judged = &record
 	case EventEnd:
 		r.Finished, r.Outcome, r.Summary = record.Time, record.Outcome, record.Summary
 	case EventSettled:

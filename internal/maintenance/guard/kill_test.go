@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -110,6 +111,53 @@ func TestKillWhileTakingBack(t *testing.T) {
 		}
 		t.Error("the guard was never killed at that moment")
 	})
+}
+
+// TestDeathBeforeTheEnd takes the end out of the journals of commands that ended
+// well, were rolled back, and were not, as when the guard dies between removing
+// what recorded their changes and writing down the end: resume must say the same.
+func TestDeathBeforeTheEnd(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, pgtest.Newest())
+	for _, c := range []struct {
+		text string
+		want guard.Outcome
+	}{
+		{"UPDATE invoices SET total = total + 1 WHERE no = 1", guard.OutcomeDone},
+		{"DELETE FROM archive_lines WHERE archive < 100;\nSELECT 1/0;\n", guard.OutcomeRolledBack},
+		{"CREATE VIEW left_behind AS SELECT 1;\nSELECT 1/0;\n", guard.OutcomeNotRolledBack},
+	} {
+		b := newBench(t, server, "books")
+		l := b.start() // others go on
+		first := guard.Run(t.Context(), b.command(c.text))
+		after := b.quiet()
+		journals, err := filepath.Glob(filepath.Join(b.files.Directory(), "guard", "*.jsonl"))
+		if err != nil || len(journals) != 1 {
+			t.Fatalf("%v (%v)", journals, err)
+		}
+		content, err := os.ReadFile(journals[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, _, found := strings.Cut(string(content), "\"event\":\"end\"")
+		if !found {
+			t.Fatalf("the journal has no end:\n%s", content)
+		}
+		if err := os.WriteFile(journals[0], []byte(before[:strings.LastIndexByte(before, '\n')+1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		runs, err := guard.Runs(b.files)
+		if err != nil || len(runs) != 1 || runs[0].Outcome != guard.OutcomeInterrupted {
+			t.Fatalf("%+v (%v)", runs, err)
+		}
+		again, err := guard.Resume(t.Context(), b.options(), runs[0])
+		if err != nil || first.Outcome != c.want || again.Outcome != c.want || again.Summary != first.Summary || b.quiet() != after {
+			t.Errorf("%q ended %s: %s; resumed, it ended %s: %s (%v)", c.text, first.Outcome, first.Summary, again.Outcome, again.Summary, err)
+		}
+		if lost := b.lost(l); lost > 0 {
+			t.Errorf("%d transfers are lost", lost)
+		}
+	}
 }
 
 func killOnce(t *testing.T, server *pgtest.Server, round int, mode string, statements ...string) {

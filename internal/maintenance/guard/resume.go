@@ -82,6 +82,17 @@ func (r *run) resume(ctx context.Context, state RunState) error {
 		r.close()
 		return nil
 	}
+	if state.judged != nil {
+		if err := r.unprotect(ctx, s); err != nil {
+			return err
+		}
+		r.endf(state.judged.Outcome, "%s", state.judged.Summary)
+		if r.report.Outcome == OutcomeNotRolledBack {
+			r.report.Recover = r.recoveryCommands()
+		}
+		r.close()
+		return nil
+	}
 	r.kinds = state.Kinds
 	for _, name := range state.Created {
 		created := parseName(name)

@@ -344,11 +344,14 @@ func readStorage(ctx context.Context, q querier) (map[string]storage, error) {
 	return all, rows.Err()
 }
 
+// verified is the summary of a run that ended well.
+const verified = "done and verified"
+
 // finish decides how the run ended. err is what went wrong; nil is that
 // everything was done and verified.
 func (r *run) finish(ctx context.Context, err error) {
 	if err == nil {
-		r.endf(OutcomeDone, "done and verified")
+		r.endf(OutcomeDone, verified)
 	} else {
 		r.takeBack(ctx, err)
 	}

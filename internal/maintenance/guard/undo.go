@@ -40,12 +40,23 @@ func (r *run) takeBack(ctx context.Context, why error) {
 	problems = append(problems, r.undoSchema(ctx, s)...)
 	problems = append(problems, r.undoRows(ctx, s)...)
 	problems = append(problems, r.prove(ctx, s)...)
-	if err := r.unprotect(ctx, s); err != nil {
-		problems = append(problems, oneLine(err))
+	r.takenBack(reason, problems)
+	err = r.journal.write(Record{Event: EventJudged, Outcome: r.report.Outcome, Summary: r.report.Summary})
+	if err == nil {
+		err = r.unprotect(ctx, s)
 	}
+	if err != nil {
+		r.takenBack(reason, append(problems, oneLine(err)))
+	}
+	if r.report.Outcome == OutcomeNotRolledBack {
+		r.report.Recover = append(r.swapped(ctx, s), r.report.Recover...)
+	}
+}
+
+// takenBack says how taking back ended.
+func (r *run) takenBack(reason string, problems []string) {
 	if len(problems) > 0 {
 		r.notRolledBackf("%s; not everything could be taken back: %s", reason, strings.Join(problems, "; "))
-		r.report.Recover = append(r.swapped(ctx, s), r.report.Recover...)
 		return
 	}
 	r.endf(OutcomeRolledBack, "%s; everything is as it was before", reason)
