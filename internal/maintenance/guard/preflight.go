@@ -132,20 +132,26 @@ func (b *before) planStatement(ctx context.Context, step step, s script.Statemen
 			continue
 		}
 		p.Relations = append(p.Relations, t.String())
-		p.Bytes += t.Bytes
+		bytes := t.Bytes
+		if strings.HasPrefix(c.Command, "REINDEX") {
+			if err := b.s.QueryRow(ctx, "SELECT pg_indexes_size($1::oid)", t.OID).Scan(&bytes); err != nil {
+				return p, err
+			}
+		}
+		p.Bytes += bytes
 		if !slices.Contains(b.named, t) {
 			b.named = append(b.named, t)
 		}
 	}
 	switch {
 	case c.Rewrites:
-		p.Rewrites = "writes new files"
+		p.Rewrites = writesNewFiles
 		p.Seconds = float64(p.Bytes) / rewriteRate
 	case c.MayRewrite:
 		p.Rewrites = "may write new files"
 		p.Seconds = float64(p.Bytes) / rewriteRate
-	case strings.HasPrefix(c.Command, "CREATE") && strings.Contains(c.Command, " INDEX"), c.Command == "REINDEX CONCURRENTLY", c.Command == "REFRESH MATERIALIZED VIEW":
-		p.Rewrites = "writes a new copy beside the old one"
+	case strings.HasPrefix(c.Command, "CREATE") && strings.Contains(c.Command, " INDEX"), c.Command == "REFRESH MATERIALIZED VIEW":
+		p.Rewrites = "writes a new copy of what changed"
 		if strings.HasPrefix(c.Command, "CREATE") {
 			p.Rewrites = "writes a new index"
 		}
@@ -158,6 +164,9 @@ func (b *before) planStatement(ctx context.Context, step step, s script.Statemen
 	}
 	return p, nil
 }
+
+// writesNewFiles is said of what needs the room for a second copy for sure.
+const writesNewFiles = "writes new files"
 
 // held says who holds a table, or is about to, so that it cannot even be looked at.
 func (b *before) held(ctx context.Context, name script.Name) error {
@@ -320,14 +329,22 @@ func (b *before) archive(ctx context.Context) error {
 	return nil
 }
 
-// headroom: a rewrite needs the size of the table once more.
+// headroom: a rewrite needs the size of the table once more. Of an index nobody
+// knows beforehand how large it will be, only that it is smaller than its table.
 func (b *before) headroom(ctx context.Context) error {
-	var need int64
+	var need, perhaps int64
 	for _, p := range b.report.Plan {
 		if p.Rewrites == "" || p.Command == "TRUNCATE" { // its new files are empty
 			continue
 		}
+		if p.Rewrites != writesNewFiles {
+			perhaps = max(perhaps, p.Bytes)
+			continue
+		}
 		need = max(need, p.Bytes)
+		if strings.HasPrefix(p.Command, "REINDEX") {
+			continue // its indexes may be anywhere
+		}
 		if err := b.tablespaces(ctx, p); err != nil {
 			return err
 		}
@@ -338,8 +355,10 @@ func (b *before) headroom(ctx context.Context) error {
 		b.answerf("disk", "", Unknown, "the data directory is not on this host: see to it that %s are free", size(need))
 	case free < need+need/10+b.settings().MinFree:
 		b.answerf("disk", "", Failed, "%s are free, %s are needed for new files and %s must stay free (min_free)", size(free), size(need+need/10), size(b.settings().MinFree))
+	case free < perhaps+perhaps/10+b.settings().MinFree:
+		b.answerf("disk", "", Warning, "%s are free, up to %s may be needed for new files; it is stopped when less than %s are left (min_free)", size(free), size(perhaps+perhaps/10), size(b.settings().MinFree))
 	default:
-		b.answerf("disk", "", OK, "%s are free, %s are needed for new files", size(free), size(need+need/10))
+		b.answerf("disk", "", OK, "%s are free, %s are needed for new files", size(free), size(max(need, perhaps)*11/10))
 	}
 	return nil
 }

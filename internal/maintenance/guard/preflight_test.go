@@ -247,6 +247,16 @@ func TestPreflight(t *testing.T) {
 				t.Errorf("nothing good is told of %s", check)
 			}
 		}
+		o := options()
+		o.Statements = b.sql("REINDEX TABLE archive; REINDEX TABLE CONCURRENTLY archive; VACUUM FULL archive; CREATE INDEX CONCURRENTLY archive_amount ON archive (amount); ALTER TABLE archive ADD COLUMN note text DEFAULT 'x'; TRUNCATE archive CASCADE").Statements
+		var rewrites []string
+		var sizes []int64
+		for _, p := range guard.Run(t.Context(), o).Plan {
+			rewrites, sizes = append(rewrites, p.Rewrites), append(sizes, p.Bytes)
+		}
+		if got := strings.Join(rewrites, ", "); got != "writes new files, writes new files, writes new files, writes a new index, may write new files, writes new files" || sizes[0] >= sizes[2] || sizes[1] != sizes[0] || sizes[0] == 0 {
+			t.Errorf("planned: %s; %d bytes", got, sizes)
+		}
 		for _, c := range obstacles(standby, archive) {
 			t.Run(c.name, func(t *testing.T) { c.hinders(t, b, options()) })
 		}
