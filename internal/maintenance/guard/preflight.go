@@ -14,6 +14,7 @@ import (
 	"pg_integrity_exporter/internal/datadir"
 	"pg_integrity_exporter/internal/maintenance/script"
 	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/recovery"
 )
 
 // rewriteRate is how many bytes a second a rewrite is estimated to write.
@@ -439,6 +440,29 @@ func (b *before) corruption(ctx context.Context) error {
 		}
 	}
 	b.report.Preflight = append(b.report.Preflight, answers...)
+	return b.knownDamage()
+}
+
+// knownDamage is what a running exporter has found and no later look has cleared. A
+// script names what it touches, which was just looked at; what a command touches
+// nobody knows.
+func (b *before) knownDamage() error {
+	now := time.Now()
+	events, err := b.options.Files.Events(now.AddDate(-1, 0, 0), now)
+	if err != nil {
+		return err
+	}
+	for _, d := range recovery.DamagedNow(events) {
+		if d.Database != "" && d.Database != b.report.Database {
+			continue
+		}
+		told := fmt.Sprintf("the check %s has found damage since %s, and nobody has mended it", d.Check, d.Found.Format(time.RFC3339))
+		if len(b.options.Command) == 0 || b.settings().allows("damaged") {
+			b.answerf("known damage", d.Object, Warning, "%s", told)
+		} else {
+			b.answerf("known damage", d.Object, Failed, "%s; mend it first, or go on with --allow=damaged", told)
+		}
+	}
 	return nil
 }
 

@@ -9,10 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/maintenance/guard"
 	"pg_integrity_exporter/internal/pg"
 	"pg_integrity_exporter/internal/pgtest"
 	"pg_integrity_exporter/internal/recovery"
+	"pg_integrity_exporter/internal/state"
 )
 
 // obstacle is one reason not to begin.
@@ -166,6 +168,19 @@ func obstacles(standby *pg.Target, archive string) []obstacle {
 		{"a small disk", only(func(o *guard.Options) { o.Settings.MinFree = 1 << 60 }), "disk", "must stay free (min_free)", ""},
 		{"a violated invariant", sql("UPDATE accounts SET balance = balance + 1 WHERE id = 199", "UPDATE accounts SET balance = balance - 1 WHERE id = 199"), "invariant", "is violated already", "violated"},
 		{"a violated constraint", sql("SET session_replication_role = replica; INSERT INTO archive_lines VALUES (-5, 'orphan')", "DELETE FROM archive_lines WHERE archive = -5"), "constraint", "rows break it", "violated"},
+		{"damage that the exporter knows of", func(t *testing.T, b *bench, o *guard.Options) func() {
+			t.Helper()
+			o.Statements, o.Command = nil, []string{"/bin/true"}
+			record := func(kind state.EventKind) {
+				if err := b.files.Record(state.Event{Time: time.Now(), Kind: kind, Database: "books", Schema: "public", Relation: "audit", Details: map[string]string{
+					"check": "page", "class": string(check.ClassCorruption), "fingerprint": "f", "first_seen": time.Now().Format(time.RFC3339),
+				}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			record(state.EventFindingOpened)
+			return func() { record(state.EventFindingCleared) }
+		}, "known damage", "the check page has found damage since", "damaged"},
 		{"damage", func(t *testing.T, b *bench, _ *guard.Options) func() {
 			t.Helper()
 			relation := b.server.MustRelation(t, "books", "archive")

@@ -77,6 +77,7 @@ func Allowances() map[string]string {
 		"split":      "a script that is committed in several parts because it cannot be rolled back as a whole",
 		"violated":   "constraints and invariants that are violated before it begins",
 		"busy":       "old transactions, long lock queues and standbys that are behind when it begins",
+		"damaged":    "damage that is known before a command begins",
 		"unproven":   "backups that are too old or that no drill has proved lately",
 		"no-undo":    "statements that nothing but a restore brings back",
 	}
