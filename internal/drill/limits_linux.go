@@ -15,8 +15,8 @@ const (
 )
 
 // Yield makes this process, and everything that it will start, give way to
-// others: nice is added to its niceness, and with it processors and disk are used
-// only when nobody else wants them. 0 changes nothing.
+// others: nice is added to its niceness, and with it the disk is used only when
+// nobody else wants it. 0 changes nothing.
 func Yield(nice int) error {
 	if nice == 0 {
 		return nil
@@ -32,9 +32,6 @@ func Yield(nice int) error {
 			continue
 		}
 		if err := syscall.Setpriority(syscall.PRIO_PROCESS, id, nice); err != nil {
-			return err
-		}
-		if err := unix.SchedSetAttr(id, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE, Nice: int32(nice)}, 0); err != nil {
 			return err
 		}
 		_, _, _ = syscall.Syscall(syscall.SYS_IOPRIO_SET, ioprioWho, uintptr(id), ioprioIdle<<ioprioClassShift) // not every kernel has it
