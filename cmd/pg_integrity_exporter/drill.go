@@ -74,7 +74,7 @@ func addDrill(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("compare", "Compare sampled rows with the living server.").Default("true").BoolVar(&f.compare)
 	cmd.Flag("verify-only", "Restore nothing: compare the backup with its manifest, and its WAL with its records.").BoolVar(&f.verifyOnly)
 	cmd.Flag("sample", "With --verify-only: share of the contents that is read, from more than 0 to 1.").Default("1").Float64Var(&f.sample)
-	cmd.Flag("list", "Restore nothing: list the backups, what is wrong with them, and the recovery points.").BoolVar(&f.list)
+	cmd.Flag("list", "Restore nothing: list the backups, what is wrong with them, the recovery points, and where to recover to when something is damaged.").BoolVar(&f.list)
 	cmd.Flag("clean", "Restore nothing: remove what killed drills left.").BoolVar(&f.clean)
 	cmd.Flag("textfile", "Also write the metrics of the drills to this file, for the textfile collector of node_exporter.").PlaceHolder("FILE").StringVar(&f.textfile)
 	return cmd.FullCommand(), f.drill
