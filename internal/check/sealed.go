@@ -215,11 +215,12 @@ func (s *session) sealedTable(ctx context.Context, d Sealed, t table) error {
 		now.Columns = append(now.Columns, c.Name)
 	}
 	if begin {
+		kept.Ranges = nil
 		if now.Range, err = s.rangeOf(ctx, d, t); err != nil {
 			return err
 		}
 	}
-	if err := s.prints(ctx, t, columns, &now); err != nil {
+	if err := s.prints(ctx, t, columns, kept.Ranges, &now); err != nil {
 		return err
 	}
 	if begin {
@@ -250,7 +251,7 @@ func (s *session) rangeOf(ctx context.Context, d Sealed, t table) (string, error
 	err := s.conn.QueryRow(ctx, `SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 		WHERE i.indrelid = $1 AND i.indisprimary AND i.indnkeyatts = 1 AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)`, t.OID).Scan(&key)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return "1", nil
+		return wholeRange, nil
 	}
 	if err != nil {
 		return "", err
@@ -260,15 +261,17 @@ func (s *session) rangeOf(ctx context.Context, d Sealed, t table) (string, error
 		return "", err
 	}
 	if low == nil {
-		return "1", nil
+		return wholeRange, nil
 	}
 	step := max(1, (*high-*low)/sealRanges)
 	return fmt.Sprintf("%[1]s::bigint / %[2]d * %[2]d", quote(key), step), nil
 }
 
-// prints computes the fingerprints of a table's ranges in one snapshot, a piece
-// of the table at a time. ACCESS SHARE on the table until it ends.
-func (s *session) prints(ctx context.Context, t table, columns []column, into *seal) error {
+// prints computes the fingerprints of a table's ranges in one snapshot. Those
+// that are kept are compared as a whole first: dividing the rows costs as much
+// as a third of all, and most times nothing has changed. ACCESS SHARE on the
+// table until it ends.
+func (s *session) prints(ctx context.Context, t table, columns []column, kept map[string]print, into *seal) error {
 	tx, err := s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return err
@@ -280,22 +283,70 @@ func (s *session) prints(ctx context.Context, t table, columns []column, into *s
 	if into.SystemIdentifier, err = s.systemIdentifier(ctx); err != nil {
 		return err
 	}
-	blocks, err := s.blocks(ctx, t)
-	if err != nil {
-		return err
-	}
-	where := ""
-	if into.Where != "" {
-		where = " AND (" + into.Where + ")"
-	}
-	sums := make(map[string]*big.Int)
-	into.Ranges = make(map[string]print)
-	for _, piece := range s.split(blockRange{End: blocks, whole: true}, rangeBlocks) {
-		started := time.Now()
-		rows, err := tx.Query(ctx, fmt.Sprintf("SELECT (r.range)::text, r.rows, r.sum::text FROM (SELECT %s AS range, count(*) AS rows, sum(%s) AS sum FROM ONLY %s WHERE %s%s GROUP BY 1) AS r",
-			into.Range, hashOf(quote(t.Name.Name), columns), t.Name.sql(), piece.condition(""), where))
+	if kept != nil && into.Range != wholeRange {
+		total := new(tally)
+		for _, p := range kept {
+			if err := total.add(p.Rows, p.Sum); err != nil {
+				return err
+			}
+		}
+		now, err := s.fingerprints(ctx, tx, t, columns, into.Where, wholeRange)
 		if err != nil {
 			return err
+		}
+		if len(kept) > 0 && now[wholeRange] == total.print() {
+			into.Ranges = kept
+			return tx.Commit(ctx)
+		}
+	}
+	if into.Ranges, err = s.fingerprints(ctx, tx, t, columns, into.Where, into.Range); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+// wholeRange is the expression of a table that is not divided.
+const wholeRange = "1"
+
+// tally is a fingerprint that is being added up.
+type tally struct {
+	rows int64
+	sum  big.Int
+}
+
+func (f *tally) add(rows int64, sum string) error {
+	part, ok := new(big.Int).SetString(sum, 10)
+	if !ok {
+		return fmt.Errorf("%q is no fingerprint", sum)
+	}
+	f.rows += rows
+	f.sum.Add(&f.sum, part)
+	return nil
+}
+
+func (f *tally) print() print { return print{Rows: f.rows, Sum: f.sum.String()} }
+
+// fingerprints reads a table's rows, a piece of the table at a time, and adds up
+// the fingerprints of the ranges that an expression divides them into.
+func (s *session) fingerprints(ctx context.Context, tx pgx.Tx, t table, columns []column, where, expression string) (map[string]print, error) {
+	blocks, err := s.blocks(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	if where != "" {
+		where = " AND (" + where + ")"
+	}
+	grouped := " GROUP BY 1"
+	if expression == wholeRange {
+		grouped = " HAVING count(*) > 0" // an aggregate of all rows, without a group to look up for each
+	}
+	sums := make(map[string]*tally)
+	for _, piece := range s.split(blockRange{End: blocks, whole: true}, rangeBlocks) {
+		started := time.Now()
+		rows, err := tx.Query(ctx, fmt.Sprintf("SELECT (r.range)::text, r.rows, r.sum::text FROM (SELECT %s AS range, count(*) AS rows, sum(%s) AS sum FROM ONLY %s WHERE %s%s%s) AS r",
+			expression, hashOf(quote(t.Name.Name), columns), t.Name.sql(), piece.condition(""), where, grouped))
+		if err != nil {
+			return nil, err
 		}
 		list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
 			Range *string
@@ -303,29 +354,30 @@ func (s *session) prints(ctx context.Context, t table, columns []column, into *s
 			Sum   string
 		}])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, r := range list {
 			name := "null"
 			if r.Range != nil {
 				name = *r.Range
 			}
-			sum, ok := new(big.Int).SetString(r.Sum, 10)
-			if !ok {
-				return fmt.Errorf("%q is no fingerprint", r.Sum)
-			}
 			if sums[name] == nil {
-				sums[name] = new(big.Int)
+				sums[name] = new(tally)
 			}
-			sums[name].Add(sums[name], sum)
-			into.Ranges[name] = print{Rows: into.Ranges[name].Rows + r.Rows, Sum: sums[name].String()}
+			if err := sums[name].add(r.Rows, r.Sum); err != nil {
+				return nil, err
+			}
 		}
 		s.throttle(ctx, started, int64(min(piece.End, blocks)-piece.Start)*int64(s.conn.Facts.BlockSize))
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
-	return tx.Commit(ctx)
+	ranges := make(map[string]print, len(sums))
+	for name, sum := range sums {
+		ranges[name] = sum.print()
+	}
+	return ranges, nil
 }
 
 // compareSeal reports the ranges that changed since they were sealed, and seals
@@ -376,7 +428,7 @@ func (s *session) compareSeal(ctx context.Context, d Sealed, t table, kept, now 
 
 func describeChange(before, now print, name, expression string) string {
 	what := "range " + name + " of " + expression
-	if expression == "1" {
+	if expression == wholeRange {
 		what = "the table"
 	}
 	switch {
