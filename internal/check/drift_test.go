@@ -237,22 +237,12 @@ func TestRows(t *testing.T) {
 	expectFindings(t, look())
 }
 
-// age makes the history of a table two days old.
+// age makes the history of a table 15 days old.
 func age(t *testing.T, memory check.Memory, server *pgtest.Server, table string) {
 	t.Helper()
 	var oid string
 	if err := server.Query(t.Context(), "erp", "SELECT $1::regclass::oid::text", &oid, table); err != nil {
 		t.Fatal(err)
 	}
-	var kept struct {
-		SystemIdentifier int64                     `json:"system_identifier"`
-		Value            map[string]map[string]any `json:"value"`
-	}
-	if found, err := memory.Recall("rows/erp/history", &kept); !found || err != nil {
-		t.Fatal(found, err)
-	}
-	kept.Value[oid]["since"] = time.Now().Add(-48 * time.Hour)
-	if err := memory.Remember("rows/erp/history", kept); err != nil {
-		t.Fatal(err)
-	}
+	changeHistory(t, memory, func(h histories) { h[oid]["since"] = time.Now().Add(-15 * 24 * time.Hour) })
 }

@@ -43,12 +43,14 @@ type size struct {
 	Rows     float64 // n_live_tup
 	Inserted int64   // n_tup_ins since the statistics were reset
 	Deleted  int64   // n_tup_del
+	Analyzed float64 // when VACUUM or ANALYZE last estimated n_live_tup, in seconds since 1970; 0 is never
 	File     uint32  // relfilenode: TRUNCATE and rewrites change it
 }
 
 // sizesSQL reads the statistics of the tables of users; partitions count with
 // their own.
-const sizesSQL = `SELECT s.relid, s.schemaname::text, s.relname::text, greatest(c.relpages, 0), s.n_live_tup::float8, s.n_tup_ins, s.n_tup_del, c.relfilenode
+const sizesSQL = `SELECT s.relid, s.schemaname::text, s.relname::text, greatest(c.relpages, 0), s.n_live_tup::float8, s.n_tup_ins, s.n_tup_del,
+	coalesce(extract(epoch FROM greatest(s.last_vacuum, s.last_autovacuum, s.last_analyze, s.last_autoanalyze)), 0)::float8, c.relfilenode
 	FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid WHERE c.relkind = 'r' AND c.relpersistence = 'p' ORDER BY s.schemaname, s.relname`
 
 // history is what is remembered of one table.
@@ -57,11 +59,15 @@ type history struct {
 	Since   time.Time `json:"since"`
 	Seen    time.Time `json:"seen"`
 	Samples int       `json:"samples"`
-	// Rows, Inserted, Deleted and File are of the last look.
-	Rows     float64 `json:"rows"`
-	Inserted int64   `json:"inserted"`
-	Deleted  int64   `json:"deleted"`
-	File     uint32  `json:"file"`
+	// Rows is the best that was known at the last look; Live, Inserted, Deleted,
+	// Analyzed and File are what the statistics said then. There is no Live in what
+	// older versions remembered.
+	Rows     float64  `json:"rows"`
+	Live     *float64 `json:"live,omitempty"`
+	Analyzed float64  `json:"analyzed,omitempty"`
+	Inserted int64    `json:"inserted"`
+	Deleted  int64    `json:"deleted"`
+	File     uint32   `json:"file"`
 	// MaxLoss and MaxGrowth are the largest shares of the rows that were lost and
 	// gained from one look to the next; they fade with time.
 	MaxLoss   float64 `json:"max_loss"`
@@ -81,12 +87,13 @@ const (
 	// minRows is the smallest table that is looked at: below it a person's
 	// ordinary work doubles or halves it.
 	minRows = 500
-	// learnLooks is how often a table must have been seen before a large change is
-	// told, learnTime for how long before a small one is.
+	// learnLooks is how often a table must have been seen before anything is told.
 	learnLooks = 3
-	learnTime  = 24 * time.Hour
-	// largeLoss and smallLoss are shares of the rows.
+	// largeLoss is the share of the rows whose loss is told of when a table was
+	// watched for learnTime or less. It becomes less as the table is better known:
+	// half of it after twice the time, and so on, down to smallLoss.
 	largeLoss = 0.3
+	learnTime = 24 * time.Hour
 	smallLoss = 0.02
 	// growth is from which share of new rows a table is said to have doubled.
 	growth = 0.9
@@ -108,7 +115,7 @@ func runRows(ctx context.Context, s *session) error {
 		return fmt.Errorf("reading the statistics of tables: %w", err)
 	}
 	sizes, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (z size, err error) {
-		err = row.Scan(&z.OID, &z.Name.Schema, &z.Name.Name, &z.Pages, &z.Rows, &z.Inserted, &z.Deleted, &z.File)
+		err = row.Scan(&z.OID, &z.Name.Schema, &z.Name.Name, &z.Pages, &z.Rows, &z.Inserted, &z.Deleted, &z.Analyzed, &z.File)
 		return z, err
 	})
 	if err != nil {
@@ -142,82 +149,111 @@ func runRows(ctx context.Context, s *session) error {
 
 // rows compares a table with its history, and gives its history from now on.
 func (s *session) rows(ctx context.Context, z size, before history, seen bool) (history, error) {
-	moment := time.Now()
-	fresh := history{Since: moment, Seen: moment, Rows: z.Rows, Inserted: z.Inserted, Deleted: z.Deleted, File: z.File}
-	if !seen || s.scope.Accept != nil {
-		fresh.Samples = 1
-		if seen {
-			fresh.Since, fresh.Samples = before.Since, before.Samples
-		}
-		return fresh, nil
-	}
 	next := before
-	next.Seen, next.Samples = moment, before.Samples+1
-	next.Inserted, next.Deleted, next.File = z.Inserted, z.Deleted, z.File
-	half := math.Exp2(-moment.Sub(before.Seen).Hours() / fade.Hours())
+	next.Seen, next.Samples = time.Now(), before.Samples+1
+	next.Live, next.Inserted, next.Deleted, next.Analyzed, next.File = &z.Rows, z.Inserted, z.Deleted, z.Analyzed, z.File
+	if !seen {
+		next.Since, next.Rows = next.Seen, z.Rows
+		return next, nil
+	}
+	next.Rows = before.rowsNow(z)
+	if s.scope.Accept != nil {
+		next.MaxLoss, next.MaxGrowth, next.Open = 0, 0, nil
+		return next, nil
+	}
+	half := math.Exp2(-next.Seen.Sub(before.Seen).Hours() / fade.Hours())
 	next.MaxLoss, next.MaxGrowth = before.MaxLoss*half, before.MaxGrowth*half
 
-	statisticsLost := z.Inserted < before.Inserted || z.Deleted < before.Deleted
-	if before.Open == nil && before.suspicious(z, statisticsLost) {
-		count, err := s.countRows(ctx, z)
-		if err != nil {
+	changed := z.Inserted != before.Inserted || z.Deleted != before.Deleted || z.File != before.File
+	suspicious := before.suspicious(z, next.Rows)
+	if suspicious || before.Open != nil && changed || before.doubtful(z) {
+		var err error
+		if next.Rows, err = s.countRows(ctx, z, next.Rows); err != nil {
 			return before, err
 		}
-		z.Rows = count
-		if before.anomalous(count) && before.explained(z) {
-			next.Open = &anomaly{Time: moment, Before: before.Rows, After: count}
+	}
+	if suspicious && before.Open == nil && before.anomalous(next.Rows) && before.explained(z, next.Rows) {
+		next.Open = &anomaly{Time: next.Seen, Before: before.Rows, After: next.Rows}
+	}
+	if before.Rows >= minRows && !before.lost(z) {
+		// An estimate that jumps is no habit of the table: its rows must have been deleted or inserted.
+		net := before.net(z)
+		loss, gain := before.Rows-next.Rows, next.Rows-before.Rows
+		if z.File == before.File {
+			loss = min(loss, -net)
 		}
-	} else if statisticsLost {
-		z.Rows = before.Rows // a crash or a reset took the statistics: nothing is known until they are back
+		next.MaxLoss, next.MaxGrowth = max(next.MaxLoss, loss/before.Rows), max(next.MaxGrowth, min(gain, net)/before.Rows)
 	}
-	if before.Rows >= minRows {
-		change := (z.Rows - before.Rows) / before.Rows
-		next.MaxLoss, next.MaxGrowth = max(next.MaxLoss, -change), max(next.MaxGrowth, change)
-	}
-	next.Rows = z.Rows
 	s.tellAnomaly(z, &next)
 	return next, nil
 }
 
+// lost says that the statistics are not those of the last look with what
+// happened since: a crash or a reset took them.
+func (h history) lost(z size) bool {
+	return z.Inserted < h.Inserted || z.Deleted < h.Deleted || z.Analyzed < h.Analyzed ||
+		z.Analyzed == h.Analyzed && z.File == h.File && h.Live != nil && z.Rows < *h.Live-float64(z.Deleted-h.Deleted)
+}
+
+// net is how many rows more were inserted than deleted since the last look, with
+// those of transactions that were rolled back.
+func (h history) net(z size) float64 {
+	return float64(z.Inserted-h.Inserted) - float64(z.Deleted-h.Deleted)
+}
+
+// rowsNow is the number of rows: what VACUUM or ANALYZE estimated anew, or that
+// of the last look with what the statistics say was committed since. Statistics
+// that were lost begin at 0 again.
+func (h history) rowsNow(z size) float64 {
+	switch {
+	case h.lost(z):
+		return max(0, h.Rows+z.Rows)
+	case h.Live == nil || z.Analyzed != h.Analyzed:
+		return z.Rows
+	}
+	return max(0, h.Rows+z.Rows-*h.Live)
+}
+
+// doubtful says that a new estimate differs so much from the number before,
+// with nothing that explains it, that the rows are worth counting: later looks
+// are compared with it.
+func (h history) doubtful(z size) bool {
+	return h.Rows >= minRows && z.Analyzed != h.Analyzed && !h.lost(z) && math.Abs(z.Rows-h.Rows) > largeLoss*h.Rows && !h.explained(z, z.Rows)
+}
+
 // suspicious says that the statistics look as if rows were lost or doubled, so
 // that they are worth counting.
-func (h history) suspicious(z size, statisticsLost bool) bool {
-	switch {
-	case h.Rows < minRows || h.Samples < learnLooks:
+func (h history) suspicious(z size, rows float64) bool {
+	if h.Rows < minRows || h.Samples < learnLooks || h.lost(z) {
 		return false
-	case statisticsLost:
-		return false
-	case z.File != h.File && z.Rows < h.Rows:
-		return h.anomalous(z.Rows) // TRUNCATE counts no deleted rows
 	}
-	return h.anomalous(z.Rows) || h.anomalous(h.Rows-float64(z.Deleted-h.Deleted)+float64(z.Inserted-h.Inserted))
+	return h.anomalous(rows) && h.explained(z, rows) || h.anomalous(h.Rows+h.net(z))
 }
 
 // anomalous says that this number of rows is a sudden change against the
 // table's own history.
 func (h history) anomalous(rows float64) bool {
 	loss, gain := (h.Rows-rows)/h.Rows, (rows-h.Rows)/h.Rows
-	least := largeLoss
-	if h.Seen.Sub(h.Since) >= learnTime {
-		least = smallLoss
-	}
+	watched := max(h.Seen.Sub(h.Since), learnTime)
+	least := max(largeLoss*float64(learnTime)/float64(watched), smallLoss)
 	return loss >= least && loss > timesHistory*h.MaxLoss || gain >= growth && gain > timesHistory*h.MaxGrowth
 }
 
 // explained says that rows were really deleted, truncated or inserted: the
-// number before is an estimate, and a better one is no loss.
-func (h history) explained(z size) bool {
-	net := float64(z.Inserted-h.Inserted) - float64(z.Deleted-h.Deleted)
-	if z.Rows < h.Rows {
-		return z.File != h.File || -net >= (h.Rows-z.Rows)/2
+// number before is an estimate, and a better one is no loss. TRUNCATE counts no
+// deleted rows.
+func (h history) explained(z size, rows float64) bool {
+	if rows < h.Rows {
+		return z.File != h.File || -h.net(z) >= (h.Rows-rows)/2
 	}
-	return net >= (z.Rows-h.Rows)/2
+	return h.net(z) >= (rows-h.Rows)/2
 }
 
-// countRows counts the rows of a table.
-func (s *session) countRows(ctx context.Context, z size) (float64, error) {
+// countRows counts the rows of a table; for one that is too large the number
+// that its statistics tell has to do.
+func (s *session) countRows(ctx context.Context, z size, told float64) (float64, error) {
 	if z.Pages > countPages && !s.scope.Deep {
-		return z.Rows, nil // its statistics have to do
+		return told, nil
 	}
 	started := time.Now()
 	var count float64
