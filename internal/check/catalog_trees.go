@@ -29,7 +29,8 @@ const (
 )
 
 // trap is a page of an index of a system catalogue that a server process goes
-// into and does not come back from: nearly every statement of the database does.
+// into and does not come back from, or dies in, which ends all sessions of the
+// server: nearly every statement of the database goes there.
 type trap struct {
 	index string
 	block uint32
@@ -38,7 +39,7 @@ type trap struct {
 
 // Error says why a database is left alone.
 func (t *trap) Error() string {
-	return fmt.Sprintf("the database is left alone: its system catalogue's index %s is damaged so that a server process may loop in it, without heeding a cancel, until the server's memory is used up (page %d: %s)", t.index, t.block, t.text)
+	return fmt.Sprintf("the database is left alone: its system catalogue's index %s is damaged so that a server process may die in it, and all sessions of the server with it, or loop, without heeding a cancel, until the server's memory is used up (page %d: %s)", t.index, t.block, t.text)
 }
 
 // trapped looks at the indexes of the catalogues of the session's database before it
@@ -54,9 +55,15 @@ func (s *session) trapped(ctx context.Context) *trap {
 	if time.Since(h.trees.when) < treesAge {
 		return h.trees.trap
 	}
-	found, err := s.lookForTrap(ctx, cmp.Or(s.database, s.home))
-	if err != nil {
+	database := cmp.Or(s.database, s.home)
+	found, err := s.lookForTrap(ctx, database)
+	switch {
+	case err != nil:
 		s.logger.Debug("the indexes of the catalogues are not looked at before", "datname", s.database, "err", err)
+	case found != nil:
+		s.target.Avoid(database, found, time.Now().Add(treesAge))
+	default:
+		s.target.Allow(database)
 	}
 	h.trees = treesSeen{found, time.Now()}
 	return found

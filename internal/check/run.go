@@ -214,12 +214,12 @@ func (s *session) foundUnusable(ctx context.Context, unusable *pg.UnusableError)
 // sharedFile is a file of the catalogues that all databases share.
 var sharedFile = regexp.MustCompile(`\bglobal/`)
 
-// foundTrap reports an index of a catalogue that makes server processes loop.
+// foundTrap reports an index of a catalogue that makes server processes loop or die.
 func (s *session) foundTrap(t *trap) {
 	s.found(Finding{
 		Class: ClassCorruption, Severity: SeverityCritical, Schema: "pg_catalog", Relation: t.index, Block: &t.block,
-		Message: t.text + ": server processes that come to the page loop in it",
-		Impact:  "Each session that looks something up in this system catalogue may loop for ever, heeding neither a cancel nor statement_timeout, and take more and more memory until the operating system kills it, which ends all sessions of the server.",
+		Message: t.text + ": server processes that come to the page loop in it or die",
+		Impact:  "Each session that looks something up in this system catalogue may die, which ends all sessions of the server, or loop for ever, heeding neither a cancel nor statement_timeout, and take more and more memory until the operating system kills it, which does the same.",
 		Action:  "Keep clients away from the database. Keep a copy of its directory. Make the index anew in a single session with -P (ignore_system_indexes): PGOPTIONS='-P' psql, REINDEX INDEX pg_catalog." + t.index + "; else fail over to a standby, or restore.",
 	}, "trap")
 }

@@ -132,8 +132,15 @@ func (r *Relation) BtreeTrap(p []byte, block uint32) string {
 		return fmt.Sprintf("the page's level is %d, its flags 0x%04x", b.Level, binary.LittleEndian.Uint16(p[Size-4:]))
 	}
 	return indexTuples(p, h, indexHeader, func(i, _ int, t []byte) string {
-		if to := blockID(t); !b.Leaf && (i > 1 || b.Right == 0) && (to == 0 || to == block) {
+		if i == 1 && b.Right != 0 { // the high key
+			return ""
+		}
+		if to := blockID(t); !b.Leaf && (to == 0 || to == block) {
 			return fmt.Sprintf("the page below is page %d", to)
+		}
+		if b.Leaf && isPosting(t) {
+			_, _, problem := postingList(t)
+			return problem
 		}
 		return ""
 	})
@@ -148,10 +155,9 @@ func (r *Relation) btreeLeafProblem(t []byte) string {
 		}
 		return keyProblem(t, r.Columns)
 	}
-	tid := decodeTID(t)
-	count, at := int(tid.Offset&btreeOffset), int(tid.Block)
-	if tid.Offset&btreeUnused != 0 || count < 2 || at < indexHeader || at > len(t) || at+6*count > len(t) {
-		return fmt.Sprintf("a list of %d rows begins at byte %d of %d", count, at, len(t))
+	count, at, problem := postingList(t)
+	if problem != "" {
+		return problem
 	}
 	last := TID{}
 	for i := range count {
@@ -165,6 +171,17 @@ func (r *Relation) btreeLeafProblem(t []byte) string {
 		last = row
 	}
 	return keyProblem(t[:at], r.Columns)
+}
+
+// postingList is where the list of rows of a tuple is, and how many there are.
+// One that is not within the tuple lets a server process read beyond the page.
+func postingList(t []byte) (count, at int, problem string) {
+	tid := decodeTID(t)
+	count, at = int(tid.Offset&btreeOffset), int(tid.Block)
+	if tid.Offset&btreeUnused != 0 || count < 2 || at < indexHeader || at > len(t) || at+6*count > len(t) {
+		problem = fmt.Sprintf("a list of %d rows begins at byte %d of %d", count, at, len(t))
+	}
+	return count, at, problem
 }
 
 // isPosting says that the tuple of a leaf page has a list of rows.

@@ -65,6 +65,10 @@ func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) 
 func (t *Target) AskAny(ctx context.Context, purpose Purpose, ask func(conn *Conn) error) error {
 	_, err := t.any(func(database string) (*Conn, error) {
 		conn, err := t.Connect(ctx, database, purpose)
+		if _, died := errors.AsType[*diedError](err); died {
+			t.awaitStart(ctx)
+			return nil, &UnusableError{Database: cmp.Or(database, t.Database()), err: err}
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -127,6 +127,10 @@ func (l *line) connection(ctx context.Context) (conn *Conn, kept bool, err error
 		l.mu.Unlock()
 		return nil, false, context.Canceled
 	}
+	if l.conn != nil && l.target.unusable.lookup(l.conn.Facts.Database) != nil {
+		l.conn.Close()
+		l.conn = nil
+	}
 	if l.conn != nil {
 		conn = l.conn
 		l.mu.Unlock()

@@ -92,6 +92,8 @@ type left struct {
 	until time.Time
 	// deaths are the attempts in a row that ended without a word.
 	deaths int
+	// avoided says that Avoid asked for it.
+	avoided bool
 }
 
 // lookup gives the error of a database that is left alone now.
@@ -104,6 +106,38 @@ func (u *unusable) lookup(database string) error {
 	return nil
 }
 
+// Avoid leaves a database alone until a time, because opening or using a session in
+// it is known to be a danger to the server, for the reason given. Lanes that have a
+// session there go to another database.
+func (t *Target) Avoid(database string, why error, until time.Time) {
+	t.unusable.set(database, left{err: &UnusableError{Database: database, err: why}, until: until, avoided: true})
+}
+
+// Allow ends Avoid.
+func (t *Target) Allow(database string) {
+	t.unusable.mu.Lock()
+	defer t.unusable.mu.Unlock()
+	if t.unusable.left[database].avoided {
+		delete(t.unusable.left, database)
+	}
+}
+
+// set notes that a database is left alone.
+func (u *unusable) set(database string, l left) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.left == nil {
+		u.left = make(map[string]left)
+	}
+	u.left[database] = l
+}
+
+// diedError says that the server restarted while a session was opened: that may
+// have had another cause.
+type diedError struct{ error }
+
+func (e *diedError) Unwrap() error { return e.error }
+
 // used notes that a session was opened.
 func (u *unusable) used(database string) {
 	u.mu.Lock()
@@ -115,23 +149,20 @@ func (u *unusable) used(database string) {
 // leave notes that an attempt ended and the server restarted.
 func (u *unusable) leave(database string, err error, panicked bool) error {
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	now := time.Now()
 	l := left{deaths: u.left[database].deaths}
 	if panicked {
 		u.restarted, l.until = now, now.Add(panicPause)
 		l.err = &UnusableError{Database: database, Restarts: true, Until: l.until, err: err}
 	} else {
-		l.err = err
+		l.err = &diedError{err}
 		if l.deaths++; l.deaths >= freeDeaths {
 			l.until = now.Add(min(deathPause<<min(l.deaths-freeDeaths, 20), panicPause))
-			l.err = fmt.Errorf("%w; the server restarted at that moment, again, so database %q is left alone until %s", err, database, l.until.UTC().Format(time.RFC3339))
+			l.err = &diedError{fmt.Errorf("%w; the server restarted at that moment, again, so database %q is left alone until %s", err, database, l.until.UTC().Format(time.RFC3339))}
 		}
 	}
-	if u.left == nil {
-		u.left = make(map[string]left)
-	}
-	u.left[database] = l
+	u.mu.Unlock()
+	u.set(database, l)
 	return l.err
 }
 
