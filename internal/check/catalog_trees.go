@@ -35,10 +35,16 @@ type trap struct {
 	index string
 	block uint32
 	text  string
+	// heap says that it is the catalogue itself: the server restarts when a session
+	// is opened.
+	heap bool
 }
 
 // Error says why a database is left alone.
 func (t *trap) Error() string {
+	if t.heap {
+		return fmt.Sprintf("the database is left alone: %s (%s), and each attempt to open a session may make the server restart", t.text, t.index)
+	}
 	return fmt.Sprintf("the database is left alone: its system catalogue's index %s is damaged so that a server process may die in it, and all sessions of the server with it, or loop, without heeding a cancel, until the server's memory is used up (page %d: %s)", t.index, t.block, t.text)
 }
 
@@ -128,6 +134,11 @@ func (s *session) lookForTrap(ctx context.Context, database string) (*trap, erro
 	mapped, err := cluster.DecodeRelationMap(content, conn.Facts.Major(), false)
 	if err != nil {
 		return nil, err
+	}
+	for oid, name := range map[uint32]string{1247: "pg_type", 1249: "pg_attribute", 1255: "pg_proc", 1259: "pg_class"} {
+		if size, err := files.Size(ctx, fmt.Sprintf("%s/%d", directory, mapped[oid])); err == nil && size == 0 {
+			return &trap{index: name, text: "the file of the catalogue is empty", heap: true}, nil
+		}
 	}
 	for _, t := range trees {
 		node, ok := mapped[t.OID]

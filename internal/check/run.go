@@ -183,6 +183,12 @@ func (s *session) purpose() pg.Purpose {
 	}
 }
 
+// What is said of a database in which no session can be opened.
+const (
+	databaseUnusable = "Nobody can use the database. When the server restarts at each attempt, no other database of the server can be used for long either."
+	keepClientsAway  = "Keep clients away from the database (pg_hba.conf: reject, or ALTER DATABASE ... ALLOW_CONNECTIONS false from another one). Copy the data directory, then fail over to a standby that still opens it, or restore."
+)
+
 // foundUnusable reports a database in which no session can be opened. What did not
 // make the server restart is tried once more.
 func (s *session) foundUnusable(ctx context.Context, unusable *pg.UnusableError) error {
@@ -200,8 +206,8 @@ func (s *session) foundUnusable(ctx context.Context, unusable *pg.UnusableError)
 	f := Finding{
 		Class: ClassCorruption, Severity: SeverityCritical, Schema: "pg_catalog", Relation: cmp.Or(s.catalogueOf(ctx, text(unusable)), "pg_class"), SQLState: sqlstate(unusable),
 		Message: unusable.Error(),
-		Impact:  "Nobody can use the database. When the server restarts at each attempt, no other database of the server can be used for long either.",
-		Action:  "Keep clients away from the database (pg_hba.conf: reject, or ALTER DATABASE ... ALLOW_CONNECTIONS false from another one). Copy the data directory, then fail over to a standby that still opens it, or restore.",
+		Impact:  databaseUnusable,
+		Action:  keepClientsAway,
 	}
 	if sharedFile.MatchString(unusable.Error()) {
 		f.Impact = "The system catalogues that all databases share are damaged: nobody can open a session in any of them. Sessions that are open work on as long as they do not need what is damaged."
@@ -216,12 +222,18 @@ var sharedFile = regexp.MustCompile(`\bglobal/`)
 
 // foundTrap reports an index of a catalogue that makes server processes loop or die.
 func (s *session) foundTrap(t *trap) {
-	s.found(Finding{
+	f := Finding{
 		Class: ClassCorruption, Severity: SeverityCritical, Schema: "pg_catalog", Relation: t.index, Block: &t.block,
 		Message: t.text + ": server processes that come to the page loop in it or die",
 		Impact:  "Each session that looks something up in this system catalogue may die, which ends all sessions of the server, or loop for ever, heeding neither a cancel nor statement_timeout, and take more and more memory until the operating system kills it, which does the same.",
 		Action:  "Keep clients away from the database. Keep a copy of its directory. Make the index anew in a single session with -P (ignore_system_indexes): PGOPTIONS='-P' psql, REINDEX INDEX pg_catalog." + t.index + "; else fail over to a standby, or restore.",
-	}, "trap")
+	}
+	if t.heap {
+		f.Block = nil
+		f.Message = t.text + ": no session can be opened in the database, and an attempt may make the server restart"
+		f.Impact, f.Action = databaseUnusable, keepClientsAway
+	}
+	s.found(f, "trap")
 }
 
 // foundUnreadable reports that the server cannot read the catalogues of a database
