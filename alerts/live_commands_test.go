@@ -149,7 +149,7 @@ func TestLiveCommands(t *testing.T) {
 	script := filepath.Join(directory, "half.sql")
 	appendTo(t, script, "DELETE FROM kept WHERE i > 10;\nVACUUM kept;\nSELECT 1/0;\n")
 	program.run(t, 3, "guard", "--sql="+script, "--allow=split", "--allow=unproven")
-	program.run(t, -1, "guard", "--allow=unproven", "--", "/bin/sh", "-c", "kill -KILL $PPID")
+	program.run(t, -1, "guard", "--allow=unproven", "--allow=damaged", "--", "/bin/sh", "-c", "kill -KILL $PPID")
 	seen.await(t, without(liveCommands)...)
 }
 
