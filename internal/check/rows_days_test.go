@@ -27,7 +27,7 @@ type day struct {
 	sql    []string
 }
 
-func (d *day) do(format string, args ...any) { d.sql = append(d.sql, fmt.Sprintf(format, args...)) }
+func (d *day) dof(format string, args ...any) { d.sql = append(d.sql, fmt.Sprintf(format, args...)) }
 
 // at says that it is this time of the day.
 func (d *day) at(hour, minute int) bool { return d.minute%1440 == hour*60+minute }
@@ -58,90 +58,90 @@ const habitRows = "INSERT INTO %s SELECT nextval('ids'), %d, repeat('x', 50) FRO
 
 func habits() []habit {
 	grow := func(table string, perHour float64) func(d *day) {
-		return func(d *day) { d.do(habitRows, table, d.minute, d.number(perHour)) }
+		return func(d *day) { d.dof(habitRows, table, d.minute, d.number(perHour)) }
 	}
 	return []habit{
 		{"postings", "grows all day", 20000, 365, grow("postings", 400), 0},
 		{"accounts", "grows slowly, a row in ten is updated an hour", 20000, 365, func(d *day) {
-			d.do(habitRows, "accounts", d.minute, d.number(10))
-			d.do("UPDATE accounts SET made = %d WHERE id %% 120 = %d", d.minute, d.minute/5%120)
+			d.dof(habitRows, "accounts", d.minute, d.number(10))
+			d.dof("UPDATE accounts SET made = %d WHERE id %% 120 = %d", d.minute, d.minute/5%120)
 		}, 0},
 		{"sessions", "expire after two hours, cleaned every 5 minutes", 0, 0, func(d *day) {
-			d.do(habitRows, "sessions", d.minute, d.number(1500))
-			d.do("DELETE FROM sessions WHERE made < %d", d.minute-120)
+			d.dof(habitRows, "sessions", d.minute, d.number(1500))
+			d.dof("DELETE FROM sessions WHERE made < %d", d.minute-120)
 		}, 0},
 		{"tokens", "expire after a day, cleaned once an hour", 0, 0, func(d *day) {
-			d.do(habitRows, "tokens", d.minute, d.number(1000))
+			d.dof(habitRows, "tokens", d.minute, d.number(1000))
 			if d.minute%60 == 0 {
-				d.do("DELETE FROM tokens WHERE made < %d", d.minute-1440)
+				d.dof("DELETE FROM tokens WHERE made < %d", d.minute-1440)
 			}
 		}, 0},
 		{"queue", "filled in bursts and emptied", 0, 0, func(d *day) {
-			d.do(habitRows, "queue", d.minute, d.number(600))
+			d.dof(habitRows, "queue", d.minute, d.number(600))
 			if d.random.IntN(12) == 0 {
-				d.do(habitRows, "queue", d.minute, 2000+d.random.IntN(2000))
+				d.dof(habitRows, "queue", d.minute, 2000+d.random.IntN(2000))
 			}
-			d.do("DELETE FROM queue WHERE id IN (SELECT id FROM queue ORDER BY id LIMIT 900)")
+			d.dof("DELETE FROM queue WHERE id IN (SELECT id FROM queue ORDER BY id LIMIT 900)")
 		}, 1},
 		{"staging", "truncated and loaded again every night", 5000, 1, func(d *day) {
 			if d.at(2, 0) {
-				d.do("TRUNCATE staging")
+				d.dof("TRUNCATE staging")
 			}
 			if d.at(2, 5) {
-				d.do(habitRows, "staging", d.minute, 5000+d.random.IntN(500))
+				d.dof(habitRows, "staging", d.minute, 5000+d.random.IntN(500))
 			}
 		}, 1},
 		{"cache", "deleted and filled again in one transaction every hour", 3000, 1, func(d *day) {
 			if d.minute%60 == 30 {
-				d.do("BEGIN; DELETE FROM cache; "+habitRows+"; COMMIT", "cache", d.minute, 3000+d.random.IntN(300))
+				d.dof("BEGIN; DELETE FROM cache; "+habitRows+"; COMMIT", "cache", d.minute, 3000+d.random.IntN(300))
 			}
 		}, 0},
 		{"audit", "what is older than 7 days is deleted every night", 20000, 7, func(d *day) {
-			d.do(habitRows, "audit", d.minute, d.number(500))
+			d.dof(habitRows, "audit", d.minute, d.number(500))
 			if d.at(3, 0) {
-				d.do("DELETE FROM audit WHERE made < %d", d.minute-7*1440)
+				d.dof("DELETE FROM audit WHERE made < %d", d.minute-7*1440)
 			}
 		}, 1},
 		{"logins", "what is older than 90 days is deleted every night", 50000, 90, func(d *day) {
-			d.do(habitRows, "logins", d.minute, d.number(100))
+			d.dof(habitRows, "logins", d.minute, d.number(100))
 			if d.at(3, 30) {
-				d.do("DELETE FROM logins WHERE made < %d", d.minute-90*1440)
+				d.dof("DELETE FROM logins WHERE made < %d", d.minute-90*1440)
 			}
 		}, 0},
 		{"prices", "imported anew every night: old rows deleted, new ones inserted, in two looks", 2000, 1, func(d *day) {
 			if d.at(4, 0) {
-				d.do(habitRows, "prices", d.minute, 2000)
+				d.dof(habitRows, "prices", d.minute, 2000)
 			}
 			if d.at(4, 5) {
-				d.do("DELETE FROM prices WHERE made < %d", d.minute-5)
+				d.dof("DELETE FROM prices WHERE made < %d", d.minute-5)
 			}
 		}, 2},
 		{"invoices", "a batch of a tenth once a week", 20000, 365, func(d *day) {
-			d.do(habitRows, "invoices", d.minute, d.number(20))
+			d.dof(habitRows, "invoices", d.minute, d.number(20))
 			if d.minute%(7*1440) == 5*60 {
-				d.do(habitRows, "invoices", d.minute, 2000)
+				d.dof(habitRows, "invoices", d.minute, 2000)
 			}
 		}, 0},
 		{"imports", "large imports that are rolled back", 20000, 100, func(d *day) {
 			if d.at(11, 0) || d.at(16, 0) {
-				d.do("BEGIN; "+habitRows+"; ROLLBACK", "imports", d.minute, 30000)
+				d.dof("BEGIN; "+habitRows+"; ROLLBACK", "imports", d.minute, 30000)
 			}
 		}, 0},
 		{"swapped", "a new copy is built and renamed every night", 4000, 1, func(d *day) {
 			if d.at(1, 0) {
-				d.do("BEGIN; CREATE TABLE swapping (LIKE swapped INCLUDING ALL); "+habitRows+"; DROP TABLE swapped; ALTER TABLE swapping RENAME TO swapped; COMMIT", "swapping", d.minute, 4000)
+				d.dof("BEGIN; CREATE TABLE swapping (LIKE swapped INCLUDING ALL); "+habitRows+"; DROP TABLE swapped; ALTER TABLE swapping RENAME TO swapped; COMMIT", "swapping", d.minute, 4000)
 			}
 		}, 0},
 		{"events", "a partition a day, the oldest is dropped", 0, 0, func(d *day) {
 			today := d.minute / 1440
 			if d.at(0, 0) {
-				d.do("CREATE TABLE IF NOT EXISTS events_%[1]d PARTITION OF events FOR VALUES FROM (%[2]d) TO (%[3]d); DROP TABLE IF EXISTS \"events_%[4]d\"", today, today*1440, (today+1)*1440, today-3)
+				d.dof("CREATE TABLE IF NOT EXISTS events_%[1]d PARTITION OF events FOR VALUES FROM (%[2]d) TO (%[3]d); DROP TABLE IF EXISTS \"events_%[4]d\"", today, today*1440, (today+1)*1440, today-3)
 			}
-			d.do(habitRows, "events", d.minute, d.number(3000))
+			d.dof(habitRows, "events", d.minute, d.number(3000))
 		}, 0},
 		{"maintained", "VACUUM FULL, CLUSTER or ANALYZE every night", 20000, 100, func(d *day) {
-			d.do(habitRows, "maintained", d.minute, d.number(50))
-			d.do("UPDATE maintained SET made = %d WHERE id %% 20 = %d", d.minute, d.minute/5%20)
+			d.dof(habitRows, "maintained", d.minute, d.number(50))
+			d.dof("UPDATE maintained SET made = %d WHERE id %% 20 = %d", d.minute, d.minute/5%20)
 			if d.at(1, 30) {
 				d.sql = append(d.sql, []string{"VACUUM FULL maintained", "CLUSTER maintained USING maintained_pkey", "ANALYZE maintained"}[d.minute/1440%3])
 			}
