@@ -496,7 +496,7 @@ func (b *before) rules(ctx context.Context) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(Allowances())) {
 		if b.settings().allows(name) {
-			b.answerf("allowed", name, Warning, "%s are accepted", Allowances()[name])
+			b.answerf("allowed", name, Warning, "accepted: %s", Allowances()[name])
 		}
 	}
 	return nil
