@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
+	"github.com/alecthomas/units"
 
 	"pg_integrity_exporter/collector"
 	"pg_integrity_exporter/internal/config"
@@ -41,6 +43,7 @@ type drillFlags struct {
 	user       string
 	role       string
 	timeout    time.Duration
+	rateLimit  units.Base2Bytes
 	compare    bool
 	verifyOnly bool
 	sample     float64
@@ -71,6 +74,7 @@ func addDrill(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("user", "The user of the system that runs the scratch server when this is root (default: recovery.drill.user, or postgres).").PlaceHolder("NAME").StringVar(&f.user)
 	cmd.Flag("role", "The superuser to log in to the scratch server as (default: found out).").PlaceHolder("NAME").StringVar(&f.role)
 	cmd.Flag("timeout", "Time limit of the drill (default: recovery.drill.timeout).").DurationVar(&f.timeout)
+	cmd.Flag("rate-limit", "Write at most this many bytes per second when a backup is copied, and read as many in each check, for example 50MiB (default: recovery.drill.rate_limit, or no limit).").Default("0").BytesVar(&f.rateLimit)
 	cmd.Flag("compare", "Compare sampled rows with the living server.").Default("true").BoolVar(&f.compare)
 	cmd.Flag("verify-only", "Restore nothing: compare the backup with its manifest, and its WAL with its records.").BoolVar(&f.verifyOnly)
 	cmd.Flag("sample", "With --verify-only: share of the contents that is read, from more than 0 to 1.").Default("1").Float64Var(&f.sample)
@@ -188,7 +192,7 @@ func (f *drillFlags) options() (drill.Options, *state.Files, error) {
 		FetchCommand: repository.FetchCommand, RestoreCommand: repository.RestoreCommand,
 		Backup: f.backup, Target: f.target, Scratch: either(f.scratch, d.Scratch, drill.DefaultScratch), BinDirectories: d.BinDirectories,
 		User: either(f.user, d.User), Role: either(f.role, d.Role), Timeout: time.Duration(d.Timeout), MinFree: int64(d.MinFree),
-		CompareRows: d.CompareRows, Settings: d.Settings, Rules: validated.Get().Rules(), Logger: f.logger.With("repository", repository.Name),
+		RateLimit: cmp.Or(int64(f.rateLimit), int64(d.RateLimit)), CompareRows: d.CompareRows, Settings: d.Settings, Rules: validated.Get().Rules(), Logger: f.logger.With("repository", repository.Name),
 	}
 	if len(f.bin) > 0 {
 		options.BinDirectories = f.bin
@@ -206,8 +210,11 @@ func (f *drillFlags) options() (drill.Options, *state.Files, error) {
 	if f.compare && f.named(validated.Get().Target) {
 		options.Primary = target
 	}
+	if f.rateLimit < 0 {
+		return drill.Options{}, nil, errors.New("--rate-limit must not be negative")
+	}
 	if f.urgent {
-		d.Nice = 0
+		d.Nice, options.RateLimit = 0, 0
 	}
 	if err := drill.Yield(d.Nice); err != nil {
 		f.logger.Warn("the drill cannot give way to others", "err", err)

@@ -128,6 +128,9 @@ type Drill struct {
 	Timeout Duration `yaml:"timeout"`
 	// MinFree is how much of the scratch file system must stay free.
 	MinFree Size `yaml:"min_free"`
+	// RateLimit is how many bytes per second are written when a backup is copied, and
+	// read by each check; 0 is no limit.
+	RateLimit Size `yaml:"rate_limit"`
 	// Nice is added to the niceness of the drill and everything it starts.
 	Nice int `yaml:"nice"`
 	// Compare is how many rows are compared with the living server; 0 is none.
@@ -242,6 +245,8 @@ func (d Drill) problem() (text, key string) {
 		return "must be more than 0", "timeout"
 	case d.MinFree < 0:
 		return "must not be negative", "min_free"
+	case d.RateLimit < 0:
+		return "must not be negative", "rate_limit"
 	case d.Nice < 0 || d.Nice > 19:
 		return fmt.Sprintf("must be between 0 and 19, not %d", d.Nice), "nice"
 	case d.CompareRows < 0 || d.CompareRows > 1_000_000:

@@ -18,11 +18,17 @@ import (
 	"pg_integrity_exporter/internal/recovery"
 )
 
-const copyBuffer = 256 << 10
+const (
+	copyBuffer = 256 << 10
+	// syncEvery is after how many bytes of a file what was written is synced, when
+	// there is a rate limit: else the disk would have all of it to write at once.
+	syncEvery = 16 << 20
+)
 
 // copier copies a backup and compares it with its manifest in the same pass.
 type copier struct {
 	runner   *runner
+	pace     *recovery.Pace
 	manifest map[string]recovery.ManifestFile
 
 	mu       sync.Mutex
@@ -33,8 +39,8 @@ type copier struct {
 	seen     map[string]bool
 }
 
-func newCopier(r *runner, manifest *recovery.Manifest) *copier {
-	c := &copier{runner: r, seen: make(map[string]bool)}
+func (d *drill) newCopier(manifest *recovery.Manifest) *copier {
+	c := &copier{runner: d.scratch.runner, pace: d.pace, seen: make(map[string]bool)}
 	if manifest != nil {
 		c.manifest = make(map[string]recovery.ManifestFile, len(manifest.Files))
 		for _, f := range manifest.Files {
@@ -183,7 +189,7 @@ func (c *copier) write(ctx context.Context, from io.Reader, to, name string, buf
 		if sum != nil {
 			_, _ = sum.Write(buffer[:n]) // a hash takes everything
 		}
-		if _, writeErr := target.Write(buffer[:n]); writeErr != nil {
+		if writeErr := c.put(ctx, target, buffer[:n], size); writeErr != nil {
 			err = writeErr
 		}
 	}
@@ -194,6 +200,18 @@ func (c *copier) write(ctx context.Context, from io.Reader, to, name string, buf
 		return fmt.Errorf("restoring %s: %w", name, err)
 	}
 	c.note(name, f, listed, size, sum)
+	return nil
+}
+
+// put writes some bytes, which make so many of the file, and keeps the rate limit.
+func (c *copier) put(ctx context.Context, target *os.File, content []byte, size int64) error {
+	if _, err := target.Write(content); err != nil || c.pace == nil {
+		return err
+	}
+	c.pace.Took(ctx, int64(len(content)))
+	if size%syncEvery < int64(len(content)) {
+		return target.Sync()
+	}
 	return nil
 }
 

@@ -43,6 +43,9 @@ type Options struct {
 	Timeout    time.Duration
 	// MinFree is how much of the scratch file system stays free.
 	MinFree int64
+	// RateLimit is how many bytes per second are written when a backup is copied, and
+	// read by each check; 0 is no limit. Programs that restore have limits of their own.
+	RateLimit int64
 	// CompareRows is how many rows are compared with Primary; 0 is none.
 	CompareRows int
 	Settings    map[string]string
@@ -71,6 +74,7 @@ type drill struct {
 	logger    *slog.Logger
 	inventory *recovery.Inventory
 	scratch   *scratch
+	pace      *recovery.Pace
 	server    *server
 	major     int
 	// living are the places of the living server's tablespaces, and superusers its
@@ -298,6 +302,7 @@ func (d *drill) prepare(ctx context.Context, report *recovery.Report) (recovery.
 		report.Problems = append(report.Problems, b.Problems...)
 		return b, errors.New("the backup cannot be restored")
 	}
+	d.pace = recovery.NewPace(d.options.RateLimit)
 	if d.scratch, err = newScratch(d.options.Scratch, d.options.Watched.Name, r); err != nil {
 		return b, refusal{err}
 	}

@@ -128,6 +128,22 @@ func TestDrill(t *testing.T) {
 	})
 }
 
+// TestRateLimit holds that a backup is copied no faster than it may be.
+func TestRateLimit(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, pgtest.Newest())
+	options := b.options(t)
+	options.RateLimit = 25 << 20
+	report := proved(t, options)
+	i := slices.IndexFunc(report.Phases, func(p recovery.PhaseReport) bool { return p.Phase == recovery.PhaseRestore })
+	if i < 0 || report.Verified == nil {
+		t.Fatal(dump(report))
+	}
+	if took, least := report.Phases[i].Seconds, float64(report.Verified.Bytes)/float64(options.RateLimit); took < 0.95*least || least < 0.5 {
+		t.Errorf("%d bytes were copied in %.2f s, and must take %.2f s", report.Verified.Bytes, took, least)
+	}
+}
+
 // change edits a file and gives a function that puts it back.
 func change(t *testing.T, path string, edit func(b []byte) []byte) (undo func()) {
 	t.Helper()

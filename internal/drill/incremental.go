@@ -113,7 +113,7 @@ func (c *copier) combine(ctx context.Context, chain []string, to string) error {
 			return noSpace(c.emptyMap(path, filepath.Join(filepath.Dir(target), whole)))
 		}
 		relative = filepath.Join(filepath.Dir(relative), whole)
-		if err := c.reconstruct(chain, relative, filepath.Join(to, relative)); err != nil {
+		if err := c.reconstruct(ctx, chain, relative, filepath.Join(to, relative)); err != nil {
 			return noSpace(fmt.Errorf("combining %s: %w", relative, err))
 		}
 		return nil
@@ -134,7 +134,7 @@ func (c *copier) emptyMap(from, to string) error {
 
 // reconstruct makes one file: each block comes from the newest backup that has
 // it.
-func (c *copier) reconstruct(chain []string, relative, to string) error {
+func (c *copier) reconstruct(ctx context.Context, chain []string, relative, to string) error {
 	var increments []*incremental // the newest first
 	var full *os.File
 	defer func() {
@@ -166,7 +166,7 @@ func (c *copier) reconstruct(chain []string, relative, to string) error {
 	if err != nil {
 		return err
 	}
-	err = writeBlocks(target, increments, full)
+	err = c.writeBlocks(ctx, target, increments, full)
 	c.mu.Lock()
 	c.files++
 	c.bytes += int64(increments[0].length) * page.Size
@@ -174,7 +174,7 @@ func (c *copier) reconstruct(chain []string, relative, to string) error {
 	return errors.Join(err, target.Close(), c.runner.own(to))
 }
 
-func writeBlocks(target io.Writer, increments []*incremental, full io.ReaderAt) error {
+func (c *copier) writeBlocks(ctx context.Context, target *os.File, increments []*incremental, full io.ReaderAt) error {
 	block := make([]byte, page.Size)
 	for number := range increments[0].length {
 		found := false
@@ -196,7 +196,7 @@ func writeBlocks(target io.Writer, increments []*incremental, full io.ReaderAt) 
 			}
 			clear(block[n:]) // added since, and never written
 		}
-		if _, err := target.Write(block); err != nil {
+		if err := c.put(ctx, target, block, int64(number+1)*page.Size); err != nil {
 			return err
 		}
 	}

@@ -74,7 +74,7 @@ func (d *drill) restoreFiles(ctx context.Context, b recovery.Backup) (restored, 
 			"here they were made empty. After a real restore with pg_combinebackup run VACUUM (DISABLE_PAGE_SKIPPING) on every table, or let check page look at them")
 		return result, err
 	}
-	c := newCopier(d.scratch.runner, manifest)
+	c := d.newCopier(manifest)
 	switch {
 	case b.Tar:
 		err = d.restoreTar(ctx, c, b)
@@ -182,7 +182,7 @@ func (d *drill) restoreChain(ctx context.Context, chain []recovery.Backup) (*rec
 		if err != nil {
 			return nil, err
 		}
-		result, err := recovery.VerifyDirectory(ctx, directory, manifest, recovery.VerifyOptions{})
+		result, err := recovery.VerifyDirectory(ctx, directory, manifest, recovery.VerifyOptions{RateLimit: d.options.RateLimit})
 		if err != nil {
 			return nil, err
 		}
@@ -194,7 +194,7 @@ func (d *drill) restoreChain(ctx context.Context, chain []recovery.Backup) (*rec
 		verified.Bytes += result.Bytes
 		verified.Seconds += result.Duration.Seconds()
 	}
-	c := newCopier(d.scratch.runner, nil)
+	c := d.newCopier(nil)
 	if err := c.combine(ctx, directories, d.scratch.data()); err != nil {
 		return nil, err
 	}
@@ -214,7 +214,7 @@ func (d *drill) plain(ctx context.Context, b recovery.Backup, number int) (strin
 	if err != nil {
 		return "", err
 	}
-	c := newCopier(d.scratch.runner, nil)
+	c := d.newCopier(nil)
 	for file := range files {
 		if err := c.untar(ctx, file, directory, ""); err != nil {
 			return "", err

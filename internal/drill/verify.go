@@ -111,7 +111,7 @@ func (d *drill) check(ctx context.Context, report *recovery.Report) error {
 		return err
 	}
 	// Nobody else uses this server.
-	options := check.Options{Checks: aboutData(), Deep: true, Jobs: runtime.GOMAXPROCS(0), Rules: d.options.Rules, Logger: d.logger}
+	options := check.Options{Checks: aboutData(), Deep: true, RateLimit: d.options.RateLimit, Jobs: runtime.GOMAXPROCS(0), Rules: d.options.Rules, Logger: d.logger}
 	// Fingerprints of sealed data, and when views were last refreshed, are of the living server.
 	options.Rules.Sealed, options.Rules.MaterializedViews = nil, nil
 	document, err := check.Sweep(ctx, target, options)

@@ -71,6 +71,7 @@ func Ignored(path string) bool {
 type verifier struct {
 	options VerifyOptions
 	started time.Time
+	pace    *Pace
 
 	mu     sync.Mutex
 	result Verification
@@ -83,7 +84,7 @@ func newVerifier(options VerifyOptions) *verifier {
 	if options.Sample <= 0 || options.Sample > 1 {
 		options.Sample = 1
 	}
-	return &verifier{options: options, started: time.Now()}
+	return &verifier{options: options, started: time.Now(), pace: NewPace(options.RateLimit)}
 }
 
 func (v *verifier) problem(p Problem) {
@@ -111,18 +112,8 @@ func (v *verifier) done(read, summed bool) {
 func (v *verifier) took(ctx context.Context, n int64) {
 	v.mu.Lock()
 	v.result.Bytes += n
-	total := v.result.Bytes
 	v.mu.Unlock()
-	if v.options.RateLimit <= 0 {
-		return
-	}
-	due := time.Duration(float64(total) / float64(v.options.RateLimit) * float64(time.Second))
-	if wait := due - time.Since(v.started); wait > 0 {
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-		}
-	}
+	v.pace.Took(ctx, n)
 }
 
 // sampled says whether the contents of a file belong to the sample.
