@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"pg_integrity_exporter/internal/pg"
 )
 
 const (
@@ -103,6 +105,10 @@ func (s *session) blame(ctx context.Context, name string, err error) {
 		return
 	}
 	s.blamed = true
+	died, known := s.died(ctx)
+	if known && !died {
+		return // the session ended, but not because of its last statement
+	}
 	if s.scope.Heaps.damaged(statisticOID) {
 		// Damaged statistics kill whoever plans a statement, of any table.
 		s.scope.Heaps.lose(s.name, wholeDatabase)
@@ -112,20 +118,16 @@ func (s *session) blame(ctx context.Context, name string, err error) {
 		s.lostAt = make(map[string]time.Time)
 	}
 	s.lostAt[name] = time.Now()
-	s.tellDied(ctx, name)
+	if died {
+		s.tellDied(name)
+	}
 	if err := s.remember(ctx, lostKey, s.lostAt); err != nil {
 		s.logger.Warn("where the session was lost is not remembered", "object", name, "err", err)
 	}
 }
 
-// tellDied reports that the server process died that was reading a relation, when
-// the server proves it.
-func (s *session) tellDied(ctx context.Context, name string) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	if !s.target.Restarting(ctx) {
-		return
-	}
+// tellDied reports that the server process died that was reading a relation.
+func (s *session) tellDied(name string) {
 	relation := RelationName{"pg_catalog", "pg_class"}
 	if name != wholeDatabase {
 		relation.Schema, relation.Name, _ = strings.Cut(name, ".")
@@ -137,6 +139,33 @@ func (s *session) tellDied(ctx context.Context, name string) {
 		Action:  "Read the server's log of this moment (signal 11 means damage, signal 9 the operating system's out-of-memory killer). Keep statements, VACUUM and dumps away from the relation, take a copy of the data directory, and look at the relation there.",
 	}, "died")
 }
+
+// died says that the server started again because of the last statement of the
+// session: its checkpointer is younger than the statement. Where that is not known
+// (pg_stat_activity.backend_start of other processes is for pg_monitor), the server
+// must be seen while it starts.
+func (s *session) died(ctx context.Context) (died, known bool) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	restarting := s.target.Restarting(ctx)
+	for {
+		var younger *bool
+		err := s.target.AskAny(ctx, s.purpose(), func(conn *pg.Conn) error {
+			return conn.QueryRow(ctx, `SELECT max(backend_start) > clock_timestamp() - $1::float8 * interval '1 s'
+				FROM pg_stat_activity WHERE backend_type = 'checkpointer'`, time.Since(s.conn.Began()).Seconds()).Scan(&younger)
+		})
+		switch {
+		case err == nil && younger != nil:
+			return *younger, true
+		case err == nil, !restarting, pg.FailureOf(err) != pg.FailureNotAccepting, ctx.Err() != nil:
+			return restarting, false
+		}
+		time.Sleep(restartPoll)
+	}
+}
+
+// restartPoll is how often a server that is starting again is asked.
+const restartPoll = 100 * time.Millisecond
 
 // stopped keeps how far a run came that ends early.
 func (s *session) stopped(ctx context.Context) {

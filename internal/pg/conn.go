@@ -182,6 +182,9 @@ const crashShutdown = "57P02"
 // Evicted says that the server ended the session because another process crashed.
 func (c *Conn) Evicted() bool { return c.PgConn().CustomData()[crashShutdown] != nil }
 
+// Began is when the last statement of the session began.
+func (c *Conn) Began() time.Time { return time.Unix(0, c.spent.began.Load()) }
+
 // Close ends the session, within a second even when the server hangs.
 func (c *Conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)

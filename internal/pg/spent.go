@@ -75,6 +75,8 @@ func (t *Target) Spent() []Spent {
 type account struct {
 	target  *Target
 	current atomic.Pointer[spending]
+	// began is when the last statement did, in nanoseconds since 1970.
+	began atomic.Int64
 }
 
 func newAccount(target *Target, purpose string) *account {
@@ -87,7 +89,10 @@ func newAccount(target *Target, purpose string) *account {
 func (a *account) charge(purpose string) { a.current.Store(a.target.spent.of(purpose)) }
 
 // asked counts a statement.
-func (a *account) asked() { a.current.Load().statements.Add(1) }
+func (a *account) asked() {
+	a.current.Load().statements.Add(1)
+	a.began.Store(time.Now().UnixNano())
+}
 
 // answered counts a statement that gave up because of a lock.
 func (a *account) answered(err error) {
