@@ -177,6 +177,7 @@ func (d *drill) run(ctx context.Context, report *recovery.Report) error {
 	began := time.Now()
 	var r restored
 	err = d.phase(report, recovery.PhaseRestore, func() (err error) {
+		d.pace = recovery.NewPace(d.options.RateLimit)
 		r, err = d.restore(ctx, b)
 		return err
 	})
@@ -302,7 +303,6 @@ func (d *drill) prepare(ctx context.Context, report *recovery.Report) (recovery.
 		report.Problems = append(report.Problems, b.Problems...)
 		return b, errors.New("the backup cannot be restored")
 	}
-	d.pace = recovery.NewPace(d.options.RateLimit)
 	if d.scratch, err = newScratch(d.options.Scratch, d.options.Watched.Name, r); err != nil {
 		return b, refusal{err}
 	}
