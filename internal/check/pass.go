@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"pg_integrity_exporter/internal/pg"
 )
 
 const (
@@ -105,7 +103,9 @@ func (s *session) blame(ctx context.Context, name string, err error) {
 		return
 	}
 	s.blamed = true
-	died, known := s.died(ctx)
+	asking, cancel := context.WithTimeout(ctx, connectTimeout)
+	died, known := s.target.Restarted(asking, s.conn.Began(), s.purpose())
+	cancel()
 	if known && !died {
 		return // the session ended, but not because of its last statement
 	}
@@ -139,33 +139,6 @@ func (s *session) tellDied(name string) {
 		Action:  "Read the server's log of this moment (signal 11 means damage, signal 9 the operating system's out-of-memory killer). Keep statements, VACUUM and dumps away from the relation, take a copy of the data directory, and look at the relation there.",
 	}, "died")
 }
-
-// died says that the server started again because of the last statement of the
-// session: its checkpointer is younger than the statement. Where that is not known
-// (pg_stat_activity.backend_start of other processes is for pg_monitor), the server
-// must be seen while it starts.
-func (s *session) died(ctx context.Context) (died, known bool) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	restarting := s.target.Restarting(ctx)
-	for {
-		var younger *bool
-		err := s.target.AskAny(ctx, s.purpose(), func(conn *pg.Conn) error {
-			return conn.QueryRow(ctx, `SELECT max(backend_start) > clock_timestamp() - $1::float8 * interval '1 s'
-				FROM pg_stat_activity WHERE backend_type = 'checkpointer'`, time.Since(s.conn.Began()).Seconds()).Scan(&younger)
-		})
-		switch {
-		case err == nil && younger != nil:
-			return *younger, true
-		case err == nil, !restarting, pg.FailureOf(err) != pg.FailureNotAccepting, ctx.Err() != nil:
-			return restarting, false
-		}
-		time.Sleep(restartPoll)
-	}
-}
-
-// restartPoll is how often a server that is starting again is asked.
-const restartPoll = 100 * time.Millisecond
 
 // stopped keeps how far a run came that ends early.
 func (s *session) stopped(ctx context.Context) {

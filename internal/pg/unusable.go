@@ -110,6 +110,8 @@ func (u *unusable) lookup(database string) error {
 // it is known to be a danger to the server, for the reason given. Lanes that have a
 // session there go to another database.
 func (t *Target) Avoid(database string, why error, until time.Time) {
+	t.unusable.mu.Lock()
+	defer t.unusable.mu.Unlock()
 	t.unusable.set(database, left{err: &UnusableError{Database: database, err: why}, until: until, avoided: true})
 }
 
@@ -122,10 +124,8 @@ func (t *Target) Allow(database string) {
 	}
 }
 
-// set notes that a database is left alone.
+// set notes that a database is left alone. The caller has the lock.
 func (u *unusable) set(database string, l left) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
 	if u.left == nil {
 		u.left = make(map[string]left)
 	}
@@ -149,6 +149,7 @@ func (u *unusable) used(database string) {
 // leave notes that an attempt ended and the server restarted.
 func (u *unusable) leave(database string, err error, panicked bool) error {
 	u.mu.Lock()
+	defer u.mu.Unlock()
 	now := time.Now()
 	l := left{deaths: u.left[database].deaths}
 	if panicked {
@@ -161,7 +162,6 @@ func (u *unusable) leave(database string, err error, panicked bool) error {
 			l.err = &diedError{fmt.Errorf("%w; the server restarted at that moment, again, so database %q is left alone until %s", err, database, l.until.UTC().Format(time.RFC3339))}
 		}
 	}
-	u.mu.Unlock()
 	u.set(database, l)
 	return l.err
 }
@@ -234,12 +234,28 @@ func (t *Target) examine(ctx context.Context, database string, err error) error 
 	return err
 }
 
-// Restarting says that the server is starting again, after a session of it ended
-// without a word: a process of it died then. A broken network ends a session, too.
-// The server is given a second to notice.
-func (t *Target) Restarting(ctx context.Context) bool { return t.restarts(ctx, noticeAttempts) }
+// Restarted says that the server has started again since a moment, as it does when
+// one of its processes died: its checkpointer is younger. Where that is not known
+// (pg_stat_activity.backend_start of other processes is for pg_monitor), the server
+// must be seen while it starts. A broken network ends a session, too.
+func (t *Target) Restarted(ctx context.Context, since time.Time, purpose Purpose) (restarted, known bool) {
+	restarted = t.restarts(ctx, noticeAttempts)
+	if restarted {
+		t.awaitStart(ctx)
+	}
+	var younger *bool
+	err := t.AskAny(ctx, purpose, func(conn *Conn) error {
+		return conn.QueryRow(ctx, `SELECT max(backend_start) > clock_timestamp() - $1::float8 * interval '1 s'
+			FROM pg_stat_activity WHERE backend_type = 'checkpointer'`, time.Since(since).Seconds()).Scan(&younger)
+	})
+	if err != nil || younger == nil {
+		return restarted, false
+	}
+	return *younger, true
+}
 
-// restarts is Restarting that gives up when nobody answers so many times. It asks
+// restarts says that the server is starting again. It is given a second to notice
+// that a process died, and given up when nobody answers so many times. It is asked
 // often at first: a small server has started again after less than 100 ms.
 func (t *Target) restarts(ctx context.Context, silences int) bool {
 	pause := noticePoll
