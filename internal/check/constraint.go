@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -194,7 +195,7 @@ func (s *session) constraints(ctx context.Context, t table, p *promised, part pa
 	if err != nil {
 		return err
 	}
-	if err := s.rowRules(ctx, t, p.rows, p.primary, part.of(size)); err != nil {
+	if err := s.rowRules(ctx, t, p.rows, p.primary, part, size); err != nil {
 		return err
 	}
 	for _, k := range p.keys {
@@ -208,11 +209,11 @@ func (s *session) constraints(ctx context.Context, t table, p *promised, part pa
 		}
 	}
 	for _, f := range p.references {
-		if err := s.ask(ctx, t, f.Name, 0, func() error { return s.foreignKey(ctx, t, f, p.primary, part.of(size)) }); err != nil {
+		if err := s.ask(ctx, t, f.Name, 0, func() error { return s.foreignKey(ctx, t, f, p.primary, part, size) }); err != nil {
 			return err
 		}
 	}
-	s.lookedAtPart(t, part)
+	s.lookedAtPart(t, part, size)
 	return nil
 }
 
@@ -254,6 +255,14 @@ const (
 	// rowsShown bounds the rows that a message names.
 	rowsShown = 5
 )
+
+// addRow adds a row, once: one in the sample may be in the part, too.
+func addRow(rows []row, r row) []row {
+	if slices.ContainsFunc(rows, func(other row) bool { return other.Place == r.Place }) {
+		return rows
+	}
+	return append(rows, r)
+}
 
 // describeRows tells how many rows there are and which, the first few.
 func describeRows(rows []row) string {

@@ -361,10 +361,10 @@ func (s *session) foreignKeys(ctx context.Context, oids []uint32) ([]foreignKey,
 	return list, nil
 }
 
-// foreignKey looks for rows in a range that refer to nothing. Both tables are
+// foreignKey looks for rows in a part of a table of this many pages that refer to nothing. Both tables are
 // read in one statement with one snapshot, so that what other transactions do
 // meanwhile cannot look like a broken reference. ACCESS SHARE on both tables.
-func (s *session) foreignKey(ctx context.Context, t table, f foreignKey, primary []string, r blockRange) error {
+func (s *session) foreignKey(ctx context.Context, t table, f foreignKey, primary []string, p part, size uint32) error {
 	if n := len(f.Columns); n == 0 || len(f.ToColumns) != n || len(f.Operators) != n || len(f.Collations) != n {
 		return errors.New("the catalogues do not describe it completely (see the check catalog)")
 	}
@@ -378,14 +378,16 @@ func (s *session) foreignKey(ctx context.Context, t table, f foreignKey, primary
 	if s.scope.RateLimit <= 0 {
 		blocks = max(unlimitedBlocks, blocks)
 	}
-	for _, piece := range s.split(r, blocks) {
-		err := s.ask(ctx, t, f.Name, min(piece.End, r.End)-piece.Start, func() error {
+	for _, piece := range s.pieces(p, size, blocks) {
+		err := s.ask(ctx, t, f.Name, piece.pages(size), func() error {
 			rows, err := s.conn.Query(ctx, f.orphans(t, s.keyText("f.", primary), piece))
 			if err != nil {
 				return err
 			}
 			found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
-			wrong = append(wrong, found...)
+			for _, r := range found {
+				wrong = addRow(wrong, r)
+			}
 			return err
 		})
 		if err != nil {
@@ -423,7 +425,7 @@ func (f foreignKey) orphans(t table, key string, r blockRange) string {
 	}
 	// From 17 on the planner takes IS NOT NULL for true where a column is NOT NULL;
 	// rows that are null all the same break that, and not the foreign key.
-	return fmt.Sprintf(`SELECT place, key FROM (SELECT f.ctid::text AS place, %s AS key, num_nulls(%s) AS nulls FROM ONLY %s AS f
+	return fmt.Sprintf(`SELECT place, key FROM (SELECT f.ctid::text AS place, %s AS key, num_nulls(%s) AS nulls FROM %s
 		WHERE %s IS NOT NULL AND %s AND %s OFFSET 0) AS orphans WHERE nulls = 0 LIMIT %d`,
-		key, strings.Join(own, ", "), t.Name.sql(), strings.Join(own, " IS NOT NULL AND "), r.condition("f."), missing, rowLimit)
+		key, strings.Join(own, ", "), r.from(t, "f"), strings.Join(own, " IS NOT NULL AND "), r.condition("f."), missing, rowLimit)
 }

@@ -92,10 +92,44 @@ SELECT k.conrelid, 'MATCH FULL foreign key', k.conname::text, format('num_nulls(
 	FROM constraints k WHERE k.contype = 'f' AND k.confmatchtype = 'f' AND cardinality(k.conkey) > 1 AND k.conrelid = ANY ($1)
 ORDER BY 1, 2, 3`
 
-// blockRange is a range of pages of a table; End is not in it.
+// blockRange is a range of pages of a table, End is not in it, or a sample of
+// all pages.
 type blockRange struct {
 	Start, End uint32
 	whole      bool
+	// sampled is how many percent of the pages are looked at, chosen at random.
+	sampled float64
+}
+
+// pieces are the pages of a part of a table that are read at once, before them
+// the sample of a table that is looked at in parts.
+func (s *session) pieces(p part, size, blocks uint32) []blockRange {
+	r := p.of(size)
+	pieces := s.split(r, blocks)
+	if p.Of > 1 {
+		pieces = append([]blockRange{p.sample(size)}, pieces...)
+	}
+	return pieces
+}
+
+// pages is how many pages are read, in a table of this many.
+func (r blockRange) pages(size uint32) uint32 {
+	if r.sampled > 0 {
+		return uint32(float64(size) * r.sampled / 100)
+	}
+	return min(r.End, max(size, r.Start)) - r.Start
+}
+
+// from is the range as an item of FROM, which condition goes with.
+func (r blockRange) from(t table, alias string) string {
+	item := "ONLY " + t.Name.sql()
+	if alias != "" {
+		item += " AS " + alias
+	}
+	if r.sampled > 0 {
+		item += fmt.Sprintf(" TABLESAMPLE SYSTEM (%f)", r.sampled)
+	}
+	return item
 }
 
 // split divides a range into pieces that are read at once, so that a rate
@@ -121,25 +155,25 @@ func (s *session) split(r blockRange, blocks uint32) []blockRange {
 
 // condition is the range as an SQL condition. ctid stands for prefix's.
 func (r blockRange) condition(prefix string) string {
-	if r.whole {
+	if r.whole || r.sampled > 0 {
 		return "true"
 	}
 	return fmt.Sprintf("%[1]sctid >= '(%[2]d,0)'::tid AND %[1]sctid < '(%[3]d,0)'::tid", prefix, r.Start, r.End)
 }
 
-// rowRules looks at the rows in a range of a table, with one sequential scan
-// for all rules.
-func (s *session) rowRules(ctx context.Context, t table, rules []rowRule, primary []string, r blockRange) error {
+// rowRules looks at the rows in a part of a table of this many pages, with one
+// sequential scan for all rules.
+func (s *session) rowRules(ctx context.Context, t table, rules []rowRule, primary []string, p part, size uint32) error {
 	if len(rules) == 0 {
 		return nil
 	}
 	scan := &rowScan{table: t, key: s.keyText("", primary), rules: rules, wrong: make([][]row, len(rules)), failed: make([]bool, len(rules))}
-	for _, piece := range s.split(r, rangeBlocks) {
+	for _, piece := range s.pieces(p, size, rangeBlocks) {
 		started := time.Now()
 		if err := s.scanRows(ctx, scan, piece); err != nil {
 			return err
 		}
-		s.throttle(ctx, started, int64(min(piece.End, r.End)-piece.Start)*int64(s.conn.Facts.BlockSize))
+		s.throttle(ctx, started, int64(piece.pages(size))*int64(s.conn.Facts.BlockSize))
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -250,8 +284,8 @@ func (s *session) scanFor(ctx context.Context, scan *rowScan, indexes []int, r b
 	if len(columns) > 0 { // one call for all of them is much cheaper
 		any = append(any, notNull+strings.Join(columns, ", ")+") > 0")
 	}
-	sql := fmt.Sprintf("SELECT ctid::text, %s, ARRAY[%s] FROM ONLY %s WHERE (%s) AND %s LIMIT %d", scan.key, strings.Join(conditions, ", "),
-		scan.table.Name.sql(), strings.Join(any, " OR "), r.condition(""), rowLimit)
+	sql := fmt.Sprintf("SELECT ctid::text, %s, ARRAY[%s] FROM %s WHERE (%s) AND %s LIMIT %d", scan.key, strings.Join(conditions, ", "),
+		r.from(scan.table, ""), strings.Join(any, " OR "), r.condition(""), rowLimit)
 	rows, err := s.conn.Query(ctx, sql)
 	if err != nil {
 		return err
@@ -267,7 +301,7 @@ func (s *session) scanFor(ctx context.Context, scan *rowScan, indexes []int, r b
 	for _, f := range list {
 		for n, breaks := range f.Breaks {
 			if breaks != nil && *breaks {
-				scan.wrong[indexes[n]] = append(scan.wrong[indexes[n]], row{f.Place, f.Key}) //nolint:gosec // the query asks for one of each index
+				scan.wrong[indexes[n]] = addRow(scan.wrong[indexes[n]], row{f.Place, f.Key}) //nolint:gosec // the query asks for one of each index
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -137,6 +138,45 @@ func TestConstraint(t *testing.T) {
 			if strings.Contains(f.Message, ")=(") && !strings.Contains(f.Message, "=(masked)") {
 				t.Errorf("a key is told: %s", f.Message)
 			}
+		}
+	})
+}
+
+// TestConstraintSample breaks a twentieth of the rows of a table, in its last
+// part: a sample of all pages tells of them in the run that looks at the first
+// part, and says how sure it is without a finding.
+func TestConstraintSample(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major))
+		server.MustExec(t, "postgres", "CREATE DATABASE erp")
+		server.MustExec(t, "erp", `CREATE TABLE accounts (id int PRIMARY KEY); INSERT INTO accounts VALUES (1);
+			CREATE TABLE postings (id int PRIMARY KEY, account int CONSTRAINT of_account REFERENCES accounts, amount int CONSTRAINT nonzero CHECK (amount <> 0), memo text, twice int GENERATED ALWAYS AS (2 * amount) STORED);
+			ALTER TABLE postings ALTER memo SET STORAGE PLAIN;
+			INSERT INTO postings SELECT g, 1, g, repeat('x', 5000) FROM generate_series(1, 7000) g; ANALYZE postings`)
+		all, rules := named(t, "constraint", "generated"), check.Rules{LargeTable: 1 << 20, Parts: 4}
+		document := sweep(t, server, check.Options{Checks: all, Rules: rules})
+		for _, c := range document.Checks {
+			for _, want := range []string{"part 1 of 4", "3000 pages chosen at random", "with 95 % confidence fewer than 0.1 % of its pages"} {
+				if !strings.Contains(c.Reason, want) {
+					t.Errorf("%s: the reason does not say %q: %s", c.Check, want, c.Reason)
+				}
+			}
+		}
+		if len(document.Findings) > 0 {
+			t.Fatalf("%+v", document.Findings)
+		}
+		server.MustExec(t, "erp", `ALTER TABLE postings DROP CONSTRAINT nonzero, DROP CONSTRAINT of_account; UPDATE postings SET account = 2, amount = 0 WHERE id > 6650;
+			ALTER TABLE postings ADD CONSTRAINT nonzero CHECK (amount <> 0) NOT VALID, ADD CONSTRAINT of_account FOREIGN KEY (account) REFERENCES accounts NOT VALID`)
+		server.MustExec(t, "erp", "VACUUM FULL postings")
+		document = sweep(t, server, check.Options{Checks: all, Rules: rules})
+		for _, want := range []string{`CHECK constraint "nonzero" is broken`, `foreign key "of_account" (account) is broken`} {
+			if !slices.ContainsFunc(document.Findings, func(f check.Finding) bool { return strings.Contains(f.Message, want) }) {
+				t.Errorf("not found: %s", want)
+			}
+		}
+		if len(document.Findings) != 2 {
+			t.Errorf("%+v", document.Findings)
 		}
 	})
 }

@@ -72,10 +72,10 @@ func runGenerated(ctx context.Context, s *session) error {
 		if err != nil {
 			return err
 		}
-		if err := s.rowRules(ctx, t, rules[t.OID], primary[t.OID], part.of(blocks)); err != nil {
+		if err := s.rowRules(ctx, t, rules[t.OID], primary[t.OID], part, blocks); err != nil {
 			return err
 		}
-		s.lookedAtPart(t, part)
+		s.lookedAtPart(t, part, blocks)
 		return parts.done(ctx, s, t, part)
 	}, func(i int) string { return tables[i].Name.String() })
 }
@@ -98,11 +98,11 @@ func (s *session) primaryKeys(ctx context.Context, oids []uint32) (map[uint32][]
 
 // lookedAtPart counts a table that was looked at completely, or says which part
 // of it was.
-func (s *session) lookedAtPart(t table, p part) {
+func (s *session) lookedAtPart(t table, p part, blocks uint32) {
 	if p.Of == 1 {
 		s.looked(t.Name)
 		return
 	}
-	s.partlyf("%s is large: part %d of %d was looked at (a wrong row is seen with probability %.0f %%, and certainly within %d runs; --deep or --relation looks at everything)",
-		t.Name, p.Number+1, p.Of, 100/float64(p.Of), p.Of)
+	s.partlyf("%s is large: part %d of %d was looked at, and of the rest %d pages chosen at random (%s; a single wrong row is seen with probability %.0f %%, and certainly within %d runs; --deep or --relation looks at everything)",
+		t.Name, p.Number+1, p.Of, p.sample(blocks).pages(blocks), p.confidence(blocks), 100/float64(p.Of), p.Of)
 }
