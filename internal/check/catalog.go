@@ -1,8 +1,10 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,8 +39,11 @@ const catalogSQL = `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.r
 	WHERE n.nspname = 'pg_catalog' AND c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT')
 	ORDER BY c.relname`
 
+// noIndexes makes statements of a session scan catalogues, whose indexes may be
+// damaged.
+const noIndexes = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"
+
 func runCatalog(ctx context.Context, s *session) error {
-	const noIndexes = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"
 	if _, err := s.conn.PgConn().Exec(ctx, noIndexes).ReadAll(); err != nil {
 		return fmt.Errorf("switching index scans off: %w", err)
 	}
@@ -47,21 +52,24 @@ func runCatalog(ctx context.Context, s *session) error {
 	}
 	catalogues, err := s.list(ctx, catalogSQL)
 	if err != nil {
-		return err
+		return s.onlyHere(ctx, pgClass, catalogSQL, err)
 	}
 	references, err := s.references(ctx)
 	if err != nil {
-		return err
+		return s.onlyHere(ctx, pgClass, s.referencesSQL(), err)
 	}
 	damaged := s.damagedCatalogues(catalogues)
 	var keys map[string][]probe
 	if !slices.Contains(damaged, "pg_index") {
 		if keys, err = s.keys(ctx); err != nil {
-			return err
+			return s.onlyHere(ctx, pgClass, keysSQL, err)
 		}
 	}
 	rules, err := s.rules(ctx)
 	if err != nil {
+		return s.onlyHere(ctx, pgClass, ownColumnsSQL, err)
+	}
+	if err := s.compareBuiltins(ctx, catalogues, damaged); err != nil {
 		return err
 	}
 	return s.each(ctx, len(catalogues), func(i int) error {
@@ -72,18 +80,62 @@ func runCatalog(ctx context.Context, s *session) error {
 				continue
 			}
 			if err := s.probe(ctx, c, p); err != nil {
-				return err
+				if err := s.onlyHere(ctx, c.Name, p.sql, err); !errors.Is(err, errOnlyHere) {
+					return err
+				}
 			}
 		}
 		if c.Name.Name == "pg_class" && !mentions(flagsSQL, damaged) {
 			if err := s.flags(ctx, c); err != nil {
-				return err
+				return s.onlyHere(ctx, c.Name, flagsSQL, err, nil, nil)
 			}
 		}
 		s.throttle(ctx, started, int64(c.Pages)*int64(s.conn.Facts.BlockSize))
 		s.looked(c.Name)
 		return nil
 	}, func(i int) string { return catalogues[i].Name.String() })
+}
+
+// pgClass is what is named when the catalogues cannot be listed.
+var pgClass = RelationName{"pg_catalog", "pg_class"}
+
+// errOnlyHere says that a statement fails in this database and not in others, which was
+// reported.
+var errOnlyHere = errors.New("a statement on the catalogues fails, as reported")
+
+// onlyHere reports a statement of this check that fails twice although another
+// database answers it: it names only what every database has, so what it needs of the
+// catalogues is damaged. The error is returned when it may have another cause.
+func (s *session) onlyHere(ctx context.Context, about RelationName, sql string, first error, arguments ...any) error {
+	if !fromCatalogues(first) || s.conn.IsClosed() {
+		return first
+	}
+	pauseToConfirm(ctx)
+	if _, err := s.conn.Exec(ctx, sql, arguments...); err == nil || sqlstate(err) != sqlstate(first) {
+		return cmp.Or(err, first)
+	}
+	conn, err := s.elsewhere(ctx, cmp.Or(s.database, s.home))
+	if err != nil {
+		return first
+	}
+	defer conn.Close()
+	if _, err := conn.Exec(ctx, sql, arguments...); err != nil {
+		return first
+	}
+	s.foundInCatalog(about, "a statement on the catalogues fails here, and not in another database: "+text(first))
+	return errOnlyHere
+}
+
+// fromCatalogues says that an error is one that a damaged catalogue can give, not one of
+// rights, limits, locks or the connection.
+func fromCatalogues(err error) bool {
+	state := sqlstate(err)
+	for _, class := range []string{"08", "25", "28", "40", "53", "55", "57", "58"} {
+		if strings.HasPrefix(state, class) {
+			return false
+		}
+	}
+	return state != "" && state != "42501"
 }
 
 // damagedCatalogues are those that a check before found damaged. Values in them of
@@ -159,9 +211,9 @@ func (s *session) foundInCatalog(about RelationName, message string) {
 	}, message)
 }
 
-// referencesSQL lists the references between catalogues that the server itself
+// declaredSQL lists the references between catalogues that the server itself
 // declares (14+). The last column of an array reference is an array.
-const referencesSQL = `SELECT f.relname::text, r.fkcols, p.relname::text, r.pkcols, r.is_array, r.is_opt
+const declaredSQL = `SELECT f.relname::text, r.fkcols, p.relname::text, r.pkcols, r.is_array, r.is_opt
 	FROM pg_get_catalog_foreign_keys() r
 	JOIN pg_class f ON f.oid = r.fktable JOIN pg_class p ON p.oid = r.pktable
 	WHERE has_table_privilege(f.oid, 'SELECT') AND (has_table_privilege(p.oid, 'SELECT') OR p.relname = 'pg_authid')`
@@ -171,6 +223,17 @@ const referencesSQL = `SELECT f.relname::text, r.fkcols, p.relname::text, r.pkco
 //
 //go:embed catalog_references_13.txt
 var references13 string
+
+// referencesSQL is the statement that lists the references in this version.
+func (s *session) referencesSQL() string {
+	if s.conn.Facts.VersionNum >= 140000 {
+		return declaredSQL
+	}
+	return readableSQL
+}
+
+// readableSQL lists the catalogues that the role may read, for 13.
+const readableSQL = `SELECT relname::text FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND (has_table_privilege(oid, 'SELECT') OR relname = 'pg_authid')`
 
 // references makes the probes of each catalogue for its references.
 func (s *session) references(ctx context.Context) (map[string][]probe, error) {
@@ -188,13 +251,13 @@ func (s *session) references(ctx context.Context) (map[string][]probe, error) {
 // declared lists the references between the catalogues that the role may read.
 func (s *session) declared(ctx context.Context) ([]reference, error) {
 	if s.conn.Facts.VersionNum >= 140000 {
-		rows, err := s.conn.Query(ctx, referencesSQL)
+		rows, err := s.conn.Query(ctx, declaredSQL)
 		if err != nil {
 			return nil, err
 		}
 		return pgx.CollectRows(rows, pgx.RowToStructByPos[reference])
 	}
-	rows, err := s.conn.Query(ctx, "SELECT relname::text FROM pg_class WHERE relnamespace = 'pg_catalog'::regnamespace AND (has_table_privilege(oid, 'SELECT') OR relname = 'pg_authid')")
+	rows, err := s.conn.Query(ctx, readableSQL)
 	if err != nil {
 		return nil, err
 	}

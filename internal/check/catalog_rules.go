@@ -184,7 +184,7 @@ var catalogRules = []catalogRule{
 		`SELECT t.oid::regtype::text FROM pg_type t WHERE t.typtype = 'r' AND NOT EXISTS (SELECT FROM pg_range r WHERE r.rngtypid = t.oid)`,
 	}, {
 		"pg_trigger", "pg_trigger contradicts itself about the trigger %s",
-		`SELECT format('%I of %s', tgname, tgrelid::regclass) FROM pg_trigger WHERE tgnargs < 0 OR tgtype < 0 OR tginitdeferred AND NOT tgdeferrable OR tgisinternal AND tgconstraint = 0 AND tgparentid = 0 AND tgconstrrelid <> 0`,
+		`SELECT format('%I of %s', tgname, tgrelid::regclass) FROM pg_trigger WHERE tgnargs < 0 OR tgtype < 0 OR tginitdeferred AND NOT tgdeferrable`,
 	}, {
 		"pg_inherits", "pg_inherits gives an impossible place to the child %s",
 		`SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhseqno < 1 OR inhrelid = inhparent`,
@@ -215,6 +215,127 @@ var catalogRules = []catalogRule{
 	}, {
 		"pg_amproc", "pg_amproc has an impossible number for the support function %s",
 		`SELECT format('with OID %s', amproc::oid) FROM pg_amproc WHERE amprocnum < 0`,
+	}, {
+		"pg_attribute", "pg_attribute lets the column %s be NULL, although its primary key, its identity or the partitioned table forbids it",
+		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'f') WHERE NOT a.attnotnull AND NOT a.attisdropped AND a.attnum > 0
+		AND (a.attidentity <> '' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+		OR c.relispartition AND EXISTS (SELECT FROM pg_inherits h JOIN pg_attribute b ON b.attrelid = h.inhparent AND b.attname = a.attname AND b.attnotnull WHERE h.inhrelid = a.attrelid))`,
+	}, {
+		"pg_attribute", "pg_attribute contradicts itself about the column %s (missing value, generated, identity)",
+		`SELECT format('%s.%I', attrelid::regclass, attname) FROM pg_attribute WHERE NOT attisdropped
+		AND (atthasmissing <> (attmissingval IS NOT NULL) OR attgenerated <> '' AND NOT atthasdef OR attidentity <> '' AND atttypid NOT IN (20, 21, 23))`,
+	}, {
+		"pg_attribute", "pg_attribute does not number the columns of %s from 1 on without a gap",
+		`SELECT attrelid::regclass::text FROM pg_attribute WHERE attnum > 0 GROUP BY attrelid HAVING max(attnum) <> count(*)`,
+	}, {
+		"pg_attribute", "pg_attribute gives a column of the index %s another type or collation than its table or pg_index",
+		`SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i CROSS JOIN generate_series(0, i.indnkeyatts - 1) k JOIN pg_attribute a ON a.attrelid = i.indexrelid AND a.attnum = k + 1
+		JOIN pg_opclass o ON o.oid = (i.indclass::oid[])[k] LEFT JOIN pg_attribute t ON t.attrelid = i.indrelid AND t.attnum = (i.indkey::int2[])[k]
+		WHERE a.attcollation <> (i.indcollation::oid[])[k] OR o.opcmethod = 403 AND o.opckeytype = 0 AND t.atttypid <> a.atttypid`,
+	}, {
+		"pg_class", "pg_class contradicts itself about %s (populated, rewritten, frozen)",
+		`SELECT oid::regclass::text FROM pg_class WHERE NOT relispopulated AND relkind <> 'm' OR relrewrite <> 0 AND relpersistence <> 't'
+		OR (relkind IN ('r', 'm', 't') AND relam = 2) <> (relfrozenxid <> '0' AND relminmxid <> '0') AND (relam IN (0, 2) OR relkind IN ('i', 'I'))`,
+	}, {
+		"pg_class", "pg_class gives the index or TOAST table %s another owner or schema than its table",
+		`SELECT c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid WHERE (c.relowner, c.relnamespace) <> (t.relowner, t.relnamespace)
+		UNION ALL SELECT c.oid::regclass::text FROM pg_class t JOIN pg_class c ON c.oid = t.reltoastrelid WHERE c.relowner <> t.relowner OR c.relnamespace <> 99 AND c.relpersistence <> 't'`,
+	}, {
+		"pg_class", "pg_class and pg_type do not agree about the name, owner or schema of %s",
+		`SELECT c.oid::regclass::text FROM pg_class c JOIN pg_type t ON t.oid = c.reltype WHERE (t.typname, t.typowner, t.typnamespace) <> (c.relname, c.relowner, c.relnamespace)`,
+	}, {
+		"pg_constraint", "pg_constraint and pg_index, or pg_class, do not agree about the columns, the schema or the deferral of the constraint %s",
+		`SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid
+		WHERE k.contype IN ('p', 'u', 'x') AND (array_to_string(k.conkey, ' ') <> array_to_string((i.indkey::int2[])[0:i.indnkeyatts - 1], ' ') OR i.indimmediate = k.condeferrable)
+		OR k.contype = 'f' AND (i.indrelid <> k.confrelid OR NOT i.indisunique OR NOT (k.confkey <@ (i.indkey::int2[])[0:i.indnkeyatts - 1] AND k.confkey @> (i.indkey::int2[])[0:i.indnkeyatts - 1]))
+		UNION ALL SELECT format('%I of %s', k.conname, c.oid::regclass) FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid WHERE k.connamespace <> c.relnamespace`,
+	}, {
+		"pg_constraint", "pg_constraint says that the column %s is NOT NULL, but pg_attribute does not, or the other way round",
+		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384 WHERE a.attnum > 0 AND NOT a.attisdropped
+		AND current_setting('server_version_num')::int >= 180000 AND a.attnotnull <> EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'n' AND k.conrelid = a.attrelid AND a.attnum = ANY (k.conkey))`,
+	}, {
+		"pg_index", "pg_index has an impossible order for a column of the index %s",
+		`SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid CROSS JOIN unnest(i.indoption::int2[]) o WHERE o NOT BETWEEN 0 AND 3 OR o <> 0 AND c.relam IN (405, 783, 2742, 3580, 4000)`,
+	}, {
+		"pg_depend", "pg_depend does not say that %s depends on a column that it has: dropping the column would leave it behind",
+		`SELECT 'the index ' || i.indexrelid::regclass FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid AND t.relkind <> 't' CROSS JOIN unnest(i.indkey::int2[]) k WHERE i.indexrelid >= 16384 AND k > 0
+		AND NOT EXISTS (SELECT FROM pg_constraint n WHERE n.conindid = i.indexrelid AND n.contype IN ('p', 'u', 'x'))
+		AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 1259 AND d.objid = i.indexrelid AND d.refclassid = 1259 AND d.refobjid = i.indrelid AND d.refobjsubid = k)
+		UNION SELECT format('the constraint %I of %s', n.conname, n.conrelid::regclass) FROM pg_constraint n CROSS JOIN unnest(n.conkey) k WHERE n.oid >= 16384 AND n.conrelid <> 0 AND k > 0
+		AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 2606 AND d.objid = n.oid AND d.refclassid = 1259 AND d.refobjid = n.conrelid AND d.refobjsubid = k)`,
+	}, {
+		"pg_shdepend", "pg_shdepend does not say who owns %s: the role could be dropped",
+		`SELECT 'the relation ' || c.oid::regclass FROM pg_class c WHERE c.relowner <> 10 AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND NOT EXISTS (SELECT FROM pg_shdepend d
+		WHERE (d.classid, d.objid, d.objsubid, d.refclassid, d.refobjid, d.deptype) = (1259, c.oid, 0, 1260, c.relowner, 'o') AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()))`,
+	}, {
+		"pg_description", "pg_description has a comment on something that does not exist: %s",
+		`SELECT format('column %s of OID %s in the catalogue %s', d.objsubid, d.objoid, d.classoid) FROM pg_description d WHERE d.objsubid <> 0
+		AND (d.classoid <> 1259 OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = d.objoid AND a.attnum = d.objsubid AND NOT a.attisdropped))`,
+	}, {
+		"pg_inherits", "pg_inherits gives the partition %s a place that only a child of another kind can have",
+		`SELECT h.inhrelid::regclass::text FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent WHERE p.relkind IN ('p', 'I') AND h.inhseqno <> 1 OR p.relkind <> 'p' AND to_jsonb(h) ->> 'inhdetachpending' = 'true'`,
+	}, {
+		"pg_language", "pg_language contradicts itself about the language %s (its handler)",
+		`SELECT lanname::text FROM pg_language WHERE lanispl <> (lanplcallfoid <> 0)`,
+	}, {
+		"pg_opclass", "pg_opclass has several default operator classes for %s, or gives one to a family of another access method",
+		`SELECT format('the type with OID %s and the access method %s', opcintype, opcmethod) FROM pg_opclass WHERE opcdefault GROUP BY opcmethod, opcintype HAVING count(*) > 1
+		UNION ALL SELECT o.opcname::text FROM pg_opclass o JOIN pg_opfamily f ON f.oid = o.opcfamily WHERE f.opfmethod <> o.opcmethod`,
+	}, {
+		"pg_amop", "pg_amop and pg_operator or pg_opfamily do not agree about %s (types, access method, order)",
+		`SELECT format('the operator with OID %s', a.amopopr) FROM pg_amop a JOIN pg_operator o ON o.oid = a.amopopr JOIN pg_opfamily f ON f.oid = a.amopfamily
+		WHERE a.amopmethod <> f.opfmethod OR (a.amoplefttype, a.amoprighttype) <> (o.oprleft, o.oprright) OR (a.amoppurpose = 'o') <> (a.amopsortfamily <> 0)`,
+	}, {
+		"pg_proc", "pg_proc contradicts itself about the function %s (its result, names and modes of arguments, defaults)",
+		`SELECT format('%I (OID %s)', proname, oid) FROM pg_proc WHERE proretset <> (prorows > 0) OR (pronargdefaults > 0) <> (proargdefaults IS NOT NULL) OR (provariadic <> 0) <> coalesce('v' = ANY (proargmodes), false)
+		OR NOT proargmodes <@ '{i,o,b,v,t}'::"char"[] OR proargmodes IS NOT NULL AND pronargs <> (SELECT count(*) FROM unnest(proargmodes) m WHERE m IN ('i', 'b', 'v'))
+		OR cardinality(proargnames) <> coalesce(cardinality(proallargtypes), pronargs)`,
+	}, {
+		"pg_operator", "pg_operator contradicts itself about the operator %s (merge and hash joins, the pairs it belongs to)",
+		`SELECT format('%s (OID %s)', o.oprname, o.oid) FROM pg_operator o LEFT JOIN pg_operator c ON c.oid = o.oprcom LEFT JOIN pg_operator n ON n.oid = o.oprnegate
+		WHERE (o.oprcanmerge OR o.oprcanhash) AND (o.oprkind <> 'b' OR o.oprresult <> 16 AND o.oprcode <> 0) OR o.oid < 12000 AND (c.oid <> 0 AND (c.oprcom <> o.oid OR (c.oprleft, c.oprright) <> (o.oprright, o.oprleft))
+		OR n.oid <> 0 AND (n.oprnegate <> o.oid OR (n.oprleft, n.oprright) <> (o.oprleft, o.oprright)))`,
+	}, {
+		"pg_policy", "pg_policy has conditions for the policy %s that its command cannot have, or no roles",
+		`SELECT format('%I of %s', polname, polrelid::regclass) FROM pg_policy WHERE polcmd = 'a' AND polqual IS NOT NULL OR polcmd IN ('r', 'd') AND polwithcheck IS NOT NULL OR cardinality(polroles) = 0`,
+	}, {
+		"pg_publication_rel", "pg_publication_rel publishes a column that the table does not have: %s",
+		`SELECT DISTINCT r.prrelid::regclass::text FROM pg_publication_rel r CROSS JOIN regexp_split_to_table(btrim(to_jsonb(r) ->> 'prattrs', '[]'), '[, ]+') k
+		WHERE k <> '' AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = r.prrelid AND a.attnum::text = k AND a.attnum > 0 AND NOT a.attisdropped)`,
+	}, {
+		"pg_rewrite", "pg_rewrite contradicts itself or pg_class about the rule %s",
+		`SELECT format('%I of %s', r.rulename, c.oid::regclass) FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class
+		WHERE (r.ev_type = '1') <> (r.rulename = '_RETURN') OR r.ev_type = '1' AND (NOT r.is_instead OR c.relkind NOT IN ('v', 'm')) OR c.relkind NOT IN ('r', 'p', 'v', 'm')`,
+	}, {
+		"pg_sequence", "pg_sequence lets the sequence %s go beyond its type",
+		`SELECT seqrelid::regclass::text FROM pg_sequence WHERE seqtypid = 21 AND (seqmax > 32767 OR seqmin < -32768) OR seqtypid = 23 AND (seqmax > 2147483647 OR seqmin < -2147483648)`,
+	}, {
+		"pg_collation", "pg_collation calls the collation %s not deterministic, which its provider cannot be",
+		`SELECT collname::text FROM pg_collation WHERE NOT collisdeterministic AND collprovider NOT IN ('i', 'd')`,
+	}, {
+		"pg_extension", "pg_extension contradicts itself about the extension %s (its version, its tables)",
+		`SELECT extname::text FROM pg_extension WHERE extversion = '' OR cardinality(extconfig) <> cardinality(extcondition)`,
+	}, {
+		"pg_database", "pg_database has an impossible encoding, limit or horizon for the database %s",
+		`SELECT datname::text FROM pg_database WHERE pg_encoding_to_char(encoding) = '' OR datconnlimit < -2 OR datfrozenxid = '0' OR datminmxid = '0'`,
+	}, {
+		"pg_type", "pg_type contradicts itself about the type %s (category, delimiter, what only domains have, its array)",
+		`SELECT format('%I (OID %s)', t.typname, t.oid) FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem LEFT JOIN pg_type b ON b.oid = t.typbasetype
+		WHERE t.typtype <> 'd' AND (t.typnotnull OR t.typtypmod <> -1 OR t.typndims <> 0) OR t.typndims < 0 OR t.typtypmod < -1
+		OR t.typcategory <> CASE WHEN t.typtype = 'p' THEN t.typcategory WHEN t.typtype = 'e' THEN 'E' WHEN t.typtype = 'c' THEN 'C' WHEN t.typtype IN ('r', 'm') THEN 'R' WHEN t.typtype = 'd' THEN b.typcategory WHEN t.typinput = 750 THEN 'A' ELSE t.typcategory END
+		OR t.typdelim <> CASE WHEN t.typtype IN ('e', 'c', 'r', 'm') THEN ',' WHEN t.typtype = 'd' THEN b.typdelim WHEN t.typinput = 750 THEN e.typdelim ELSE t.typdelim END
+		OR t.typispreferred AND t.typtype IN ('e', 'c', 'r', 'm') OR t.typinput = 750 AND e.typarray <> t.oid`,
+	}, {
+		"pg_trigger", "pg_trigger does not have the trigger %s as its constraint needs it (internal, function, event, deferral)",
+		`SELECT format('%I of %s', t.tgname, t.tgrelid::regclass) FROM pg_trigger t LEFT JOIN pg_constraint k ON k.oid = t.tgconstraint
+		WHERE t.tgisinternal AND t.tgconstraint = 0 AND t.tgparentid = 0 OR t.tgtype & 60 = 0 OR t.tgtype & 33 = 33 OR k.contype IN ('f', 'p', 'u', 'x') AND NOT t.tgisinternal
+		OR k.contype = 'f' AND t.tgfoid IN (1644, 1645, 1654, 1655) AND (t.tgdeferrable, t.tginitdeferred) <> (k.condeferrable, k.condeferred)
+		OR k.contype = 'f' AND NOT CASE WHEN t.tgfoid = 1644 THEN t.tgtype = 5 AND (t.tgrelid, t.tgconstrrelid) = (k.conrelid, k.confrelid) WHEN t.tgfoid = 1645 THEN t.tgtype = 17 AND (t.tgrelid, t.tgconstrrelid) = (k.conrelid, k.confrelid)
+			WHEN t.tgtype = 9 THEN t.tgfoid = CASE k.confdeltype WHEN 'c' THEN 1646 WHEN 'r' THEN 1648 WHEN 'n' THEN 1650 WHEN 'd' THEN 1652 ELSE 1654 END AND (t.tgrelid, t.tgconstrrelid) = (k.confrelid, k.conrelid)
+			WHEN t.tgtype = 17 THEN t.tgfoid = CASE k.confupdtype WHEN 'c' THEN 1647 WHEN 'r' THEN 1649 WHEN 'n' THEN 1651 WHEN 'd' THEN 1653 ELSE 1655 END AND (t.tgrelid, t.tgconstrrelid) = (k.confrelid, k.conrelid) ELSE false END`,
+	}, {
+		"pg_ts_config_map", "pg_ts_config_map has an impossible kind of token, or dictionaries that are not numbered from 1 on, in the configuration %s",
+		`SELECT DISTINCT mapcfg::text FROM pg_ts_config_map GROUP BY mapcfg, maptokentype HAVING maptokentype < 0 OR min(mapseqno) <> 1 OR max(mapseqno) <> count(*)`,
 	},
 }
 
@@ -252,11 +373,12 @@ var letters = map[string]string{
 func lost(catalogue string) probe {
 	const sql = `SELECT DISTINCT d.objid::text FROM (SELECT objid FROM pg_catalog.pg_depend WHERE classid = 'pg_catalog.%[1]s'::regclass
 		UNION SELECT refobjid FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.%[1]s'::regclass
-		UNION SELECT objoid FROM pg_catalog.pg_description WHERE classoid = 'pg_catalog.%[1]s'::regclass) d
+		UNION SELECT objoid FROM pg_catalog.pg_description WHERE classoid = 'pg_catalog.%[1]s'::regclass
+		UNION SELECT objid FROM pg_catalog.pg_shdepend WHERE classid = 'pg_catalog.%[1]s'::regclass AND dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) d
 		WHERE NOT EXISTS (SELECT FROM pg_catalog.%[1]s o WHERE o.oid = d.objid) LIMIT 10`
 	return probe{
 		sql:   fmt.Sprintf(sql, catalogue),
-		wrong: catalogue + " does not have the object with OID %s, which pg_depend or pg_description tell of",
+		wrong: catalogue + " does not have the object with OID %s, which pg_depend, pg_shdepend or pg_description tell of",
 	}
 }
 
@@ -269,7 +391,7 @@ const ownColumnsSQL = `SELECT c.relname::text, a.attname::text, a.attname = 'oid
 
 // rules makes the probes of each catalogue for what holds for each of its rows.
 func (s *session) rules(ctx context.Context) (map[string][]probe, error) {
-	probes := make(map[string][]probe)
+	probes := functionProbes()
 	for _, r := range catalogRules {
 		probes[r.catalogue] = append(probes[r.catalogue], probe{sql: r.sql + " LIMIT 10", deep: true, wrong: r.wrong})
 	}

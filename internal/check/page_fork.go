@@ -72,7 +72,7 @@ func (r *reader) forks(ctx context.Context) ([]fork, error) {
 		err = row.Scan(&f.OID, &f.Name.Schema, &f.Name.Name, &f.Path, &f.Pages, &f.Index, &method, &f.Table,
 			&f.Unlogged, &f.Shared, &xmin, &f.relation.Toast, &f.relation.Chunks, &natts, &keys)
 		f.relation.Kind, f.Row, f.natts = pageKinds[method], uint32(xmin), int(natts)
-		f.relation.Keys = int(keys)
+		f.relation.Keys, f.relation.Included = int(keys), natts > keys
 		f.relation.HasToast = f.relation.Kind == page.Heap
 		return f, err
 	})

@@ -159,7 +159,9 @@ func (s *hashStructure) bitmaps(tell teller) {
 			break
 		}
 	}
+	known := make(map[uint32]bool)
 	m.Spares(func(number, block uint32) {
+		known[block] = true
 		n := s.at(block)
 		bitmap, bit := m.Bitmap(number)
 		bits := s.bits[bitmap]
@@ -179,4 +181,10 @@ func (s *hashStructure) bitmaps(tell teller) {
 			tell("the bitmap says that the page is free, but it is in use: its rows will be overwritten", block, bitmap, 0)
 		}
 	})
+	for i := range s.pages {
+		block := uint32(i)
+		if n := s.at(block); n != nil && (n.Role == page.HashOverflow || n.Role == page.HashBitmap) && !known[block] {
+			tell("the page stands where the metapage says that none but first pages of buckets are: it will be overwritten", block, 0)
+		}
+	}
 }

@@ -110,11 +110,16 @@ func builtProgram(t *testing.T) string {
 }
 
 // chosen says of each kind in turn whether it is tried: PGTEST_LAB_ONLY is a pattern
-// of names, and of n kinds PGTEST_LAB_SAMPLE=n tries one.
+// of names, and of n kinds PGTEST_LAB_SAMPLE=n tries one; PGTEST_LAB_SEED, a number,
+// says which.
 func chosen() func(name string) bool {
 	only := regexp.MustCompile(os.Getenv("PGTEST_LAB_ONLY"))
 	n, err := strconv.Atoi(os.Getenv("PGTEST_LAB_SAMPLE"))
-	random := rand.New(rand.NewPCG(uint64(n), 1))
+	seed, seeded := strconv.ParseUint(os.Getenv("PGTEST_LAB_SEED"), 10, 64)
+	if seeded != nil {
+		seed = 1
+	}
+	random := rand.New(rand.NewPCG(uint64(n), seed))
 	return func(name string) bool { return only.MatchString(name) && (err != nil || random.IntN(n) == 0) }
 }
 

@@ -6,6 +6,7 @@
 //	                      files, bytes, catalog, catalog files, cluster) or full
 //	PGTEST_LAB_ONLY       a pattern of the names of damages
 //	PGTEST_LAB_SAMPLE     n: one of n
+//	PGTEST_LAB_SEED       a number that says which of n
 //	PGTEST_LAB_CHECKSUMS  true or false: only with data checksums on or off
 //	PGTEST_LAB_FAST       catalog: only the checks that read files and catalogues
 //	PGTEST_LAB_PEERS      look what pg_amcheck (of the PATH) and pg_checksums find

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 )
@@ -46,7 +47,7 @@ func (r *Relation) brinProblem(p []byte, h Header, block uint32) string {
 		case size == 0 || size > brinMaxRange:
 			return fmt.Sprintf("the metapage says that a range has %d pages", size)
 		}
-		return r.link("last page of the range map", last, invalidBlock)
+		return cmp.Or(metaEnd(h, 16), r.link("last page of the range map", last, invalidBlock))
 	case brinRevmap:
 		for i := range revmapSize {
 			if tid := decodeTID(p[HeaderSize+6*i:]); tid.Offset != 0 {

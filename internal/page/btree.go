@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"math"
 )
 
 const (
@@ -194,6 +195,7 @@ func (r *Relation) btreeMetaProblem(p []byte, h Header, flags uint16) string {
 	magic, version := binary.LittleEndian.Uint32(m), binary.LittleEndian.Uint32(m[4:])
 	root, level := binary.LittleEndian.Uint32(m[8:]), binary.LittleEndian.Uint32(m[12:])
 	fast, fastLevel := binary.LittleEndian.Uint32(m[16:]), binary.LittleEndian.Uint32(m[20:])
+	cleaned := math.Float64frombits(binary.LittleEndian.Uint64(m[32:]))
 	switch {
 	case magic != btreeMagic || version < 2 || version > 4:
 		return fmt.Sprintf("the metapage has the magic number %06x and version %d instead of %06x and 2 to 4", magic, version, btreeMagic)
@@ -201,6 +203,8 @@ func (r *Relation) btreeMetaProblem(p []byte, h Header, flags uint16) string {
 		return fmt.Sprintf("the metapage has the flags 0x%04x, or neighbours or a level", flags)
 	case h.Lower != HeaderSize+48 && h.Lower != HeaderSize+40 && h.Lower != HeaderSize+24:
 		return fmt.Sprintf("the metapage's content ends at byte %d", h.Lower)
+	case version >= 3 && !(cleaned >= -1 && cleaned <= math.MaxFloat64) || version >= 4 && m[40] > 1:
+		return fmt.Sprintf("the metapage says that %g rows were counted, and %d of whether equal keys are alike", cleaned, m[40])
 	case level > btreeMaxLevel || fastLevel > level || (root == 0) != (fast == 0):
 		return fmt.Sprintf("the metapage has the root %d on level %d and the fast root %d on level %d", root, level, fast, fastLevel)
 	}

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 )
@@ -50,7 +51,7 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 		if right != invalidBlock || count != 0 || flags != ginMeta {
 			return fmt.Sprintf("the metapage has the flags 0x%04x, or a neighbour (%d), or rows (%d)", flags, right, count)
 		}
-		if problem := r.ginCountsProblem(p); problem != "" {
+		if problem := cmp.Or(metaEnd(h, 56), r.ginCountsProblem(p)); problem != "" {
 			return problem
 		}
 		if none := m.Head == invalidBlock; none != (m.Tail == invalidBlock) || none != (m.Pages == 0) || none && (m.Rows != 0 || m.TailFree != 0) {

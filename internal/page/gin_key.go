@@ -99,10 +99,12 @@ func (k ginKey) rough() uint64 {
 }
 
 // ginKeysProblem looks at a page of the tree of keys, or of the list of pending
-// entries, which has no order.
+// entries, where those of one row stand together and are searched in their order.
 func (r *Relation) ginKeysProblem(p []byte, h Header, right uint32, flags uint16) string {
 	count := int(h.Lower-HeaderSize) / 4
 	var last ginKey
+	var row TID
+	var seen map[TID]bool
 	return indexTuples(p, h, indexHeader, func(i, state int, t []byte) string {
 		if state == lpDead {
 			return "the line pointer is dead, which a GIN index does not do"
@@ -110,10 +112,25 @@ func (r *Relation) ginKeysProblem(p []byte, h Header, right uint32, flags uint16
 		if problem := indexTupleProblem(t); problem != "" {
 			return problem
 		}
-		if problem := r.ginTupleProblem(t, flags); problem != "" || flags&ginList != 0 || ginEndless(i, count, right, flags) {
+		if problem := r.ginTupleProblem(t, flags); problem != "" || ginEndless(i, count, right, flags) {
 			return problem
 		}
 		key := r.ginKeyOf(t, flags)
+		if flags&ginList != 0 {
+			tid := decodeTID(t)
+			same := tid == row
+			switch {
+			case !same && seen[tid]:
+				return fmt.Sprintf("the entries of the row (%d,%d) do not stand together", tid.Block, tid.Offset)
+			case same && !last.before(key):
+				return "its key is not higher than the one before of the same row"
+			}
+			if seen == nil {
+				seen = make(map[TID]bool)
+			}
+			seen[tid], row, last = true, tid, key
+			return ""
+		}
 		if i > 1 && !last.before(key) {
 			return "its key is not higher than the one before"
 		}

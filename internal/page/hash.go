@@ -121,6 +121,8 @@ func (r *Relation) hashMetaProblem(p []byte, h Header) string {
 		return fmt.Sprintf("the metapage has %d buckets, but says that they grew in phase %d", uint64(m.Highest)+1, m.phase)
 	case m.maps == 0 || m.maps > hashMaxMaps:
 		return fmt.Sprintf("the metapage says that the index has %d bitmaps", m.maps)
+	case m.spare(m.phase) < m.maps:
+		return fmt.Sprintf("the metapage says that the index has %d bitmaps, but only %d pages that are no buckets", m.maps, m.spare(m.phase))
 	case m.firstFree > m.spare(m.phase):
 		return fmt.Sprintf("the metapage says that overflow page %d may be free, but there are only %d", m.firstFree, m.spare(m.phase))
 	}
@@ -133,6 +135,9 @@ func (r *Relation) hashMetaProblem(p []byte, h Header) string {
 		if m.spare(i) != 0 {
 			return fmt.Sprintf("the metapage says that there are %d overflow pages in phase %d of growth, but is in phase %d", m.spare(i), i, m.phase)
 		}
+	}
+	if last := uint64(hashBuckets(m.phase)) + uint64(m.spare(m.phase)); r.Blocks != 0 && last >= uint64(r.Blocks) {
+		return fmt.Sprintf("the metapage says that the last page is %d, beyond the end (%d pages)", last, r.Blocks)
 	}
 	if problem := r.link("last bucket", m.BucketBlock(m.Highest), 0); problem != "" {
 		return problem

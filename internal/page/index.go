@@ -142,3 +142,12 @@ func plainEntries(p []byte, h Header, at int, visit func(TID)) {
 		visit(decodeTID(p[offset+at:]))
 	}
 }
+
+// metaEnd says that the content of a metapage does not end where it must: behind it,
+// or before it in indexes that were made before PostgreSQL 11.
+func metaEnd(h Header, size int) string {
+	if h.Lower != HeaderSize && int(h.Lower) != HeaderSize+size {
+		return fmt.Sprintf("the metapage's content ends at byte %d instead of %d", h.Lower, HeaderSize+size)
+	}
+	return ""
+}

@@ -70,6 +70,8 @@ type Relation struct {
 	Columns []Column
 	// Keys is how many columns of an index are no INCLUDE columns.
 	Keys int
+	// Included says that it has INCLUDE columns besides.
+	Included bool
 	// Order is that of the keys of a GIN index.
 	Order Order
 	// Toast is the OID of the table's TOAST table, and HasToast that Toast is known.

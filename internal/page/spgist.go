@@ -25,8 +25,12 @@ const (
 	// spgistUnused a bit of it.
 	spgistHead   = 12
 	spgistUnused = 0x40
+	// spgistMask says that a leaf tuple tells which of several columns are null.
+	spgistMask = 0x80
 	// spgistRecent is how many pages the metapage remembers for what comes next.
 	spgistRecent = 8
+	// spgistMetaSize is the size of a metapage's content.
+	spgistMetaSize = 4 + 8*spgistRecent
 	// spgistRoots are the pages of the roots: of the values, and of the nulls.
 	spgistRoots = 2
 )
@@ -55,7 +59,7 @@ func (r *Relation) spgistProblem(p []byte, h Header, block uint32) string {
 		if magic := binary.LittleEndian.Uint32(p[HeaderSize:]); magic != spgistMagic {
 			return fmt.Sprintf("the metapage has the magic number %08x instead of %08x", magic, uint32(spgistMagic))
 		}
-		return r.spgistMetaProblem(p, flags)
+		return cmp.Or(metaEnd(h, spgistMetaSize), r.spgistMetaProblem(p, flags))
 	case flags&spgistDeleted != 0:
 		return fmt.Sprintf("the page says that it is deleted, which no version does (flags 0x%04x)", flags)
 	case block <= spgistRoots && (flags&spgistNulls != 0) != (block == spgistRoots):
@@ -77,7 +81,7 @@ func (r *Relation) spgistProblem(p []byte, h Header, block uint32) string {
 		switch {
 		case state != SpgistLive:
 			return ""
-		case !zero(t[spgistHead:spgistLeast]) || t[5]&spgistUnused != 0:
+		case !zero(t[spgistHead:spgistLeast]) || t[5]&spgistUnused != 0 || r.Keys != 0 && !r.Included && t[5]&spgistMask != 0:
 			return "the head of the tuple has unknown flags, or its padding is not zero"
 		}
 		return decodeTID(t[6:]).problem()
