@@ -73,7 +73,7 @@ func baselineCommand(app *kingpin.Application) *kingpin.CmdClause {
 }
 
 func (f *baselineFlags) addDatabase(cmd *kingpin.CmdClause) {
-	cmd.Flag("database", "Only this database (repeat); without it every one.").PlaceHolder("NAME").StringsVar(&f.databases)
+	cmd.Flag("database", "Only this database (repeat); without it every one that the configuration selects.").PlaceHolder("NAME").StringsVar(&f.databases)
 }
 
 func (f *baselineFlags) addOutput(cmd *kingpin.CmdClause) {

@@ -39,7 +39,7 @@ func addCheck(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("output", "Format: text, json or junit.").Default("text").EnumVar(&f.output, "text", "json", "junit")
 	cmd.Flag("check", "Run only this check (repeat).").PlaceHolder("NAME").HintOptions(checkNames()...).StringsVar(&f.only)
 	cmd.Flag("exclude", "Do not run this check (repeat).").PlaceHolder("NAME").HintOptions(checkNames()...).StringsVar(&f.exclude)
-	cmd.Flag("database", "Look only at this database (repeat); without it at every one.").PlaceHolder("NAME").StringsVar(&f.databases)
+	cmd.Flag("database", "Look only at this database (repeat); without it at every one that the configuration selects.").PlaceHolder("NAME").StringsVar(&f.databases)
 	cmd.Flag("relation", "Look only at this table or index and what belongs to it (repeat).").PlaceHolder("SCHEMA.NAME").StringsVar(&f.relations)
 	cmd.Flag("deep", "Look at everything, ignoring intervals and sampling.").BoolVar(&f.deep)
 	cmd.Flag("jobs", "How many databases are looked at in parallel.").Short('j').Default("1").IntVar(&f.jobs)
@@ -97,7 +97,7 @@ func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 		return check.Document{}, err
 	}
 	options.Memory = f.files(target).Memory()
-	options.Rules = validated.Get().Rules()
+	options.Rules, options.Selects = validated.Get().Rules(), validated.Get().Databases.Selects
 	options.Named = f.only
 	if len(options.Relations) > 0 && !slices.ContainsFunc(options.Checks, func(c check.Check) bool { return !c.Server }) {
 		return check.Document{}, fmt.Errorf("the check %s looks at the whole server: leave out --relation", options.Checks[0].Name)

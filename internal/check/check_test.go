@@ -415,6 +415,29 @@ func TestRelation(t *testing.T) {
 	}
 }
 
+// TestSelects looks at the databases that a configuration leaves, and says so
+// when it leaves none.
+func TestSelects(t *testing.T) {
+	t.Parallel()
+	server := start(t)
+	options := check.Options{Checks: named(t, "setting", "leftover"), Selects: func(datname string) bool { return datname == "postgres" }, Logger: discard}
+	var databases []string
+	document, err := check.Sweep(t.Context(), target(t, server.DSN("erp")), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range document.Checks {
+		databases = append(databases, c.Check+" "+c.Database)
+	}
+	if want := []string{"setting ", "leftover postgres"}; !slices.Equal(databases, want) {
+		t.Errorf("looked at %q, want %q", databases, want)
+	}
+	options.Selects = func(string) bool { return false }
+	if _, err := check.Sweep(t.Context(), target(t, server.DSN("postgres")), options); err == nil || !strings.Contains(err.Error(), "no database that databases.include") {
+		t.Errorf("error: %v", err)
+	}
+}
+
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
 	document, err := check.Sweep(t.Context(), target(t, "postgresql://127.0.0.1:1/x?sslmode=disable"), check.Options{

@@ -106,7 +106,9 @@ func TestDrift(t *testing.T) {
 			options.Accept = nil
 		}
 		accept()
-		server.MustExec(t, "erp", "INSERT INTO s.a VALUES (1); ANALYZE; CREATE TEMP TABLE passing (i int)")
+		// Columns that newer servers make anew have another version in their options.
+		server.MustExec(t, "erp", `INSERT INTO s.a VALUES (1); ANALYZE; CREATE TEMP TABLE passing (i int); SET allow_system_table_mods = on;
+			UPDATE pg_attribute SET attoptions = array_append(ARRAY(SELECT o FROM unnest(attoptions) AS o WHERE o NOT LIKE 'pg\_attver=%'), 'pg_attver=12345678') WHERE attrelid = 's.a'::regclass AND attnum > 0`)
 		expectFindings(t, sweep())
 		for _, d := range drifts {
 			if major >= d.since {

@@ -42,8 +42,9 @@ type Options struct {
 	// Named are those of them that a person asked for by name.
 	Named []string
 	// Databases are the databases to look at; empty is every one that the role
-	// may connect to.
+	// may connect to and Selects selects; nil selects all.
 	Databases []string
+	Selects   func(datname string) bool
 	// Relations limits the sweep to these; each must exist in one of the
 	// databases.
 	Relations []RelationName
@@ -258,17 +259,18 @@ func plan(ctx context.Context, target *pg.Target, options Options) (databases []
 	if err != nil {
 		return nil, version, err
 	}
+	var names []string
 	for _, database := range all {
-		if database.Connectable && (len(options.Databases) == 0 || slices.Contains(options.Databases, database.Name)) {
+		names = append(names, database.Name)
+		if database.Connectable && options.selects(database.Name) {
 			databases = append(databases, database.Name)
 		}
 	}
+	if len(databases) == 0 && len(options.Databases) == 0 && options.Selects != nil {
+		return nil, version, &MissingError{Kind: "database", Name: "that databases.include and databases.exclude of the configuration leave", Similar: names}
+	}
 	for _, name := range options.Databases {
-		if !slices.ContainsFunc(all, func(d pg.Database) bool { return d.Name == name }) {
-			var names []string
-			for _, d := range all {
-				names = append(names, d.Name)
-			}
+		if !slices.Contains(names, name) {
 			return nil, version, &MissingError{Kind: "database", Name: name, Similar: names}
 		}
 		if !slices.Contains(databases, name) {
@@ -280,6 +282,14 @@ func plan(ctx context.Context, target *pg.Target, options Options) (databases []
 	}
 	databases, err = withRelations(ctx, target, databases, options.Relations)
 	return databases, version, err
+}
+
+// selects says whether a database is to be looked at.
+func (o Options) selects(datname string) bool {
+	if len(o.Databases) > 0 {
+		return slices.Contains(o.Databases, datname)
+	}
+	return o.Selects == nil || o.Selects(datname)
 }
 
 func planPurpose() pg.Purpose {

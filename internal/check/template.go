@@ -44,7 +44,8 @@ var templates = map[string]template{
 		impact:  "Documents are lost or were numbered twice, which auditors and tax offices do not accept.",
 	},
 	"hash_chain": {
-		sql: `SELECT chain, position, kept, expected FROM (
+		sql: `SELECT chain, position, CASE WHEN hash IS DISTINCT FROM computed THEN 'hash' ELSE 'previous' END AS wrong,
+				CASE WHEN hash IS DISTINCT FROM computed THEN hash ELSE kept END AS kept, CASE WHEN hash IS DISTINCT FROM computed THEN computed WHEN n > 1 THEN expected ELSE {first} END AS expected FROM (
 				SELECT {chain} AS chain, {order} AS position, {previous}::text AS kept, lag({hash}::text) OVER (PARTITION BY {chain} ORDER BY {order}) AS expected,
 				{hash}::text AS hash, ({computed})::text AS computed, row_number() OVER (PARTITION BY {chain} ORDER BY {order}) AS n FROM {table}) AS links
 			WHERE (n > 1 AND kept IS DISTINCT FROM expected) OR (n = 1 AND {first} IS NOT NULL AND kept IS DISTINCT FROM {first}) OR hash IS DISTINCT FROM computed ORDER BY 1, 2`,

@@ -52,6 +52,8 @@ type valueColumn struct {
 	Type string
 	// Long says that values may be kept in the TOAST table.
 	Long bool
+	// Enum says that values are read through pg_enum.
+	Enum bool
 }
 
 // valuedSQL lists tables and materialised views with those of their columns that
@@ -61,7 +63,7 @@ const valuedSQL = `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.re
 	coalesce(t.oid, 0), coalesce(tn.nspname::text, ''), coalesce(t.relname::text, ''), coalesce(greatest(t.relpages, 0), 0),
 	t.oid IS NOT NULL AND has_schema_privilege(tn.oid, 'USAGE') AND has_table_privilege(t.oid, 'SELECT'),
 	EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attisdropped AND a.attlen = -1),
-	coalesce((SELECT json_agg(json_build_object('Name', a.attname, 'Type', coalesce(base.typname, y.typname), 'Long', a.attlen = -1) ORDER BY a.attnum)
+	coalesce((SELECT json_agg(json_build_object('Name', a.attname, 'Type', coalesce(base.typname, y.typname), 'Long', a.attlen = -1, 'Enum', coalesce(base.typtype, y.typtype) = 'e') ORDER BY a.attnum)
 		FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid LEFT JOIN pg_type base ON y.typtype = 'd' AND base.oid = y.typbasetype
 		WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		AND coalesce(base.typname, y.typname) NOT IN ('int2', 'int4', 'int8', 'float4', 'float8', 'bool', 'oid', 'xid', 'xid8', 'cid', 'tid', 'uuid', 'char',
@@ -287,7 +289,7 @@ func (s *session) readValues(ctx context.Context, t valued) error {
 	if err != nil {
 		return err
 	}
-	for start := uint32(0); start < blocks && !s.full(t.Name); {
+	for start := uint32(0); start < blocks && !s.full(t.Name) && len(t.Columns) > 0; {
 		bad, found, err := s.firstBad(ctx, t, start, blocks)
 		if err != nil {
 			return err
@@ -295,7 +297,7 @@ func (s *session) readValues(ctx context.Context, t valued) error {
 		if !found {
 			return nil
 		}
-		if err := s.rowsOfPage(ctx, t, bad); err != nil {
+		if err := s.rowsOfPage(ctx, &t, bad); err != nil {
 			return err
 		}
 		start = bad + 1
@@ -373,7 +375,7 @@ func (s *session) firstBad(ctx context.Context, t valued, start, end uint32) (bl
 
 // rowsOfPage reports the values of a page that cannot be read, row by row and
 // column by column, when a second look agrees.
-func (s *session) rowsOfPage(ctx context.Context, t valued, block uint32) error {
+func (s *session) rowsOfPage(ctx context.Context, t *valued, block uint32) error {
 	var ids []string
 	rows, err := s.conn.Query(ctx, fmt.Sprintf("SELECT ctid::text FROM ONLY %s WHERE ctid >= '(%d,0)' AND ctid < '(%d,0)'", t.sql(), block, block+1))
 	if err == nil {
@@ -382,47 +384,62 @@ func (s *session) rowsOfPage(ctx context.Context, t valued, block uint32) error 
 	if err != nil {
 		return err
 	}
-	for _, c := range t.Columns {
-		var first error
-		var where string
-		more := 0
-		for _, id := range ids {
-			err := s.readValue(ctx, t, c, id)
-			if err != nil && (gone(err) || judge(err) == inconclusive) {
+	for n := 0; n < len(t.Columns); n++ {
+		c := t.Columns[n]
+		bad, err := s.badValues(ctx, t, c, ids)
+		if err != nil {
+			return err
+		}
+		if len(bad) > 0 {
+			pauseToConfirm(ctx)
+			if bad, err = s.badValues(ctx, t, c, bad); err != nil {
 				return err
 			}
-			if err == nil {
-				continue
-			}
-			pauseToConfirm(ctx)
-			if again := s.readValue(ctx, t, c, id); again == nil || sqlstate(again) != sqlstate(err) {
-				continue
-			}
-			if first == nil {
-				first, where = err, id
-			} else if more++; more >= maxFindings {
-				break
-			}
 		}
-		if first == nil {
+		if len(bad) == 0 {
 			continue
 		}
-		message := fmt.Sprintf("the value of column %s (%s) in row %s cannot be read: %s", quote(c.Name), c.Type, where, text(first))
-		if more > 0 {
-			message += fmt.Sprintf("; and %d more rows of this page", more)
+		first := s.readValue(ctx, t, c, bad[0])
+		if first == nil || gone(first) || judge(first) == inconclusive {
+			return first
+		}
+		message := fmt.Sprintf("the value of column %s (%s) in row %s cannot be read: %s", quote(c.Name), c.Type, bad[0], text(first))
+		if len(bad) > 1 {
+			message += fmt.Sprintf("; and %d more rows of this page", len(bad)-1)
+		}
+		action := heapAction
+		if c.Enum { // a label that is gone is gone for every page
+			message += "; values of this column on later pages were not read"
+			action = "If the type has lost this label (the check constraint tells), put its row back into pg_enum with its OID, from a backup; do not drop or change the type. If it never had it, the page is damaged: " + heapAction
+			t.Columns = slices.Delete(t.Columns, n, n+1)
+			n--
 		}
 		s.found(Finding{
 			Class: ClassCorruption, Severity: SeverityCritical, Schema: t.Name.Schema, Relation: t.Name.Name, Block: &block,
 			SQLState: sqlstate(first), Message: message,
 			Impact: "Statements that read this value fail or give wrong data, and so do dumps of the table.",
-			Action: heapAction,
+			Action: action,
 		}, c.Name+" "+sqlstate(first))
 	}
 	return nil
 }
 
+// badValues gives those of the rows whose value cannot be read.
+func (s *session) badValues(ctx context.Context, t *valued, c valueColumn, ids []string) (bad []string, err error) {
+	for _, id := range ids {
+		err := s.readValue(ctx, t, c, id)
+		if err != nil && (gone(err) || judge(err) == inconclusive) {
+			return nil, err
+		}
+		if err != nil {
+			bad = append(bad, id)
+		}
+	}
+	return bad, nil
+}
+
 // readValue reads one value.
-func (s *session) readValue(ctx context.Context, t valued, c valueColumn, id string) error {
+func (s *session) readValue(ctx context.Context, t *valued, c valueColumn, id string) error {
 	impossible := "false"
 	if condition := c.impossible(); condition != "" {
 		impossible = condition

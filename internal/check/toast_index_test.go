@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,6 +41,33 @@ func TestTOASTIndexInARing(t *testing.T) {
 			if c.Check == "heap" && major >= 14 && !strings.Contains(c.Reason, "public.docs: its values in the TOAST table were not looked at") {
 				t.Errorf("reason %q", c.Reason)
 			}
+		}
+	})
+}
+
+// TestLabelLost takes a label of an enum away: the rows of all pages that have it
+// cannot be read, for one reason, which is told once.
+func TestLabelLost(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		if major < 14 {
+			t.Skip("before 14 values are read when the check page has seen the files")
+		}
+		server := start(t, pgtest.Version(major))
+		server.MustExec(t, "erp", `CREATE TYPE state AS ENUM ('open', 'paid'); CREATE TABLE bills (id int PRIMARY KEY, state state, memo text);
+			INSERT INTO bills SELECT g, 'paid', repeat('x', 200) FROM generate_series(1, 1000) g; SET allow_system_table_mods = on; DELETE FROM pg_enum WHERE enumlabel = 'paid'`)
+		document := sweep(t, server, check.Options{Checks: named(t, "heap", "toast", "constraint")})
+		var told []string
+		for _, f := range document.Findings {
+			told = append(told, f.Check+" "+f.Relation+": "+f.Message)
+		}
+		for _, want := range []string{`toast bills: the value of column "state" (state) in row (0,1) cannot be read`, `constraint bills: enum public.state of column "state" is broken by at least 1000 rows`} {
+			if !slices.ContainsFunc(told, func(message string) bool { return strings.HasPrefix(message, want) }) {
+				t.Errorf("not found: %s", want)
+			}
+		}
+		if len(told) != 2 {
+			t.Errorf("found %q", told)
 		}
 	})
 }
