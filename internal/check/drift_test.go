@@ -209,7 +209,10 @@ func TestRows(t *testing.T) {
 		t.Helper()
 		// The statistics of a session arrive when it has ended; before 15 what is
 		// read of them may be half a second old.
-		time.Sleep(map[bool]time.Duration{true: 1100, false: 300}[server.Install.Major < 15] * time.Millisecond)
+		if server.Install.Major < 15 {
+			time.Sleep(800 * time.Millisecond)
+		}
+		time.Sleep(300 * time.Millisecond)
 		return sweep(t, server, options)
 	}
 	expectFindings(t, look())
