@@ -50,7 +50,13 @@ var (
 		Source: "the scrape's own session",
 	}
 
-	scrapeFamilies = []*Family{scrapeUp, scrapeFailure, scrapePooled, scrapeSuccess, scrapeApplicable, scrapeDuration}
+	scrapeAge = &Family{
+		Name: Namespace + "scrape_age_seconds", Type: Gauge,
+		Help:   "How old the server's answers were when the scrape came: up to 0.1 seconds for scrapes that come regularly (flag: --scrape.ahead), 0 for the others.",
+		Source: "the scrape itself",
+	}
+
+	scrapeFamilies = []*Family{scrapeUp, scrapeFailure, scrapePooled, scrapeSuccess, scrapeApplicable, scrapeDuration, scrapeAge}
 )
 
 // ScrapePurpose is the session of the scrape. Its limits keep one locked or
@@ -71,6 +77,8 @@ type Set struct {
 	unreachable string
 	pooled      bool
 	kept        *kept
+
+	ahead ahead
 }
 
 // NewSet makes a set of collectors that share one lane.
@@ -86,41 +94,106 @@ type report struct {
 	duration   time.Duration
 }
 
+// answers is what the server said.
+type answers struct {
+	reports []report // of each collector; those that need no server have none
+	err     error    // why the session failed
+	at      time.Time
+}
+
+// free frees the memory of the answers, which nobody needs any more.
+func (a answers) free() { free(a.reports) }
+
+func free(reports []report) {
+	for _, r := range reports {
+		if r.sink != nil {
+			r.sink.free()
+		}
+	}
+}
+
 // Scrape collects everything once. It returns when ctx ends at the latest,
-// and always with the success and duration of every collector.
+// and always with the success and duration of every collector. What needs the
+// server may have been collected shortly before, see Ahead.
 func (s *Set) Scrape(ctx context.Context) *exposition.Page {
-	reports := make([]report, len(s.collectors))
-	leads := s.sources.leads()
-	var known []report
-	var kept *kept
-	meanwhile := sync.OnceFunc(func() { known, kept = s.collectKnown(leads) })
-	var connectError error
+	arrived := time.Now()
+	early := s.ahead.arrive(ctx, arrived)
+	if early == nil {
+		return s.tellAge(s.collect(ctx), 0)
+	}
+	defer early.answers.free()
+	page := exposition.NewPage()
+	if early.page != nil && early.leads == s.sources.leads() && early.revision == s.sources.Snapshot().Revision {
+		page.Kept = early.page
+	} else { // what the exporter itself found out is never late
+		page = s.assemble(early.answers)
+	}
+	return s.tellAge(page, max(0, arrived.Sub(early.answers.at)))
+}
+
+// tellAge adds how old the answers of the server are to a page.
+func (s *Set) tellAge(page *exposition.Page, age time.Duration) *exposition.Page {
+	sink := newSink([]*Family{scrapeAge})
+	defer sink.free()
+	sink.Add(scrapeAge, age.Seconds())
+	page.Fresh = write(page.Fresh, []*Sink{sink})
+	return page
+}
+
+// collect asks the server and makes a page.
+func (s *Set) collect(ctx context.Context) *exposition.Page {
+	known := sync.OnceValue(s.collectKnown)
+	asked := s.ask(ctx, func() { known() })
+	defer asked.free()
+	return s.page(asked, known())
+}
+
+// assemble makes a page of what the server said before.
+func (s *Set) assemble(asked answers) *exposition.Page { return s.page(asked, s.collectKnown()) }
+
+// ask asks the server, and calls meanwhile while that works.
+func (s *Set) ask(ctx context.Context, meanwhile func()) answers {
+	asked := answers{reports: make([]report, len(s.collectors)), at: time.Now()}
 	if s.needsServer() {
-		connectError = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
-			return s.collectFromServer(ctx, conn, reports, meanwhile)
+		asked.err = s.lane.Do(ctx, func(ctx context.Context, conn *pg.Conn) error {
+			return s.collectFromServer(ctx, conn, asked.reports, meanwhile)
 		})
 	}
-	meanwhile()
-	for i, r := range known {
-		c := s.collectors[i]
+	return asked
+}
+
+// page makes a page of what the server said and what is known without it, whose
+// memory it frees.
+func (s *Set) page(asked answers, known known) *exposition.Page {
+	defer free(known.reports)
+	reports := slices.Clone(asked.reports)
+	for i, r := range known.reports {
 		switch {
-		case c.Leader && !leads:
-			reports[i] = report{sink: newSink(c.Families)}
+		case s.collectors[i].Leader && !known.leads:
+			reports[i] = report{}
 		case r.sink != nil:
 			reports[i] = r
-		case reports[i].sink == nil && connectError != nil:
-			reports[i] = report{sink: newSink(c.Families), err: connectError, applicable: true}
+		case reports[i].sink == nil && asked.err != nil:
+			reports[i] = report{err: asked.err, applicable: true}
 		}
 	}
 	page := exposition.NewPage()
-	page.Kept = kept.page
-	page.Fresh = s.expose(page.Fresh, reports, connectError)
+	page.Kept = known.kept.page
+	page.Fresh = s.expose(page.Fresh, reports, asked.err)
 	return page
+}
+
+// known is what is known without the server.
+type known struct {
+	reports []report // of each collector; those that need the server have none
+	kept    *kept
+	leads   bool
 }
 
 // collectKnown collects what needs no server, and nothing that only a leader
 // knows when this exporter is none.
-func (s *Set) collectKnown(leads bool) ([]report, *kept) {
+func (s *Set) collectKnown() known {
+	leads := s.sources.leads()
 	reports := make([]report, len(s.collectors))
 	snapshot := s.sources.Snapshot()
 	kept := s.keep(snapshot, leads)
@@ -133,7 +206,7 @@ func (s *Set) collectKnown(leads bool) ([]report, *kept) {
 		kept.addTo(sink, i)
 		reports[i] = report{sink: sink, err: errors.Join(kept.errs[i], sink.finish()), applicable: true, duration: time.Since(started)}
 	}
-	return reports, kept
+	return known{reports, kept, leads}
 }
 
 // emit gives the samples of a collector that asks the server nothing. A panic
@@ -213,7 +286,7 @@ func scan(rows pgx.Rows, c Collector, sink *Sink) (err error) {
 	return errors.Join(c.Scan(rows, sink), sink.finish())
 }
 
-// expose adds what the collectors gave to text, and frees their sinks.
+// expose adds what the collectors gave to text.
 func (s *Set) expose(text []byte, reports []report, connectError error) []byte {
 	own := newSink(scrapeFamilies)
 	own.AddBool(scrapeUp, connectError == nil)
@@ -243,11 +316,8 @@ func (s *Set) expose(text []byte, reports []report, connectError error) []byte {
 			shown = append(shown, r.sink) // all or nothing: no half truths
 		}
 	}
-	text = write(text, shown)
-	for _, sink := range shown {
-		sink.free()
-	}
-	return text
+	defer own.free()
+	return write(text, shown)
 }
 
 // noticePooler says once that there is a pooler, and once that it is gone.

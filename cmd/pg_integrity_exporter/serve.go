@@ -40,6 +40,7 @@ type serveFlags struct {
 	maxRequests   int
 	timeout       time.Duration
 	timeoutOffset time.Duration
+	ahead         time.Duration
 	profiling     bool
 	enabled       map[string]*bool
 }
@@ -52,6 +53,8 @@ func addServe(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("web.max-requests", "Scrapes that may be under way at once.").Default("40").IntVar(&f.maxRequests)
 	cmd.Flag("scrape.timeout", "Time limit of a scrape that does not bring Prometheus' own in its header.").Default("10s").DurationVar(&f.timeout)
 	cmd.Flag("scrape.timeout-offset", "Time taken off Prometheus' limit for the way back.").Default("500ms").DurationVar(&f.timeoutOffset)
+	cmd.Flag("scrape.ahead", "How long before a scrape that comes regularly the server is asked at most, so that the scrape need not wait for it; 0s is that every scrape asks itself.").
+		Default("100ms").DurationVar(&f.ahead)
 	cmd.Flag("web.enable-pprof", "Serve Go's profiles of this process under /debug/pprof/.").BoolVar(&f.profiling)
 	for _, c := range collector.All(collector.Sources{}) {
 		f.enabled[c.Name] = cmd.Flag("collector."+c.Name, c.Help).Default("true").Bool()
@@ -84,11 +87,12 @@ func (f *serveFlags) watch(ctx context.Context) error {
 	}
 	e, err := exporter.New(exporter.Options{
 		DSN: f.dsn, Environment: f.environment, ConfigFile: f.configFile, StatePath: f.statePath,
-		Disabled: f.disabled(), Store: store, Logger: f.logger,
+		Disabled: f.disabled(), Ahead: f.ahead, Store: store, Logger: f.logger,
 	})
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
+	go process.Trim(ctx)
 	err = f.listen(ctx, e)
 	e.Stop()
 	return errors.Join(err, store.Close())

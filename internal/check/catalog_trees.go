@@ -190,7 +190,7 @@ func trapIn(ctx context.Context, files datadir.Directory, name string) (*trap, e
 		return nil, nil //nolint:nilerr,nilnil // the index has another file
 	}
 	relation := page.Relation{Kind: page.Btree, Blocks: uint32(size / page.Size)}
-	chunk := make([]byte, chunkPages*page.Size)
+	chunk := make([]byte, min(chunkPages, int64(relation.Blocks))*page.Size)
 	for first := int64(0); first < min(int64(relation.Blocks), treePages); first += chunkPages {
 		n, err := files.ReadAt(ctx, name, chunk, first*page.Size)
 		if err != nil {

@@ -65,8 +65,6 @@ type Probe struct {
 	Allow []string `yaml:"allow"`
 	// MaxTargets is how many servers are kept connected at once.
 	MaxTargets int `yaml:"max_targets"`
-	// MaxConcurrent is how many are probed at once.
-	MaxConcurrent int `yaml:"max_concurrent"`
 	// Idle is how long after its last probe a server is let go.
 	Idle Duration `yaml:"idle"`
 }
@@ -132,7 +130,7 @@ func (a AuthModule) DSN(address, database string) (string, error) {
 func defaultFleet() Fleet {
 	return Fleet{
 		Targets: []Named{}, Modules: map[string]Module{}, AuthModules: map[string]AuthModule{},
-		Probe: Probe{Allow: []string{}, MaxTargets: 100, MaxConcurrent: 10, Idle: Duration(10 * time.Minute)},
+		Probe: Probe{Allow: []string{}, MaxTargets: 2000, Idle: Duration(10 * time.Minute)},
 	}
 }
 
@@ -264,8 +262,6 @@ func (f *Fleet) validate() (keys []string, err error) {
 	switch {
 	case f.Probe.MaxTargets < 1 || f.Probe.MaxTargets > 10000:
 		return []string{"probe", "max_targets"}, errors.New("must be between 1 and 10000")
-	case f.Probe.MaxConcurrent < 1 || f.Probe.MaxConcurrent > 1000:
-		return []string{"probe", "max_concurrent"}, errors.New("must be between 1 and 1000")
 	case f.Probe.Idle < Duration(10*time.Second):
 		return []string{"probe", "idle"}, errors.New("must be at least 10s")
 	}

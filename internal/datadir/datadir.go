@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,11 +54,17 @@ type Entry struct {
 	Owner uint32
 }
 
+// firstRead is how much of a file is read first: few are longer.
+const firstRead = 16 << 10
+
 // ReadFile reads a whole file of up to limit bytes.
 func ReadFile(ctx context.Context, d Directory, name string, limit int) ([]byte, error) {
-	p := make([]byte, limit)
+	p := make([]byte, min(limit, firstRead))
 	n := 0
 	for n < limit {
+		if n == len(p) {
+			p = slices.Grow(p, n)[:min(limit, 2*n)]
+		}
 		m, err := d.ReadAt(ctx, name, p[n:], int64(n))
 		if err != nil {
 			return nil, err

@@ -40,6 +40,9 @@ type Options struct {
 	Disabled []string
 	// StatePath is the directory of the state, which drills share.
 	StatePath string
+	// Ahead is how long before a regular scrape the server is asked at most, see
+	// collector.Set.Ahead.
+	Ahead time.Duration
 	// Store keeps the state.
 	Store *state.Store
 	// Logger is the parent of every logger.
@@ -72,6 +75,7 @@ type runtime struct {
 	results   *state.Target
 	lane      *pg.Lane
 	set       *collector.Set
+	busy      atomic.Int32 // probes under way
 	scheduler *schedule.Scheduler
 	watcher   *logwatch.Watcher
 	recovery  *recovery.Watcher
@@ -125,7 +129,7 @@ func (e *Exporter) reload() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.stop()
-	e.probes = newProbes(validated.Get().Fleet, e.options.Disabled, e.options.Logger)
+	e.probes = newProbes(validated.Get().Fleet, e.options)
 	turns := make(chan struct{}, validated.Get().Limits.ConcurrentChecks)
 	e.main = len(watches) > len(validated.Get().Targets)
 	for _, w := range watches {
@@ -276,6 +280,7 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 		collectors[i].Leader = slices.Contains(alone, collectors[i].Name)
 	}
 	r.set = collector.NewSet(r.lane, sources, collectors, logger)
+	r.set.Ahead(e.options.Ahead)
 	return r
 }
 
@@ -408,5 +413,6 @@ func (r *runtime) stop() {
 	for _, p := range slices.Backward(r.parts) {
 		p.Stop()
 	}
+	r.set.Close()
 	r.lane.Close()
 }

@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -13,7 +14,7 @@ import (
 func TestIdle(t *testing.T) {
 	t.Parallel()
 	fleet := config.Default().Get().Fleet
-	p := newProbes(fleet, nil, slog.New(slog.DiscardHandler))
+	p := newProbes(fleet, Options{Logger: slog.New(slog.DiscardHandler)})
 	defer p.close()
 	server, err := p.take(probeKey{address: "127.0.0.1:1", database: "postgres"})
 	if err != nil {
@@ -29,5 +30,27 @@ func TestIdle(t *testing.T) {
 	}
 	if idle := p.idle(later); len(idle) != 1 || len(p.known) != 0 {
 		t.Errorf("%d servers let go, %d known", len(idle), len(p.known))
+	}
+}
+
+// TestBusy holds that one server has a bounded number of probes under way, and that
+// others may be probed meanwhile.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	p := newProbes(config.Default().Get().Fleet, Options{Logger: slog.New(slog.DiscardHandler)})
+	defer p.close()
+	hung := probeKey{address: "127.0.0.1:1", database: "postgres"}
+	for n := range maxBusy {
+		if _, err := p.take(hung); err != nil {
+			t.Fatalf("probe %d: %v", n, err)
+		}
+	}
+	if _, err := p.take(hung); err == nil {
+		t.Error("one probe too many")
+	}
+	for n := range 1000 {
+		if _, err := p.take(probeKey{address: fmt.Sprintf("127.0.0.1:%d", n+2), database: "postgres"}); err != nil {
+			t.Fatalf("server %d: %v", n, err)
+		}
 	}
 }

@@ -24,11 +24,9 @@ import (
 // probes are the servers that requests have named. Each is kept connected
 // between its probes, and let go when nobody has asked for it for a while.
 type probes struct {
-	fleet    config.Fleet
-	disabled []string
-	logger   *slog.Logger
-
-	turns chan struct{} // one token for each probe that may be under way
+	fleet   config.Fleet
+	options Options
+	logger  *slog.Logger
 
 	mu    sync.Mutex
 	known map[probeKey]*probed
@@ -51,12 +49,18 @@ type probed struct {
 // sweepInterval is how often idle servers are looked for.
 const sweepInterval = 5 * time.Second
 
-func newProbes(fleet config.Fleet, disabled []string, logger *slog.Logger) *probes {
+// maxBusy bounds the probes of one server that are under way at once. There is no
+// bound over all of them: servers that hang would keep the others waiting.
+const maxBusy = 4
+
+// tooBusy refuses a probe of a server that has enough of them.
+func tooBusy(target string) error {
+	return &web.ProbeError{Status: http.StatusServiceUnavailable, Text: fmt.Sprintf("%d probes of %s are under way already", maxBusy, target)}
+}
+
+func newProbes(fleet config.Fleet, options Options) *probes {
 	ctx, stop := context.WithCancel(context.Background())
-	p := &probes{
-		fleet: fleet, disabled: disabled, logger: logger, stop: stop,
-		turns: make(chan struct{}, fleet.Probe.MaxConcurrent), known: make(map[probeKey]*probed),
-	}
+	p := &probes{fleet: fleet, options: options, logger: options.Logger, stop: stop, known: make(map[probeKey]*probed)}
 	p.done.Go(func() { p.sweep(ctx) })
 	return p
 }
@@ -66,12 +70,6 @@ func (p *probes) probe(ctx context.Context, asked web.Probe) (*exposition.Page, 
 	key, err := p.key(asked)
 	if err != nil {
 		return nil, err
-	}
-	select {
-	case p.turns <- struct{}{}:
-		defer func() { <-p.turns }()
-	case <-ctx.Done():
-		return nil, &web.ProbeError{Status: http.StatusServiceUnavailable, Text: fmt.Sprintf("%d probes are under way (probe.max_concurrent) and none ended in time", p.fleet.Probe.MaxConcurrent)}
 	}
 	server, err := p.take(key)
 	if err != nil {
@@ -135,6 +133,9 @@ func (p *probes) take(key probeKey) (*probed, error) {
 		}
 		p.known[key] = server
 	}
+	if server.busy >= maxBusy {
+		return nil, tooBusy(key.address)
+	}
 	server.busy++
 	server.last = time.Now()
 	return server, nil
@@ -163,11 +164,13 @@ func (p *probes) connect(key probeKey) (*probed, error) {
 	wanted := p.fleet.Modules[key.module].Collectors
 	sources := collector.Sources{Snapshot: results.Snapshot, Accumulate: results.Accumulate}
 	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {
-		return c.SQL == nil || slices.Contains(p.disabled, c.Name) || len(wanted) > 0 && !slices.Contains(wanted, c.Name)
+		return c.SQL == nil || slices.Contains(p.options.Disabled, c.Name) || len(wanted) > 0 && !slices.Contains(wanted, c.Name)
 	})
 	lane := pg.NewLane(target, collector.ScrapePurpose())
 	logger := p.logger.With("target", target.Name())
-	return &probed{lane: lane, set: collector.NewSet(lane, sources, collectors, logger)}, nil
+	set := collector.NewSet(lane, sources, collectors, logger)
+	set.Ahead(p.options.Ahead)
+	return &probed{lane: lane, set: set}, nil
 }
 
 // sweep lets go of servers that nobody asks for.
@@ -181,9 +184,14 @@ func (p *probes) sweep(ctx context.Context) {
 			return
 		}
 		for _, server := range p.idle(time.Now()) {
-			server.lane.Close()
+			server.close()
 		}
 	}
+}
+
+func (p *probed) close() {
+	p.set.Close()
+	p.lane.Close()
 }
 
 // idle takes out the servers that nobody asked for lately.
@@ -207,7 +215,7 @@ func (p *probes) close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, server := range p.known {
-		server.lane.Close()
+		server.close()
 	}
 }
 
@@ -242,6 +250,11 @@ func (e *Exporter) Probe(ctx context.Context, asked web.Probe) (*exposition.Page
 		if asked.Module != "" || asked.AuthModule != "" {
 			return nil, &web.ProbeError{Status: http.StatusBadRequest, Text: "a configured target has its own settings: leave out module and auth_module"}
 		}
+		if r.busy.Add(1); r.busy.Load() > maxBusy {
+			r.busy.Add(-1)
+			return nil, tooBusy(r.name)
+		}
+		defer r.busy.Add(-1)
 		return r.set.Scrape(ctx), nil
 	}
 	return e.probes.probe(ctx, asked)

@@ -57,10 +57,17 @@ func compress(out *bytes.Buffer, text []byte, last bool) {
 }
 
 // Keep compresses text that goes into many pages.
-func Keep(text []byte) *Kept {
+func Keep(text []byte) *Kept { return new(Kept).With(text) }
+
+// With is what is kept with more text after it.
+func (k *Kept) With(text []byte) *Kept {
+	if k == nil {
+		k = new(Kept)
+	}
 	var out bytes.Buffer
+	out.Write(k.blocks)
 	compress(&out, text, false)
-	return &Kept{blocks: bytes.Clone(out.Bytes()), checksum: crc32.ChecksumIEEE(text), size: len(text)}
+	return &Kept{blocks: bytes.Clone(out.Bytes()), checksum: crc32.Update(k.checksum, crc32.IEEETable, text), size: k.size + len(text)}
 }
 
 // text undoes the compression.

@@ -460,7 +460,7 @@ func (s *Scheduler) next(started time.Time) (state.CheckState, bool) {
 		return cmp.Or(
 			cmp.Compare(s.rank(now, a, oldest[a.Database]), s.rank(now, b, oldest[b.Database])),
 			oldest[a.Database].Compare(oldest[b.Database]), cmp.Compare(a.Database, b.Database),
-			cmp.Compare(order(a.Check), order(b.Check)),
+			cmp.Compare(places()[a.Check], places()[b.Check]),
 		)
 	}), true
 }
@@ -511,10 +511,14 @@ func (s *Scheduler) first() int {
 	})
 }
 
-// order is the place of a check in check.All.
-func order(name string) int {
-	return slices.IndexFunc(check.All(), func(c check.Check) bool { return c.Name == name })
-}
+// places are those of the checks in check.All.
+var places = sync.OnceValue(func() map[string]int {
+	places := make(map[string]int)
+	for i, c := range check.All() {
+		places[c.Name] = i
+	}
+	return places
+})
 
 // runSlot runs a check whose slot has come, or that was asked for.
 func (s *Scheduler) runSlot(ctx context.Context, planned state.CheckState, asked bool) {
@@ -533,7 +537,7 @@ func (s *Scheduler) runSlot(ctx context.Context, planned state.CheckState, asked
 		heaps = check.NewHeaps()
 		s.heaps[planned.Database] = heaps
 	}
-	if order(planned.Check) == s.first() {
+	if places()[planned.Check] == s.first() {
 		heaps.Forget()
 		s.changes[planned.Database] = changes{s.changes[planned.Database].now, s.changes[planned.Database].now}
 	}
@@ -599,8 +603,8 @@ func (s *Scheduler) takeSuspect() (Suspect, bool) {
 
 // run runs one check; ok is false when it was stopped half-way.
 func (s *Scheduler) run(ctx context.Context, name, database string, scope check.Scope) (check.Result, bool) {
-	index := order(name)
-	if index < 0 {
+	index, ok := places()[name]
+	if !ok {
 		return check.Result{}, false
 	}
 	logger := s.logger.With("check", name, "datname", database)

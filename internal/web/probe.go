@@ -27,8 +27,10 @@ type ProbeError struct {
 func (e *ProbeError) Error() string { return e.Text }
 
 // probe serves the metrics of one server that the request names.
-func probe(options Options, inFlight chan struct{}) http.Handler {
-	return scrape(options, inFlight, func(ctx context.Context, w http.ResponseWriter, r *http.Request) {
+func probe(options Options) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), budget(r, options))
+		defer cancel()
 		query := r.URL.Query()
 		page, err := options.Probe(ctx, Probe{Target: query.Get("target"), Module: query.Get("module"), AuthModule: query.Get("auth_module")})
 		if refused, ok := errors.AsType[*ProbeError](err); ok {

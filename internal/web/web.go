@@ -46,7 +46,8 @@ type Options struct {
 	// TimeoutOffset is taken off the time that Prometheus gives, for the way
 	// back.
 	TimeoutOffset time.Duration
-	// MaxRequests bounds scrapes under way at once.
+	// MaxRequests bounds scrapes under way at once. Probes are bounded by what they
+	// ask for.
 	MaxRequests int
 	// Watched is what the integrity page shows.
 	Watched func() Watched
@@ -83,10 +84,9 @@ func Handler(options Options) (http.Handler, error) {
 	}
 	mux := http.NewServeMux()
 	page.register(mux)
-	inFlight := make(chan struct{}, options.MaxRequests)
-	mux.Handle("GET "+options.TelemetryPath, metrics(options, inFlight))
+	mux.Handle("GET "+options.TelemetryPath, metrics(options))
 	if options.Probe != nil {
-		mux.Handle("GET /probe", probe(options, inFlight))
+		mux.Handle("GET /probe", probe(options))
 		mux.HandleFunc("GET /targets", targets(options))
 	}
 	mux.Handle("GET /runbooks/{name...}", runbooks(options.Runbooks))
@@ -146,18 +146,10 @@ func reload(options Options) http.HandlerFunc {
 	}
 }
 
-// metrics serves a scrape within the time that Prometheus gives.
-func metrics(options Options, inFlight chan struct{}) http.Handler {
-	return scrape(options, inFlight, func(ctx context.Context, w http.ResponseWriter, r *http.Request) {
-		page := options.Scrape(ctx)
-		defer page.Free()
-		page.Fresh = options.Self(page.Fresh)
-		expose(w, r, options.Logger, page)
-	})
-}
-
-// scrape bounds how many scrapes are under way, and the time of each.
-func scrape(options Options, inFlight chan struct{}, serve func(ctx context.Context, w http.ResponseWriter, r *http.Request)) http.Handler {
+// metrics serves a scrape within the time that Prometheus gives. It bounds how many
+// are under way.
+func metrics(options Options) http.Handler {
+	inFlight := make(chan struct{}, options.MaxRequests)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case inFlight <- struct{}{}:
@@ -168,7 +160,10 @@ func scrape(options Options, inFlight chan struct{}, serve func(ctx context.Cont
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), budget(r, options))
 		defer cancel()
-		serve(ctx, w, r)
+		page := options.Scrape(ctx)
+		defer page.Free()
+		page.Fresh = options.Self(page.Fresh)
+		expose(w, r, options.Logger, page)
 	})
 }
 
