@@ -82,7 +82,7 @@ here AS (SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_l
 standbys AS (
 	SELECT count(*) FILTER (WHERE sync_state IN ('sync', 'quorum')) AS synchronous,
 		min(pg_wal_lsn_diff(here.lsn, flush_lsn)) FILTER (WHERE state = 'streaming') AS lag
-	FROM pg_stat_replication, here)
+	FROM pg_stat_get_wal_senders(), here) -- what pg_stat_replication shows, without asking for all sessions
 SELECT current_setting('archive_mode') = 'always' OR current_setting('archive_mode') = 'on' AND NOT pg_is_in_recovery(),
 	archived_count::float8, failed_count::float8,
 	coalesce(extract(epoch FROM last_archived_time), 0)::float8, coalesce(extract(epoch FROM last_failed_time), 0)::float8,

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -549,4 +550,64 @@ func BenchmarkScrape(b *testing.B) {
 			conn.Close()
 		}
 	})
+}
+
+// TestTogether holds that the statements of a scrape are one transaction, and that
+// one which fails takes no other with it.
+func TestTogether(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	target, err := pg.ResolveTarget(server.DSN("postgres"), pg.NoEnvironment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, err := state.InMemory(slog.New(slog.DiscardHandler)).Target(target.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lane := pg.NewLane(target, collector.ScrapePurpose())
+	t.Cleanup(lane.Close)
+	began := func(name, sql string) collector.Collector {
+		family := &collector.Family{Name: "test_" + name, Help: "When the transaction began."}
+		return collector.Collector{
+			Name: name, Families: []*collector.Family{family}, SQL: func(pg.Facts) string { return sql },
+			Scan: func(rows pgx.Rows, sink *collector.Sink) error {
+				var value float64
+				_, err := pgx.ForEachRow(rows, []any{&value}, func() error {
+					sink.Add(family, value)
+					return nil
+				})
+				return err
+			},
+		}
+	}
+	const sql = "SELECT extract(epoch FROM now())::float8"
+	set := collector.NewSet(lane, collector.Sources{Snapshot: results.Snapshot}, []collector.Collector{
+		began("first", sql), began("wanting", "SELECT id::float8 FROM public.wanting"), began("last", sql),
+	}, slog.New(slog.DiscardHandler))
+	look := func(works float64, together bool) {
+		t.Helper()
+		page := scrape(t, set, 5*time.Second)
+		first, found := page.get("test_first")
+		last, lastFound := page.get("test_last")
+		if !found || !lastFound || (first == last) != together {
+			t.Errorf("%v and %v, together: %v", first, last, together)
+		}
+		for name, want := range map[string]float64{"first": 1, "wanting": works, "last": 1} {
+			if got, _ := page.get(`pgintegrity_scrape_collector_success{collector="` + name + `"}`); got != want {
+				t.Errorf("success of %s is %v, not %v", name, got, want)
+			}
+		}
+	}
+	for range 3 {
+		look(0, false)
+	}
+	server.MustExec(t, "postgres", "CREATE TABLE wanting AS SELECT 1 AS id")
+	look(1, false) // as it was not before
+	look(1, true)
+	release := server.Hold(t, "postgres", "LOCK TABLE wanting IN ACCESS EXCLUSIVE MODE")
+	look(0, false)
+	release()
+	look(1, false)
+	look(1, true)
 }

@@ -76,6 +76,7 @@ type Set struct {
 	errors      map[string]string // last error of each collector, so that a repeated one is logged once
 	unreachable string
 	pooled      bool
+	apart       bool // a statement of the last scrape failed
 	kept        *kept
 
 	ahead ahead
@@ -231,28 +232,46 @@ func (s *Set) needsServer() bool {
 
 // collectFromServer sends all statements at once, calls meanwhile, and reads the
 // answers in turn. It fails only when the session itself fails; what was collected
-// before that stays in reports.
+// before that stays in reports. The statements are one transaction, until one of
+// them fails: then each of those that are left is one of its own, and again in the
+// next scrapes until all succeed.
 func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []report, meanwhile func()) error {
 	s.noticePooler(conn)
 	if err := conn.Refresh(ctx); err != nil {
 		return err
 	}
-	pipeline := conn.PgConn().StartPipeline(ctx)
-	sent := make([]string, len(s.collectors))
 	for i, c := range s.collectors {
 		reports[i] = report{}
-		if c.SQL == nil {
-			continue
-		}
-		if c.NotApplicable != nil && c.NotApplicable(conn.Facts) != "" {
+		if c.SQL != nil && c.NotApplicable != nil && c.NotApplicable(conn.Facts) != "" {
 			reports[i] = report{sink: newSink(c.Families)}
-			continue
 		}
-		sent[i] = c.SQL(conn.Facts)
-		conn.Send(pipeline, sent[i])
+	}
+	s.mu.Lock()
+	together := !s.apart
+	s.mu.Unlock()
+	failed, err := s.askFor(ctx, conn, reports, together, meanwhile)
+	if failed && together && err == nil {
+		failed, err = s.askFor(ctx, conn, reports, false, meanwhile)
+	}
+	s.mu.Lock()
+	s.apart = failed
+	s.mu.Unlock()
+	return err
+}
+
+// askFor asks for what is not in reports yet, and says whether a statement failed.
+// When they are together, it has no report then, and none behind it has.
+func (s *Set) askFor(ctx context.Context, conn *pg.Conn, reports []report, together bool, meanwhile func()) (failed bool, err error) {
+	pipeline := conn.Pipeline(ctx, together)
+	sent := make([]string, len(s.collectors))
+	for i, c := range s.collectors {
+		if c.SQL != nil && reports[i].sink == nil {
+			sent[i] = c.SQL(conn.Facts)
+			pipeline.Send(sent[i])
+		}
 	}
 	if err := pipeline.Flush(); err != nil {
-		return errors.Join(fmt.Errorf("sending statements: %w", err), pipeline.Close())
+		return false, errors.Join(fmt.Errorf("sending statements: %w", err), pipeline.Close())
 	}
 	meanwhile()
 	started := time.Now()
@@ -261,17 +280,27 @@ func (s *Set) collectFromServer(ctx context.Context, conn *pg.Conn, reports []re
 			continue
 		}
 		sink := newSink(c.Families)
-		err := conn.Receive(pipeline, sent[i], func(rows *pgconn.ResultReader) error {
+		err := pipeline.Receive(sent[i], func(rows *pgconn.ResultReader) error {
 			return scan(pgx.RowsFromResultReader(conn.TypeMap(), rows), c, sink)
 		})
 		if conn.PgConn().IsClosed() || ctx.Err() != nil {
-			return errors.Join(fmt.Errorf("collecting %s: %w", c.Name, err), pipeline.Close())
+			return failed, errors.Join(fmt.Errorf("collecting %s: %w", c.Name, err), pipeline.Close())
+		}
+		if pg.SQLState(err) != "" {
+			failed = true
+			if pipeline.Together() {
+				break
+			}
 		}
 		now := time.Now()
 		reports[i] = report{sink: sink, err: err, applicable: true, duration: now.Sub(started)}
 		started = now
 	}
-	return pipeline.Close()
+	err = pipeline.Close()
+	if _, ofServer := errors.AsType[*pgconn.PgError](err); ofServer && failed {
+		err = nil // it was told of
+	}
+	return failed, err
 }
 
 // scan runs the collector's Scan and turns a panic in it into an error, so

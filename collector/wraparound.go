@@ -22,7 +22,7 @@ var (
 	horizonAge = &Family{
 		Name: Namespace + "xmin_horizon_age_transactions", Type: Gauge, Labels: []string{"holder"},
 		Help:   "How many transactions ago the oldest row version that must be kept was current, by what keeps it (prepared, session, slot, standby); 0 is nothing.",
-		Source: "pg_stat_activity: backend_xmin, backend_xid; pg_replication_slots: xmin, catalog_xmin; pg_stat_replication: backend_xmin; pg_prepared_xacts: transaction",
+		Source: "pg_stat_activity: backend_xmin, backend_xid; pg_replication_slots: xmin, catalog_xmin; pg_prepared_xacts: transaction",
 	}
 )
 
@@ -72,10 +72,13 @@ func horizonCollector() Collector {
 		Help:     "What keeps old row versions from being removed.",
 		Families: []*Family{horizonAge},
 		SQL: func(pg.Facts) string {
-			return `SELECT 'session', coalesce(max(greatest(age(backend_xmin), age(backend_xid))), 0)
-				FROM pg_stat_activity WHERE backend_type <> 'walsender' AND pid <> pg_backend_pid()
+			return `WITH sessions AS (
+				SELECT coalesce(max(greatest(age(backend_xmin), age(backend_xid))) FILTER (WHERE backend_type <> 'walsender'), 0) AS session,
+					coalesce(max(age(backend_xmin)) FILTER (WHERE backend_type = 'walsender'), 0) AS standby
+				FROM pg_stat_activity WHERE pid <> pg_backend_pid())
+				SELECT 'session', session FROM sessions
+				UNION ALL SELECT 'standby', standby FROM sessions
 				UNION ALL SELECT 'slot', coalesce(max(greatest(age(xmin), age(catalog_xmin))), 0) FROM pg_replication_slots
-				UNION ALL SELECT 'standby', coalesce(max(age(backend_xmin)), 0) FROM pg_stat_replication
 				UNION ALL SELECT 'prepared', coalesce(max(age(transaction)), 0) FROM pg_prepared_xacts`
 		},
 		Scan: func(rows pgx.Rows, sink *Sink) error {

@@ -3,6 +3,7 @@ package pg_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -33,16 +34,16 @@ var scrapePurpose = pg.Purpose{StatementTimeout: 2 * time.Second, LockTimeout: 2
 // answer, or its error.
 func ask(t *testing.T, conn *pg.Conn, statements ...string) (answers []string) {
 	t.Helper()
-	pipeline := conn.PgConn().StartPipeline(t.Context())
+	pipeline := conn.Pipeline(t.Context(), false)
 	for _, sql := range statements {
-		conn.Send(pipeline, sql)
+		pipeline.Send(sql)
 	}
 	if err := pipeline.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	for _, sql := range statements {
 		var answer string
-		err := conn.Receive(pipeline, sql, func(rows *pgconn.ResultReader) error {
+		err := pipeline.Receive(sql, func(rows *pgconn.ResultReader) error {
 			_, err := pgx.ForEachRow(pgx.RowsFromResultReader(conn.TypeMap(), rows), []any{&answer}, func() error { return nil })
 			return err
 		})
@@ -89,6 +90,59 @@ func TestPipeline(t *testing.T) {
 	ask(t, conn, "SELECT id FROM public.late") // may fail once: the prepared plan does not fit any more
 	if got := ask(t, conn, "SELECT id FROM public.late"); got[0] != "here" {
 		t.Errorf("after the column changed: %q", got)
+	}
+}
+
+// TestTogether holds that statements together are one transaction, that none is run
+// behind one that fails, and that the server is not left with more prepared
+// statements each time.
+func TestTogether(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	conn, err := resolve(t, server.DSN("postgres")).Connect(t.Context(), "", scrapePurpose)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	const first, second = "SELECT now()::text", "SELECT now()::text AS second"
+	together := func(statements ...string) (answers []string) {
+		pipeline := conn.Pipeline(t.Context(), true)
+		for _, sql := range statements {
+			pipeline.Send(sql)
+		}
+		if err := pipeline.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for _, sql := range statements {
+			answer := ""
+			err := pipeline.Receive(sql, func(rows *pgconn.ResultReader) error {
+				_, err := pgx.ForEachRow(pgx.RowsFromResultReader(conn.TypeMap(), rows), []any{&answer}, func() error { return nil })
+				return err
+			})
+			if err != nil {
+				answers = append(answers, pg.SQLState(err))
+				break
+			}
+			answers = append(answers, answer)
+		}
+		if err := pipeline.Close(); err != nil && pg.SQLState(err) == "" {
+			t.Fatal(err)
+		}
+		return answers
+	}
+	for round := range 5 {
+		if got := together(first, second); len(got) != 2 || got[0] != got[1] {
+			t.Errorf("round %d: %q are of two transactions", round, got)
+		}
+		for _, failing := range []string{"SELECT nosuch::text", "SELECT (1/(count(*)-count(*)))::text FROM pg_class"} {
+			sql := fmt.Sprintf("SELECT 'new in round %d'::text", round)
+			if got := together(first, failing, sql); len(got) != 2 || len(got[1]) != 5 {
+				t.Errorf("round %d: %q", round, got)
+			}
+		}
+	}
+	if got := together(preparedSQL); got[0] != "4" {
+		t.Errorf("%s prepared statements", got[0])
 	}
 }
 
