@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,10 +17,11 @@ import (
 	"pg_integrity_exporter/internal/pgtest"
 )
 
-// The fleet is a few real servers under many names: each target is an address of
-// its own of the loopback network, and has a session of its own. Each is probed
-// every fleetInterval, for fleetRounds of them. One server alone would show a
-// thousand sessions to each of a thousand probes.
+// The fleet is a few servers under many names: each target is an address of its own
+// of the loopback network, and has a session of its own. Each is probed every
+// fleetInterval, for fleetRounds of them. The servers are real ones (one alone would
+// show a thousand sessions to each of a thousand probes), or one that is played, so
+// that the exporter has the machine for itself.
 const (
 	fleetTargets  = 1000
 	fleetServers  = 20
@@ -33,12 +35,12 @@ const (
 const fleetHead = `
 ## (d) %d targets, each scraped every %.0f s
 
-%d real servers under many names: each target is an address of its own of the loopback network (127.1.x.y), named in /probe, with a
-session of its own. A probe collects metrics alone; checks, log and maintenance are for targets in the configuration. The exporter runs
-with --web.max-requests=200: its default of 40 is for a handful of servers. All these servers share the exporter's machine: under a load far
-above the number of cores they are what is late.
+Each target is an address of its own of the loopback network (127.1.x.y), named in /probe, with a session of its own. Behind them are %d real
+servers, which share the machine and its %d cores with the exporter and are what is late when there is too much to do; or a fake, which says
+what one of them said and costs next to nothing, so that the exporter is what is measured. A probe collects metrics alone; checks, log and
+maintenance are for targets in the configuration. All settings but probe.allow and the login are the defaults.
 
-| exporter | load | p50 ms | p95 ms | late or failed | CPU cores own | CPU ms server per probe | memory MiB (peak) | sessions |
+| servers | load | p50 ms | p95 ms | late or failed | CPU cores own | CPU ms server per probe | memory MiB (peak) | sessions |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 `
 
@@ -47,13 +49,19 @@ func fleetAddress(n int) string { return fmt.Sprintf("127.1.%d.%d", n/250, 1+n%2
 
 // fleet is the servers of the fleet.
 type fleet struct {
+	name    string
 	servers []*pgtest.Server
 	role    string
+	actor   *actor // plays them; nil when they are real
 }
 
 // target is the address of one target.
 func (f *fleet) target(n int) string {
-	return fmt.Sprintf("%s:%d", fleetAddress(n), f.servers[n%len(f.servers)].Port)
+	port := f.servers[n%len(f.servers)].Port
+	if f.actor != nil {
+		port = f.actor.port()
+	}
+	return fmt.Sprintf("%s:%d", fleetAddress(n), port)
 }
 
 // cpu is the CPU time of all servers.
@@ -66,6 +74,9 @@ func (f *fleet) cpu() (total time.Duration) {
 
 // sessions counts those of the exporter.
 func (f *fleet) sessions(ctx context.Context) (total int, err error) {
+	if f.actor != nil {
+		return int(f.actor.sessions.Load()), nil
+	}
 	for _, server := range f.servers {
 		var n int
 		if err := server.Query(ctx, "postgres", "SELECT count(*) FROM pg_stat_activity WHERE usename = '"+f.role+"'", &n); err != nil {
@@ -76,7 +87,10 @@ func (f *fleet) sessions(ctx context.Context) (total int, err error) {
 	return total, nil
 }
 
-func (f *fleet) close() (err error) {
+func (f *fleet) close(ctx context.Context) (err error) {
+	if f.actor != nil {
+		err = f.actor.close(ctx)
+	}
 	for _, server := range f.servers {
 		err = errors.Join(err, server.Close())
 	}
@@ -85,9 +99,13 @@ func (f *fleet) close() (err error) {
 
 // launchFleet starts servers for so many targets. They must be closed, also when
 // there is an error.
-func launchFleet(ctx context.Context, install pgtest.Install, targets int) (*fleet, error) {
-	f := new(fleet)
-	for range fleetServers {
+func launchFleet(ctx context.Context, install pgtest.Install, targets int, played bool) (*fleet, error) {
+	f := &fleet{name: fmt.Sprintf("%d real ones", fleetServers)}
+	servers := fleetServers
+	if played {
+		f.name, servers = "a fake", 1
+	}
+	for range servers {
 		server, err := pgtest.Launch(ctx, pgtest.Config{Install: install, Settings: map[string]string{
 			"listen_addresses": "*", "max_connections": strconv.Itoa(targets/fleetServers + fleetReserve), "shared_buffers": "16MB",
 			"autovacuum": "off", "bgwriter_delay": "10s", "wal_writer_delay": "10s", // their own work is not measured
@@ -103,13 +121,27 @@ func launchFleet(ctx context.Context, install pgtest.Install, targets int) (*fle
 			return f, err
 		}
 	}
-	return f, nil
+	var err error
+	if played {
+		f.actor, err = newActor(ctx, f.servers[0], f.role)
+	}
+	return f, err
 }
 
-// measureFleet measures this exporter with many targets.
-func (b *bench) measureFleet(ctx context.Context, install pgtest.Install, p peer) (err error) {
-	f, err := launchFleet(ctx, install, b.targets)
-	defer func() { err = errors.Join(err, f.close()) }()
+// measureFleets measures this exporter with many targets.
+func (b *bench) measureFleets(ctx context.Context, install pgtest.Install, p peer) error {
+	fmt.Fprintf(b.out, fleetHead, b.targets, fleetInterval.Seconds(), fleetServers, runtime.NumCPU())
+	for _, played := range []bool{true, false} {
+		if err := b.measureFleet(ctx, install, p, played); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) measureFleet(ctx context.Context, install pgtest.Install, p peer, played bool) (err error) {
+	f, err := launchFleet(ctx, install, b.targets, played)
+	defer func() { err = errors.Join(err, f.close(context.WithoutCancel(ctx))) }()
 	if err != nil {
 		return err
 	}
@@ -121,24 +153,26 @@ func (b *bench) measureFleet(ctx context.Context, install pgtest.Install, p peer
 	file := filepath.Join(directory, "fleet.yml")
 	text := fmt.Sprintf(`log: {enabled: false}
 maintenance: {enabled: false}
-probe: {allow: ["127.1.*:*"], max_targets: %d, max_concurrent: 100}
+probe: {allow: ["127.1.*:*"]}
 auth_modules: {fleet: {type: userpass, userpass: {username: %s}, options: {sslmode: disable}}}
-`, b.targets, f.role)
+`, f.role)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing the configuration: %w", err)
 	}
-	p.command = append(slices.Insert(slices.Clone(p.command), 1, "--config.file="+file), "--web.max-requests=200")
+	p.command = slices.Insert(slices.Clone(p.command), 1, "--config.file="+file)
 	program, err := launch(ctx, p, f.servers[0].DSN("postgres", f.role))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, program.stop()) }()
+	if err := b.awaitQuiet(ctx); err != nil {
+		return err
+	}
 	m, err := scrapeFleet(ctx, program, f, b.targets)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(b.out, fleetHead, b.targets, fleetInterval.Seconds(), fleetServers)
-	fmt.Fprint(b.out, m.row(p.name))
+	fmt.Fprint(b.out, m.row(f.name))
 	return nil
 }
 

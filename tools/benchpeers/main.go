@@ -104,11 +104,12 @@ func main() {
 	peers := app.Flag("peers", "Other programs, as NAME=COMMAND lines.").Envar("PEERS").String()
 	only := app.Flag("scenario", "Measure only these scenarios (a, b, c, d).").Default("a", "b", "c", "d").Enums("a", "b", "c", "d")
 	targets := app.Flag("targets", "How many targets scenario d has.").Default(strconv.Itoa(fleetTargets)).Int()
+	quiet := app.Flag("quiet", "A command that waits until nothing else runs on the machine; it is run before each measurement.").String()
 	major := app.Flag("postgres", "Major version of the server.").Default("15").Int()
 	kingpin.MustParse(app.Parse(os.Args[1:]))
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	b := bench{exporter: *exporter, major: *major, targets: *targets, out: os.Stdout}
+	b := bench{exporter: *exporter, major: *major, targets: *targets, quiet: *quiet, out: os.Stdout}
 	err := b.run(ctx, *peers, *only)
 	stop()
 	if err != nil {
@@ -122,6 +123,7 @@ type bench struct {
 	exporter string
 	major    int
 	targets  int
+	quiet    string
 	out      *os.File
 }
 
@@ -152,7 +154,7 @@ func (b *bench) run(ctx context.Context, text string, only []string) error {
 		}
 	}
 	if slices.Contains(only, "d") {
-		if err := b.measureFleet(ctx, install, self); err != nil {
+		if err := b.measureFleets(ctx, install, self); err != nil {
 			return fmt.Errorf("scenario d: %w", err)
 		}
 	}
@@ -197,8 +199,31 @@ func (b *bench) measurePeer(ctx context.Context, install pgtest.Install, s scena
 		return measured{}, err
 	}
 	defer func() { err = errors.Join(err, program.stop()) }()
+	for range 5 {
+		if _, err := program.get(ctx, program.url); err != nil {
+			return measured{}, err
+		}
+	}
+	settle(ctx, program, server)
+	if err := b.awaitQuiet(ctx); err != nil {
+		return measured{}, err
+	}
 	return measure(ctx, program, server, role)
 }
 
-// settleTime is how long a program has at most to come to rest.
-const settleTime = 3 * time.Minute
+// awaitQuiet waits until nothing else runs on the machine, as far as somebody said
+// how that is known.
+func (b *bench) awaitQuiet(ctx context.Context) error {
+	fields := strings.Fields(b.quiet)
+	if len(fields) == 0 {
+		return nil
+	}
+	if err := exec.CommandContext(ctx, fields[0], fields[1:]...).Run(); err != nil {
+		return fmt.Errorf("waiting for a quiet machine: %w", err)
+	}
+	return nil
+}
+
+// settleTime is how long a program has at most to come to rest: the first round of
+// all checks of 51 databases takes minutes.
+const settleTime = 15 * time.Minute

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,11 +18,13 @@ import (
 )
 
 const (
-	// scrapes are measured one after another, within scrapesTime, with pause
-	// between them.
+	// scrapes are measured, within scrapesTime, one every pace.
 	scrapes     = 200
 	scrapesTime = time.Minute
-	pause       = 50 * time.Millisecond
+	pace        = 50 * time.Millisecond
+	// loneScrapes are measured at times that nobody can foresee, with pauses between
+	// them from pace to three times that.
+	loneScrapes = 60
 	// idleTime is how long the work between scrapes is measured, to take it off.
 	idleTime = 10 * time.Second
 	// countedScrapes are the scrapes whose statements are counted in the log.
@@ -31,6 +34,7 @@ const (
 // measured is what one program costs on one server.
 type measured struct {
 	times       []time.Duration
+	lone        []time.Duration // of scrapes out of rhythm
 	bytes       int
 	series      int
 	own, server time.Duration // CPU of a scrape
@@ -47,7 +51,8 @@ const introduction = `# Beside other exporters
 
 Written by ` + "`make bench-peers`" + `, which says how others are measured with it, on %s. Each program runs alone on a server of its own,
 PostgreSQL %s, both on the same virtual machine of %d cores, as a role with pg_monitor. A scrape is one request over a kept connection with
-gzip, undone by the client; up to 200 of them, 50 ms apart, within a minute. CPU is what a scrape costs beyond the work between scrapes, which
+gzip, undone by the client: 200 of them at a regular pace of 50 ms, as Prometheus comes at a pace of its own, and then 60 at random times
+(random p50, p95). This exporter asks the server shortly before a scrape that comes regularly, see --scrape.ahead. CPU is what a scrape costs beyond the work between scrapes, which
 has columns of its own: this exporter reads the log, watches for maintenance and runs its checks meanwhile. Statements and connections are
 counted in the server's log; held is the most connections seen at once.
 
@@ -55,14 +60,14 @@ Load is how many processes wanted to run on average while a program was measured
 cores, times are mostly those of waiting for others, and CPU is up to twice what it is on an idle machine.
 `
 
-const tableHead = `| exporter | load | p50 ms | p95 ms | series | KiB | CPU ms own | CPU ms server | statements | new connections | held | memory MiB (peak) | idle CPU ms/min own | server |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+const tableHead = `| exporter | load | p50 ms | p95 ms | random p50 | p95 | series | KiB | CPU ms own | CPU ms server | statements | new connections | held | memory MiB (peak) | idle CPU ms/min own | server |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 `
 
 func (m measured) row(name string) string {
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	return fmt.Sprintf("| %s | %.1f | %.1f | %.1f | %d | %d | %.1f | %.1f | %.1f | %.1f | %d | %d (%d) | %.0f | %.0f |\n", name,
-		m.load, ms(quantile(m.times, 0.5)), ms(quantile(m.times, 0.95)), m.series, m.bytes>>10, ms(m.own), ms(m.server), m.statements, m.opened, m.held,
+	return fmt.Sprintf("| %s | %.1f | %.1f | %.1f | %.1f | %.1f | %d | %d | %.1f | %.1f | %.1f | %.1f | %d | %d (%d) | %.0f | %.0f |\n", name,
+		m.load, ms(quantile(m.times, 0.5)), ms(quantile(m.times, 0.95)), ms(quantile(m.lone, 0.5)), ms(quantile(m.lone, 0.95)), m.series, m.bytes>>10, ms(m.own), ms(m.server), m.statements, m.opened, m.held,
 		m.rss>>20, m.peak>>20, ms(m.ownIdle), ms(m.serverIdle))
 }
 
@@ -71,7 +76,7 @@ func quantile(times []time.Duration, q float64) time.Duration {
 	return sorted[min(int(float64(len(sorted))*q), len(sorted)-1)]
 }
 
-// measure measures a program that runs.
+// measure measures a program that runs and has come to rest.
 func measure(ctx context.Context, r *program, server *pgtest.Server, role string) (m measured, err error) {
 	control, err := pgx.Connect(ctx, server.DSN("postgres"))
 	if err != nil {
@@ -79,13 +84,6 @@ func measure(ctx context.Context, r *program, server *pgtest.Server, role string
 	}
 	defer func() { err = errors.Join(err, control.Close(context.WithoutCancel(ctx))) }()
 	pid := r.PID()
-	for range 5 {
-		if _, err := r.get(ctx, r.url); err != nil {
-			return m, err
-		}
-	}
-	settle(ctx, r, server)
-
 	own, backends := cpu(pid, false), serverCPU(server)
 	if err := wait(ctx, idleTime); err != nil {
 		return m, err
@@ -98,7 +96,10 @@ func measure(ctx context.Context, r *program, server *pgtest.Server, role string
 	connections := connectionsIn(log, role)
 	own, backends = cpu(pid, false), serverCPU(server)
 	began := time.Now()
+	ticker := time.NewTicker(pace)
+	defer ticker.Stop()
 	for len(m.times) < scrapes && time.Since(began) < scrapesTime {
+		<-ticker.C
 		started := time.Now()
 		body, err := r.get(ctx, r.url)
 		if err != nil {
@@ -106,14 +107,21 @@ func measure(ctx context.Context, r *program, server *pgtest.Server, role string
 		}
 		m.times = append(m.times, time.Since(started))
 		m.bytes, m.series = len(body), seriesOf(body)
-		if err := wait(ctx, pause); err != nil {
-			return m, err
-		}
 	}
 	passed, n := time.Since(began).Minutes(), len(m.times)
 	m.own = max(0, (cpu(pid, false)-own-time.Duration(float64(m.ownIdle)*passed))/time.Duration(n))
 	m.server = max(0, (serverCPU(server)-backends-time.Duration(float64(m.serverIdle)*passed))/time.Duration(n))
 	m.opened = float64(connectionsIn(log, role)-connections) / float64(n)
+	for range loneScrapes {
+		if err := wait(ctx, pace+rand.N(2*pace)); err != nil {
+			return m, err
+		}
+		started := time.Now()
+		if _, err := r.get(ctx, r.url); err != nil {
+			return m, err
+		}
+		m.lone = append(m.lone, time.Since(started))
+	}
 	m.load = load()
 	if m.statements, m.held, err = count(ctx, r, control, log, role); err != nil {
 		return m, err
