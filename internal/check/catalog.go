@@ -135,7 +135,7 @@ func fromCatalogues(err error) bool {
 			return false
 		}
 	}
-	return state != "" && state != "42501"
+	return state != "" && state != "42501" && judge(err) != damaged // that is told as such
 }
 
 // damagedCatalogues are those that a check before found damaged. Values in them of

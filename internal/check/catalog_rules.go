@@ -44,7 +44,7 @@ var catalogRules = []catalogRule{
 		OR coalesce(tgoldtable, tgnewtable) IS NOT NULL AND tgtype & 66 <> 0`, // BEFORE, INSTEAD OF
 	}, {
 		"pg_init_privs", "pg_init_privs tells of privileges on nothing: %s",
-		`SELECT format('OID %s in the catalogue %s', objoid, classoid) FROM pg_init_privs WHERE objoid = 0
+		`SELECT format('OID %s in the catalogue %s', objoid, classoid) FROM pg_init_privs WHERE objoid = 0 OR objsubid < 0
 		OR classoid = 'pg_class'::regclass AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = objoid)
 		OR classoid = 'pg_proc'::regclass AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = objoid)`,
 	}, {
@@ -75,7 +75,7 @@ var catalogRules = []catalogRule{
 		WHERE c.relkind IN ('r', 'p', 'm', 't', 'S', 'f') GROUP BY c.oid HAVING count(a.attrelid) <> 6`,
 	}, {
 		"pg_class", "pg_class has impossible numbers for %s, or calls it shared against its tablespace",
-		`SELECT oid::regclass::text FROM pg_class WHERE relpages < -1 OR reltuples < -1 OR relallvisible < 0 OR relnatts < 0 OR relchecks < 0 OR relisshared <> (reltablespace = 1664)`,
+		`SELECT oid::regclass::text FROM pg_class c WHERE coalesce((to_jsonb(c) ->> 'relallfrozen')::int, 0) < 0 OR relpages < -1 OR reltuples < -1 OR relallvisible < 0 OR relnatts < 0 OR relchecks < 0 OR relisshared <> (reltablespace = 1664)`,
 	}, {
 		"pg_depend", "pg_depend has a dependency on nothing: %s",
 		`SELECT format('of OID %s in the catalogue %s', objid, classid) FROM pg_depend WHERE refobjid = 0 OR refclassid = 0 OR objsubid < 0 OR refobjsubid < 0`,
@@ -198,10 +198,10 @@ var catalogRules = []catalogRule{
 		UNION ALL SELECT format('the rule %I of %s', r.rulename, r.ev_class::regclass) FROM pg_rewrite r WHERE r.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid)`,
 	}, {
 		"pg_operator", "pg_operator contradicts itself about the operator %s",
-		`SELECT format('%s (OID %s)', oprname, oid) FROM pg_operator WHERE oid < 16384 AND (oprcode = 0 OR oprright = 0 AND oprkind <> 'r' OR (oprkind = 'b') <> (oprleft <> 0 AND oprright <> 0))`,
+		`SELECT format('%s (OID %s)', oprname, oid) FROM pg_operator WHERE oid < 16384 AND oprcode = 0 OR oprright = 0 AND oprkind <> 'r' OR (oprkind = 'b') <> (oprleft <> 0 AND oprright <> 0)`,
 	}, {
 		"pg_aggregate", "pg_aggregate contradicts itself about the aggregate %s",
-		`SELECT format('with OID %s', aggfnoid::oid) FROM pg_aggregate WHERE aggtransfn = 0 OR aggnumdirectargs < 0 OR aggtransspace < 0 OR (aggserialfn <> 0) <> (aggdeserialfn <> 0) OR (aggmtransfn <> 0) <> (aggminvtransfn <> 0)
+		`SELECT format('with OID %s', aggfnoid::oid) FROM pg_aggregate WHERE aggtransfn = 0 OR aggnumdirectargs < 0 OR aggkind = 'n' AND aggnumdirectargs > 0 OR aggtransspace < 0 OR aggmtransspace < 0 OR (aggserialfn <> 0) <> (aggdeserialfn <> 0) OR (aggmtransfn <> 0) <> (aggminvtransfn <> 0)
 		OR (aggmtransfn <> 0) <> (aggmtranstype <> 0) OR aggtranstype = 0`,
 	}, {
 		"pg_conversion", "pg_conversion has an impossible encoding for %s",
@@ -269,7 +269,7 @@ var catalogRules = []catalogRule{
 		WHERE (d.classid, d.objid, d.objsubid, d.refclassid, d.refobjid, d.deptype) = (1259, c.oid, 0, 1260, c.relowner, 'o') AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()))`,
 	}, {
 		"pg_description", "pg_description has a comment on something that does not exist: %s",
-		`SELECT format('column %s of OID %s in the catalogue %s', d.objsubid, d.objoid, d.classoid) FROM pg_description d WHERE d.objsubid <> 0
+		`SELECT format('column %s of OID %s in the catalogue %s', d.objsubid, d.objoid, d.classoid) FROM pg_description d WHERE d.objsubid < 0 OR d.objsubid > 0
 		AND (d.classoid <> 1259 OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = d.objoid AND a.attnum = d.objsubid AND NOT a.attisdropped))`,
 	}, {
 		"pg_inherits", "pg_inherits gives the partition %s a place that only a child of another kind can have",
@@ -324,7 +324,9 @@ var catalogRules = []catalogRule{
 		WHERE t.typtype <> 'd' AND (t.typnotnull OR t.typtypmod <> -1 OR t.typndims <> 0) OR t.typndims < 0 OR t.typtypmod < -1
 		OR t.typcategory <> CASE WHEN t.typtype = 'p' THEN t.typcategory WHEN t.typtype = 'e' THEN 'E' WHEN t.typtype = 'c' THEN 'C' WHEN t.typtype IN ('r', 'm') THEN 'R' WHEN t.typtype = 'd' THEN b.typcategory WHEN t.typinput = 750 THEN 'A' ELSE t.typcategory END
 		OR t.typdelim <> CASE WHEN t.typtype IN ('e', 'c', 'r', 'm') THEN ',' WHEN t.typtype = 'd' THEN b.typdelim WHEN t.typinput = 750 THEN e.typdelim ELSE t.typdelim END
-		OR t.typispreferred AND t.typtype IN ('e', 'c', 'r', 'm') OR t.typinput = 750 AND e.typarray <> t.oid`,
+		OR t.typispreferred AND t.typtype IN ('e', 'c', 'r', 'm') OR t.typinput = 750 AND e.typarray <> t.oid OR NOT t.typisdefined AND t.typtype <> 'p'
+		OR t.typtype IN ('e', 'c', 'r') AND (t.typinput, t.typoutput, t.typreceive, t.typsend) <> (CASE t.typtype WHEN 'e' THEN 3506 WHEN 'c' THEN 2290 ELSE 3834 END, CASE t.typtype WHEN 'e' THEN 3507 WHEN 'c' THEN 2291 ELSE 3835 END,
+			CASE t.typtype WHEN 'e' THEN 3532 WHEN 'c' THEN 2402 ELSE 3836 END, CASE t.typtype WHEN 'e' THEN 3533 WHEN 'c' THEN 2403 ELSE 3837 END)`,
 	}, {
 		"pg_trigger", "pg_trigger does not have the trigger %s as its constraint needs it (internal, function, event, deferral)",
 		`SELECT format('%I of %s', t.tgname, t.tgrelid::regclass) FROM pg_trigger t LEFT JOIN pg_constraint k ON k.oid = t.tgconstraint

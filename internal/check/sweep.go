@@ -293,7 +293,7 @@ func (o Options) selects(datname string) bool {
 }
 
 func planPurpose() pg.Purpose {
-	return pg.Purpose{Name: "check", StatementTimeout: connectTimeout, LockTimeout: lockTimeout, CancelOnServer: true, Pooler: true}
+	return pg.Purpose{Name: "check", StatementTimeout: connectTimeout, ConnectTimeout: connectTimeout / 3, LockTimeout: lockTimeout, CancelOnServer: true, Pooler: true}
 }
 
 // withRelations gives the databases that have one of the relations; each of the

@@ -24,6 +24,8 @@ func TestUnusable(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
 		server := start(t, pgtest.Version(major), pgtest.Setting("restart_after_crash", "on"))
+		server.MustExec(t, "postgres", "CREATE DATABASE older")
+		version := filepath.Join(filepath.Dir(server.MustRelation(t, "older", "pg_catalog.pg_class").Path), "PG_VERSION")
 		broken := map[string]string{"no_class": "pg_class", "no_columns": "pg_attribute", "no_types": "pg_type"}
 		files := make(map[string]string)
 		for database, catalogue := range broken {
@@ -64,9 +66,9 @@ func TestUnusable(t *testing.T) {
 					return err
 				}
 			}
-			return os.RemoveAll(directory)
+			return errors.Join(os.RemoveAll(directory), os.WriteFile(version, []byte("9\n"), 0o600))
 		})
-		for _, home := range []string{"erp", "no_class", "no_names", "trap", "wild"} {
+		for _, home := range []string{"erp", "no_class", "no_names", "trap", "wild", "older"} {
 			before := restarts(t, server)
 			target := target(t, server.DSN(home))
 			for range 2 {
@@ -78,7 +80,7 @@ func TestUnusable(t *testing.T) {
 				for _, f := range document.Findings {
 					found[f.Database] += fmt.Sprintf("%s %s %s %s: %s\n", f.Check, f.Class, f.SQLState, f.Relation, f.Message)
 				}
-				for _, database := range []string{"no_class", "no_columns", "no_types", "no_files", "no_names", "no_indexes", "trap", "wild"} {
+				for _, database := range []string{"no_class", "no_columns", "no_types", "no_files", "no_names", "no_indexes", "trap", "wild", "older"} {
 					if !strings.Contains(found[database], "catalog corruption") {
 						t.Errorf("%s: nothing found: %+v", database, document)
 					}
@@ -155,7 +157,10 @@ func TestHungDatabase(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		document := sweep(t, server, check.Options{Databases: []string{"erp"}})
+		document, err := check.Sweep(t.Context(), target(t, server.DSN("erp")), check.Options{Checks: check.All(), Databases: []string{"erp"}, Jobs: 1, Memory: notes{}, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
 		if took := time.Since(began); took > 2*time.Minute {
 			t.Errorf("it took %s", took)
 		}

@@ -60,10 +60,14 @@ func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) 
 }
 
 // AskAny asks in a session of the target's own database or, when that cannot be
-// used or its catalogues are damaged, of one that every server has: for what can be
-// asked anywhere.
+// used, does not answer within the purpose's ConnectTimeout or has damaged catalogues,
+// of one that every server has: for what can be asked anywhere.
 func (t *Target) AskAny(ctx context.Context, purpose Purpose, ask func(conn *Conn) error) error {
-	_, err := t.any(func(database string) (*Conn, error) {
+	usable := func(err error) bool {
+		_, unusable := errors.AsType[*UnusableError](err)
+		return !unusable && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded))
+	}
+	_, err := t.any(usable, func(database string) (*Conn, error) {
 		conn, err := t.Connect(ctx, database, purpose)
 		if _, died := errors.AsType[*diedError](err); died {
 			t.awaitStart(ctx)
@@ -81,11 +85,12 @@ func (t *Target) AskAny(ctx context.Context, purpose Purpose, ask func(conn *Con
 	return err
 }
 
-// any connects to the target's own database or another one.
-func (t *Target) any(connect func(database string) (*Conn, error)) (*Conn, error) {
+// any connects to the target's own database or, while an error says that it is not
+// usable, another one.
+func (t *Target) any(usable func(error) bool, connect func(database string) (*Conn, error)) (*Conn, error) {
 	conn, err := connect("")
 	for _, other := range []string{"postgres", "template1"} {
-		if _, ok := errors.AsType[*UnusableError](err); !ok {
+		if usable(err) {
 			break
 		}
 		if conn, otherErr := connect(other); otherErr == nil {

@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"sync"
 )
 
@@ -155,7 +156,11 @@ func (l *line) connection(ctx context.Context) (conn *Conn, kept bool, err error
 // connect carries one attempt to its end, however long its callers wait.
 func (l *line) connect(a *attempt) {
 	defer l.running.Done()
-	conn, err := l.target.any(func(database string) (*Conn, error) { return l.target.session(l.stopped, database, l.purpose) })
+	usable := func(err error) bool {
+		_, unusable := errors.AsType[*UnusableError](err)
+		return !unusable
+	}
+	conn, err := l.target.any(usable, func(database string) (*Conn, error) { return l.target.session(l.stopped, database, l.purpose) })
 	l.mu.Lock()
 	a.conn, a.err = conn, err
 	l.conn = conn

@@ -199,7 +199,11 @@ func damageIn(err error) damage {
 	}
 	switch pgError.Code {
 	case "XX000", "XX001", "XX002":
-	case "58P01", "58030", "42501", "42809", "3D000", "22023":
+	case "22023": // the database's PG_VERSION, and not a setting of the session
+		if pgError.Routine != "ValidatePgVersion" && !databaseFile.MatchString(pgError.Message+" "+pgError.Detail) {
+			return noDamage
+		}
+	case "58P01", "58030", "42501", "42809", "3D000":
 		if !databaseFile.MatchString(pgError.Message + " " + pgError.Detail) {
 			return noDamage
 		}
