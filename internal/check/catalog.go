@@ -65,12 +65,17 @@ func runCatalog(ctx context.Context, s *session) error {
 			return s.onlyHere(ctx, pgClass, keysSQL, err)
 		}
 	}
-	rules, err := s.rules(ctx)
-	if err != nil {
-		return s.onlyHere(ctx, pgClass, ownColumnsSQL, err)
-	}
-	if err := s.compareBuiltins(ctx, catalogues, damaged); err != nil {
-		return err
+	var rules map[string][]probe
+	unknown := s.conn.Facts.UnknownLayout()
+	if unknown != "" {
+		s.skipf("only references and keys were looked at: %s", unknown)
+	} else {
+		if rules, err = s.rules(ctx); err != nil {
+			return s.onlyHere(ctx, pgClass, ownColumnsSQL, err)
+		}
+		if err := s.compareBuiltins(ctx, catalogues, damaged); err != nil {
+			return err
+		}
 	}
 	return s.each(ctx, len(catalogues), func(i int) error {
 		c := catalogues[i]
@@ -85,7 +90,7 @@ func runCatalog(ctx context.Context, s *session) error {
 				}
 			}
 		}
-		if c.Name.Name == "pg_class" && !mentions(flagsSQL, damaged) {
+		if c.Name.Name == "pg_class" && unknown == "" && !mentions(flagsSQL, damaged) {
 			if err := s.flags(ctx, c); err != nil {
 				return s.onlyHere(ctx, c.Name, flagsSQL, err, nil, nil)
 			}

@@ -106,6 +106,9 @@ func (s *session) lookForTrap(ctx context.Context, database string) (*trap, erro
 		return nil, err
 	}
 	defer conn.Close()
+	if unknown := conn.Facts.UnknownLayout(); unknown != "" {
+		return nil, errors.New(unknown)
+	}
 	files, err := datadir.Open(ctx, conn)
 	if err != nil {
 		return nil, err

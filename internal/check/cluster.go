@@ -75,6 +75,10 @@ func runCluster(ctx context.Context, s *session) error {
 		}
 		s.result.Objects++
 	}
+	if unknown := s.conn.Facts.UnknownLayout(); unknown != "" {
+		s.skipf("%s", unknown)
+		return nil
+	}
 	files, err := datadir.Open(ctx, s.conn)
 	if denied, ok := errors.AsType[*datadir.NoAccessError](err); ok {
 		s.problem("files", denied)

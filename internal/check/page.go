@@ -91,6 +91,10 @@ func (s *session) reader(ctx context.Context) (*reader, error) {
 		s.skipf("pages of %d bytes are not supported, only of %d", s.conn.Facts.BlockSize, page.Size)
 		return nil, nil //nolint:nilnil // nothing to read is no error
 	}
+	if unknown := s.conn.Facts.UnknownLayout(); unknown != "" {
+		s.skipf("%s", unknown)
+		return nil, nil //nolint:nilnil // nothing to judge is no error
+	}
 	files, err := datadir.Open(ctx, s.conn)
 	if denied, ok := errors.AsType[*datadir.NoAccessError](err); ok {
 		s.skipped = denied.Error()

@@ -102,7 +102,7 @@ func (d *drill) lost(ctx context.Context, b recovery.Backup, r recovered) ([]rec
 			continue
 		}
 		problem, err := a.VerifySegment(ctx, s)
-		if _, ok := errors.AsType[*recovery.CompressedError](err); ok {
+		if recovery.NotReadable(err) {
 			problem, err = "", nil
 		}
 		if err != nil {

@@ -11,6 +11,10 @@ import (
 // server_version_num.
 const OldestVersion = 130000
 
+// NewestMajor is the newest major version whose files and catalogues are known.
+// Newer servers are watched, but nothing is judged by how these are laid out.
+const NewestMajor = 18
+
 // Facts are what a session learnt about its server when it connected. They
 // stay true for the life of the connection, except InRecovery, which a
 // promotion changes.
@@ -39,6 +43,15 @@ type Facts struct {
 
 // Major is the major version, for example 15.
 func (f Facts) Major() int { return f.VersionNum / 10000 }
+
+// UnknownLayout says why files and catalogues of the server are not judged; "" is
+// that they are known.
+func (f Facts) UnknownLayout() string {
+	if f.Major() <= NewestMajor {
+		return ""
+	}
+	return fmt.Sprintf("PostgreSQL %s is newer than this version of pg_integrity_exporter, which knows how %d to %d lay out their files and catalogues: get a newer one", f.Version, OldestVersion/10000, NewestMajor)
+}
 
 // factsSQL reads settings and session functions only: no table is touched
 // and no privilege is needed.

@@ -444,8 +444,16 @@ func (i *Inventory) checkWAL() {
 	}
 }
 
-// VerifySegment verifies the records of one archived segment. A *CompressedError
-// says that it cannot be read here. An empty text is that nothing is wrong.
+// NotReadable says that a file is in a format that cannot be read here: an error of
+// what is compressed or written by a newer version.
+func NotReadable(err error) bool {
+	_, compressed := errors.AsType[*CompressedError](err)
+	_, newer := errors.AsType[*wal.NewerError](err)
+	return compressed || newer
+}
+
+// VerifySegment verifies the records of one archived segment. One that cannot be
+// read here is an error that NotReadable tells. An empty text is that nothing is wrong.
 func (a *Archive) VerifySegment(ctx context.Context, s ArchivedSegment) (string, error) {
 	reader, err := OpenSegment(s.Path)
 	if err != nil {

@@ -178,7 +178,7 @@ func verifyRange(ctx context.Context, i *Inventory, b Backup, r ManifestRange) *
 		return nil, fmt.Errorf("%s: %w", s.Name(size), os.ErrNotExist)
 	}
 	report, err := wal.Verify(ctx, r.Start, wal.Expect{SegmentSize: size}, open)
-	if _, ok := errors.AsType[*CompressedError](err); ok {
+	if NotReadable(err) {
 		return nil // it cannot be read here; a drill reads it
 	}
 	switch {

@@ -3,6 +3,7 @@ package wal
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 )
 
 const (
@@ -21,6 +22,34 @@ const (
 
 // magics are the page magics (XLOG_PAGE_MAGIC) by major version.
 var magics = map[int]uint16{13: 0xD106, 14: 0xD10D, 15: 0xD110, 16: 0xD113, 17: 0xD116, 18: 0xD118}
+
+// newestMagic is the largest of them, and allMagics what later ones will be below.
+const newestMagic, allMagics = 0xD118, 0xD200
+
+// NewerError says that WAL was written by a newer version than is known.
+type NewerError struct{ Magic uint16 }
+
+// Error tells the magic of the WAL's pages.
+func (e *NewerError) Error() string {
+	return fmt.Sprintf("the WAL was written by a newer version of PostgreSQL (magic %04X) than 13 to 18, which can be read", e.Magic)
+}
+
+// newer says whether a segment is one of a newer version: one damaged page is not
+// enough for that.
+func newer(file io.ReaderAt) error {
+	var magics [2]uint16
+	for n := range magics {
+		var b [2]byte
+		if _, err := file.ReadAt(b[:], int64(n)*PageSize); err != nil {
+			return nil //nolint:nilerr // told of when the page is read
+		}
+		magics[n] = binary.LittleEndian.Uint16(b[:])
+	}
+	if m := magics[0]; m == magics[1] && m > newestMagic && m < allMagics {
+		return &NewerError{m}
+	}
+	return nil
+}
 
 // MajorOf is the major version that writes pages with a magic; 0 is none that
 // is known.

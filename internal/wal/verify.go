@@ -125,6 +125,11 @@ func (w *walker) page(address Position) ([]byte, header, *BadError, error) {
 			return nil, header{}, nil, err
 		}
 		w.file = file
+		if w.expect.Major == 0 {
+			if err := newer(file); err != nil {
+				return nil, header{}, nil, err
+			}
+		}
 	}
 	if len(w.chunk) == 0 || address < w.chunkAt || address >= w.chunkAt+Position(len(w.chunk)) {
 		offset := int64(address) - int64(w.file.Segment.Start(w.expect.SegmentSize))

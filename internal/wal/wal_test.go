@@ -3,6 +3,8 @@ package wal_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -88,6 +90,7 @@ func TestWAL(t *testing.T) {
 		middle := wal.SegmentAt(1, redo, segmentSize).Number + 3
 		verifyEach(t, path, segments, expect, whole)
 		damageSegment(t, path, wal.Segment{Timeline: 1, Number: middle}, expect)
+		newerSegment(t, path, wal.Segment{Timeline: 1, Number: middle})
 
 		// A hole is told from an end.
 		name := filepath.Join(path, wal.Segment{Timeline: 1, Number: middle}.Name(segmentSize))
@@ -111,6 +114,29 @@ func TestWAL(t *testing.T) {
 			t.Errorf("damage just before the end: %+v, %v, %v", last, last.Bad, err)
 		}
 	})
+}
+
+// newerSegment gives the first page, and then all pages, of a copy of a segment a
+// magic that no known version has: the first is damage, the second a newer version.
+func newerSegment(t *testing.T, path string, segment wal.Segment) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(path, segment.Name(segmentSize)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	magic := func(pages int) (wal.Report, error) {
+		for n := range pages {
+			binary.LittleEndian.PutUint16(content[n*wal.PageSize:], 0xD11A)
+		}
+		return wal.VerifySegment(t.Context(), bytes.NewReader(content), segment, wal.Expect{SegmentSize: segmentSize})
+	}
+	if report, err := magic(1); err != nil || report.Complete {
+		t.Errorf("a page with another magic: %+v, %v", report, err)
+	}
+	_, err = magic(segmentSize / wal.PageSize)
+	if _, ok := errors.AsType[*wal.NewerError](err); !ok {
+		t.Errorf("a segment of a newer version: %v", err)
+	}
 }
 
 func segmentsIn(t *testing.T, path string) []wal.Segment {
