@@ -129,39 +129,38 @@ type promised struct {
 // catalogue. ACCESS SHARE on catalogues.
 func (s *session) promises(ctx context.Context, tables []table) (map[uint32]*promised, error) {
 	all := make(map[uint32]*promised, len(tables))
-	oids := make([]uint32, len(tables))
-	for i, t := range tables {
-		all[t.OID], oids[i] = &promised{}, t.OID
+	for _, t := range tables {
+		all[t.OID] = &promised{}
 	}
-	primary, err := s.primaryKeys(ctx, oids)
+	primary, err := s.primaryKeys(ctx, tables)
 	if err != nil {
 		return nil, err
 	}
 	for oid, columns := range primary {
 		all[oid].primary = columns
 	}
-	rules, err := listPromises[rowRule](ctx, s, "rules of rows", rowRulesSQL, oids)
+	rules, err := listPromises[rowRule](ctx, s, "rules of rows", rowRulesSQL, tables, nil)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range rules {
 		all[r.Table].rows = append(all[r.Table].rows, r)
 	}
-	keys, err := listPromises[uniqueKey](ctx, s, "unique keys", uniqueKeysSQL, oids)
+	keys, err := listPromises[uniqueKey](ctx, s, "unique keys", uniqueKeysSQL, tables, nil)
 	if err != nil {
 		return nil, err
 	}
 	for _, k := range keys {
 		all[k.Table].keys = append(all[k.Table].keys, k)
 	}
-	exclusions, err := listPromises[exclusion](ctx, s, "exclusion constraints", exclusionsSQL, oids)
+	exclusions, err := listPromises[exclusion](ctx, s, "exclusion constraints", exclusionsSQL, tables, nil)
 	if err != nil {
 		return nil, err
 	}
 	for _, x := range exclusions {
 		all[x.Table].exclusions = append(all[x.Table].exclusions, x)
 	}
-	references, err := s.foreignKeys(ctx, oids)
+	references, err := s.foreignKeys(ctx, tables)
 	if err != nil {
 		return nil, err
 	}
@@ -177,16 +176,38 @@ const primarySQL = `SELECT i.indrelid, array_agg(a.attname::text ORDER BY k.posi
 	JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 	WHERE i.indisprimary AND i.indrelid = ANY ($1) AND k.position <= i.indnkeyatts GROUP BY i.indrelid`
 
-func listPromises[T any](ctx context.Context, s *session, what, sql string, oids []uint32) ([]T, error) {
+// listPromises lists what the schema promises of tables; scan is nil where the
+// columns are the fields of T. Where the catalogues contradict themselves, so that the
+// server cannot tell, the tables that they do it about are left out and told of.
+func listPromises[T any](ctx context.Context, s *session, what, sql string, tables []table, scan pgx.RowToFunc[T]) ([]T, error) {
+	if scan == nil {
+		scan = pgx.RowToStructByPos[T]
+	}
+	oids := make([]uint32, len(tables))
+	for i, t := range tables {
+		oids[i] = t.OID
+	}
 	rows, err := s.conn.Query(ctx, sql, oids)
-	if err != nil {
-		return nil, fmt.Errorf("listing %s: %w", what, err)
+	if err == nil {
+		var list []T
+		if list, err = pgx.CollectRows(rows, scan); err == nil {
+			return list, nil
+		}
 	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[T])
-	if err != nil {
+	switch {
+	case ctx.Err() != nil || s.conn.IsClosed() || sqlstate(err) == "57014" || len(tables) == 0:
 		return nil, fmt.Errorf("listing %s: %w", what, err)
+	case len(tables) == 1:
+		s.problem(tables[0].Name.String()+": listing "+what, err)
+		return nil, nil
 	}
-	return list, nil
+	half := len(tables) / 2
+	first, err := listPromises(ctx, s, what, sql, tables[:half], scan)
+	if err != nil {
+		return nil, err
+	}
+	second, err := listPromises(ctx, s, what, sql, tables[half:], scan)
+	return append(first, second...), err
 }
 
 // constraints looks at one part of one table.

@@ -345,20 +345,12 @@ const foreignKeysSQL = `SELECT k.conrelid, k.conname::text,
 	ORDER BY k.conname`
 
 // foreignKeys lists the foreign keys of tables.
-func (s *session) foreignKeys(ctx context.Context, oids []uint32) ([]foreignKey, error) {
-	rows, err := s.conn.Query(ctx, foreignKeysSQL, oids)
-	if err != nil {
-		return nil, fmt.Errorf("listing foreign keys: %w", err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f foreignKey, err error) {
+func (s *session) foreignKeys(ctx context.Context, tables []table) ([]foreignKey, error) {
+	return listPromises(ctx, s, "foreign keys", foreignKeysSQL, tables, func(row pgx.CollectableRow) (f foreignKey, err error) {
 		err = row.Scan(&f.Table, &f.Name, &f.Columns, &f.To, &f.ToName, &f.ToTable.OID, &f.ToTable.Name.Schema, &f.ToTable.Name.Name, &f.ToTable.Pages,
 			&f.ToColumns, &f.Operators, &f.Collations, &f.Period, &f.Status)
 		return f, err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("listing foreign keys: %w", err)
-	}
-	return list, nil
 }
 
 // foreignKey looks for rows in a part of a table of this many pages that refer to nothing. Both tables are

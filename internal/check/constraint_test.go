@@ -181,6 +181,26 @@ func TestConstraintSample(t *testing.T) {
 	})
 }
 
+// TestConstraintContradiction makes the catalogues contradict themselves about one
+// table, so that the server cannot tell its partition bound: the others are looked at.
+func TestConstraintContradiction(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major))
+		server.MustExec(t, "postgres", "CREATE DATABASE erp")
+		server.MustExec(t, "erp", `CREATE TABLE a (i int); INSERT INTO a VALUES (0); ALTER TABLE a ADD CONSTRAINT positive CHECK (i > 0) NOT VALID; CREATE TABLE z (i int); INSERT INTO z VALUES (0); ALTER TABLE z ADD CONSTRAINT positive CHECK (i > 0) NOT VALID;
+			CREATE TABLE p (k int) PARTITION BY LIST (k); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); SET allow_system_table_mods = on; DELETE FROM pg_inherits WHERE inhrelid = 'p1'::regclass`)
+		document := sweep(t, server, check.Options{Checks: named(t, "constraint")})
+		var told []string
+		for _, f := range document.Findings {
+			told = append(told, f.Relation)
+		}
+		if !slices.Equal(told, []string{"a", "z"}) || !strings.Contains(document.Checks[0].Reason, "public.p1: listing rules of rows") {
+			t.Errorf("found in %q; reason %s", told, document.Checks[0].Reason)
+		}
+	})
+}
+
 // TestConstraintParts looks at a table in parts whose key has a type that cannot
 // be hashed: every part then looks at all of its keys.
 func TestConstraintParts(t *testing.T) {

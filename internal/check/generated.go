@@ -32,15 +32,11 @@ func runGenerated(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	oids := make([]uint32, len(tables))
-	for i, t := range tables {
-		oids[i] = t.OID
-	}
-	columns, err := listPromises[rowRule](ctx, s, "generated columns", generatedSQL, oids)
+	columns, err := listPromises[rowRule](ctx, s, "generated columns", generatedSQL, tables, nil)
 	if err != nil {
 		return err
 	}
-	primary, err := s.primaryKeys(ctx, oids)
+	primary, err := s.primaryKeys(ctx, tables)
 	if err != nil {
 		return err
 	}
@@ -81,11 +77,11 @@ func runGenerated(ctx context.Context, s *session) error {
 }
 
 // primaryKeys gives the columns of the primary keys of tables.
-func (s *session) primaryKeys(ctx context.Context, oids []uint32) (map[uint32][]string, error) {
+func (s *session) primaryKeys(ctx context.Context, tables []table) (map[uint32][]string, error) {
 	list, err := listPromises[struct {
 		Table   uint32
 		Columns []string
-	}](ctx, s, "primary keys", primarySQL, oids)
+	}](ctx, s, "primary keys", primarySQL, tables, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -447,7 +447,7 @@ func (s *session) whoWrote(ctx context.Context, d Sealed, t table, kept, now sea
 	if kept.SystemIdentifier != now.SystemIdentifier {
 		return "; the server is another one than when it was sealed", nil
 	}
-	primary, err := s.primaryKeys(ctx, []uint32{t.OID})
+	primary, err := s.primaryKeys(ctx, []table{t})
 	if err != nil {
 		return "", err
 	}
