@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +15,8 @@ import (
 // It is an advisory lock of the session of the scrape, so it costs no connection
 // and ends with the exporter, whatever ends that.
 type leadership struct {
+	repeating
+
 	lane   *pg.Lane
 	logger *slog.Logger
 	parts  []part // what only the leader runs
@@ -24,9 +25,6 @@ type leadership struct {
 	problem string   // why there is no lock to have; told once
 	session *pg.Conn // the session that has the lock
 	since   time.Time
-
-	stop context.CancelFunc
-	done sync.WaitGroup
 }
 
 const (
@@ -48,28 +46,12 @@ func newLeadership(lane *pg.Lane, parts []part, logger *slog.Logger) *leadership
 }
 
 // Start looks for the lock until Stop.
-func (l *leadership) Start() {
-	ctx, stop := context.WithCancel(context.Background())
-	l.stop = stop
-	l.done.Go(func() {
-		ticker := time.NewTicker(leaderInterval)
-		defer ticker.Stop()
-		for {
-			l.look(ctx)
-			select {
-			case <-ticker.C:
-			case <-ctx.Done():
-				l.turn(false)
-				return
-			}
-		}
-	})
-}
+func (l *leadership) Start() { l.begin(leaderInterval, l.look) }
 
 // Stop ends what only the leader does. The lock ends with the session.
 func (l *leadership) Stop() {
-	l.stop()
-	l.done.Wait()
+	l.repeating.Stop()
+	l.turn(false)
 }
 
 // look asks for the lock, or whether the session that has it is still there.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"pg_integrity_exporter/internal/check"
@@ -31,37 +30,19 @@ type seen struct {
 
 // presence writes down when a server goes, comes back and was restarted.
 type presence struct {
+	repeating
+
 	lane    *pg.Lane // that of the scrape: no connection of its own
 	results *state.Target
 
 	unanswered int
-	stop       context.CancelFunc
-	done       sync.WaitGroup
 }
 
 func newPresence(lane *pg.Lane, results *state.Target) *presence {
 	return &presence{lane: lane, results: results}
 }
 
-func (p *presence) Start() {
-	ctx, stop := context.WithCancel(context.Background())
-	p.stop = stop
-	p.done.Go(func() {
-		for {
-			p.look(ctx)
-			select {
-			case <-time.After(presenceInterval):
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-}
-
-func (p *presence) Stop() {
-	p.stop()
-	p.done.Wait()
-}
+func (p *presence) Start() { p.begin(presenceInterval, p.look) }
 
 // look asks the server when it was started. It needs no privilege.
 func (p *presence) look(ctx context.Context) {

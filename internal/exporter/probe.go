@@ -24,15 +24,14 @@ import (
 // probes are the servers that requests have named. Each is kept connected
 // between its probes, and let go when nobody has asked for it for a while.
 type probes struct {
+	repeating
+
 	fleet   config.Fleet
 	options Options
 	logger  *slog.Logger
 
 	mu    sync.Mutex
 	known map[probeKey]*probed
-
-	stop context.CancelFunc
-	done sync.WaitGroup
 }
 
 // probeKey is what a request asks for.
@@ -59,9 +58,8 @@ func tooBusy(target string) error {
 }
 
 func newProbes(fleet config.Fleet, options Options) *probes {
-	ctx, stop := context.WithCancel(context.Background())
-	p := &probes{fleet: fleet, options: options, logger: options.Logger, stop: stop, known: make(map[probeKey]*probed)}
-	p.done.Go(func() { p.sweep(ctx) })
+	p := &probes{fleet: fleet, options: options, logger: options.Logger, known: make(map[probeKey]*probed)}
+	p.begin(sweepInterval, p.sweep)
 	return p
 }
 
@@ -174,18 +172,9 @@ func (p *probes) connect(key probeKey) (*probed, error) {
 }
 
 // sweep lets go of servers that nobody asks for.
-func (p *probes) sweep(ctx context.Context) {
-	ticker := time.NewTicker(sweepInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-		for _, server := range p.idle(time.Now()) {
-			server.close()
-		}
+func (p *probes) sweep(context.Context) {
+	for _, server := range p.idle(time.Now()) {
+		server.close()
 	}
 }
 
@@ -210,8 +199,7 @@ func (p *probes) idle(now time.Time) []*probed {
 
 // close lets go of all. Probes under way fail.
 func (p *probes) close() {
-	p.stop()
-	p.done.Wait()
+	p.Stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, server := range p.known {

@@ -158,6 +158,7 @@ type Settings struct {
 type Watcher struct {
 	target   *pg.Target
 	files    *state.Files
+	journals *guard.Counter
 	suspects Suspects
 	settings Settings
 	logger   *slog.Logger
@@ -189,7 +190,7 @@ type Watcher struct {
 // New makes a watcher, which looks through lane. Start runs it.
 func New(target *pg.Target, lane *pg.Lane, files *state.Files, suspects Suspects, settings Settings, logger *slog.Logger) *Watcher {
 	return &Watcher{
-		target: target, files: files, windows: window.Lister(files), suspects: suspects, settings: settings, logger: logger,
+		target: target, files: files, journals: guard.NewCounter(files), windows: window.Lister(files), suspects: suspects, settings: settings, logger: logger,
 		lane:    lane.As("maintenance"),
 		running: make(map[string]Operation), seen: make(map[Kind]uint64), guards: make(map[int]time.Time), runs: make(map[string]held),
 	}
@@ -253,7 +254,7 @@ func (w *Watcher) Status() Status {
 		w.logger.Warn("a maintenance window cannot be read", "err", err)
 	}
 	s.Window = window.LookAt(windows, w.settings.Schedules, time.Now())
-	if s.Guard, s.Owed, err = guard.Counts(w.files); err != nil {
+	if s.Guard, s.Owed, err = w.journals.Counts(); err != nil {
 		w.logger.Warn("the runs of the guard cannot be read", "err", err)
 	}
 	for _, outcomes := range s.Guard {

@@ -1,10 +1,15 @@
 package guard
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"time"
 
 	"pg_integrity_exporter/internal/state"
 )
@@ -23,35 +28,92 @@ type Count struct {
 	Runs    uint64  `json:"runs"`
 }
 
-// Counts counts all runs of a target, also those whose journals are gone, and
-// those that have left something nobody has dealt with.
-func Counts(files *state.Files) (counts map[Task]map[Outcome]uint64, owed int, err error) {
+// Counter counts the runs of a target. It reads a journal again only when that has
+// changed, or when its guard is alive or has died, which the journal does not tell.
+type Counter struct {
+	files *state.Files
+
+	mu    sync.Mutex
+	known map[string]countedRun // by path
+}
+
+// countedRun is what a journal said when it had this size and time.
+type countedRun struct {
+	size     int64
+	modified time.Time
+	task     Task
+	outcome  Outcome
+	owed     bool
+}
+
+// NewCounter counts the runs of a target.
+func NewCounter(files *state.Files) *Counter {
+	return &Counter{files: files, known: make(map[string]countedRun)}
+}
+
+// Counts counts all runs, also those whose journals are gone, and those that have
+// left something nobody has dealt with.
+func (c *Counter) Counts() (counts map[Task]map[Outcome]uint64, owed int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	counts = make(map[Task]map[Outcome]uint64)
 	for _, task := range Tasks() {
 		counts[task] = make(map[Outcome]uint64)
 	}
 	var old []Count
-	if _, err := files.Get(countsKind, "removed", &old); err != nil {
+	if _, err := c.files.Get(countsKind, "removed", &old); err != nil {
 		return nil, 0, err
 	}
-	for _, c := range old {
-		if counts[c.Task] != nil {
-			counts[c.Task][c.Outcome] += c.Runs
+	for _, o := range old {
+		if counts[o.Task] != nil {
+			counts[o.Task][o.Outcome] += o.Runs
 		}
 	}
-	runs, err := Runs(files)
+	paths, err := journals(c.files)
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, run := range runs {
-		if run.Owed() {
+	maps.DeleteFunc(c.known, func(path string, _ countedRun) bool { return !slices.Contains(paths, path) })
+	for _, path := range paths {
+		run, err := c.read(path)
+		if err != nil {
+			return nil, 0, err
+		}
+		if run.owed {
 			owed++
 		}
-		if run.Outcome != "" && counts[run.Task] != nil {
-			counts[run.Task][run.Outcome]++
+		if run.outcome != "" && counts[run.task] != nil {
+			counts[run.task][run.outcome]++
 		}
 	}
 	return counts, owed, nil
+}
+
+// read reads one journal, if need be.
+func (c *Counter) read(path string) (countedRun, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return countedRun{}, nil // it was removed just now
+	}
+	if err != nil {
+		return countedRun{}, fmt.Errorf("looking at a journal: %w", err)
+	}
+	known, ok := c.known[path]
+	if ok && known.size == info.Size() && known.modified.Equal(info.ModTime()) {
+		return known, nil
+	}
+	run, err := readRun(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return countedRun{}, nil
+	}
+	if err != nil {
+		return countedRun{}, err
+	}
+	read := countedRun{info.Size(), info.ModTime(), run.Task, run.Outcome, run.Owed()}
+	if run.Outcome != "" && run.Outcome != OutcomeInterrupted {
+		c.known[path] = read
+	}
+	return read, nil
 }
 
 // count removes the files of the oldest runs, and counts them before. A guard

@@ -349,8 +349,9 @@ func (s scenario) run(t *testing.T, server *pgtest.Server) {
 // settled it, and that nothing else can be.
 func (b *bench) settles(run guard.RunState) {
 	b.t.Helper()
+	counter := guard.NewCounter(b.files)
 	owed := func() int {
-		_, n, err := guard.Counts(b.files)
+		_, n, err := counter.Counts()
 		if err != nil {
 			b.t.Fatal(err)
 		}

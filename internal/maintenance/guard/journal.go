@@ -269,8 +269,8 @@ type RunState struct {
 // Owed says that the run has left something that nobody has dealt with yet.
 func (r *RunState) Owed() bool { return r.Outcome == OutcomeNotRolledBack && r.Settled.IsZero() }
 
-// Runs reads the journals of a target, the oldest first.
-func Runs(files *state.Files) ([]RunState, error) {
+// journals are the paths of the journals of a target, the oldest first.
+func journals(files *state.Files) ([]string, error) {
 	if files.Directory() == "" {
 		return nil, nil
 	}
@@ -279,6 +279,15 @@ func Runs(files *state.Files) ([]RunState, error) {
 		return nil, fmt.Errorf("looking for journals: %w", err)
 	}
 	slices.Sort(paths)
+	return paths, nil
+}
+
+// Runs reads the journals of a target, the oldest first.
+func Runs(files *state.Files) ([]RunState, error) {
+	paths, err := journals(files)
+	if err != nil {
+		return nil, err
+	}
 	var runs []RunState
 	for _, path := range paths {
 		run, err := readRun(path)
