@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz chaos helm package release security prepare clean
+.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz chaos soak helm package release security prepare clean
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
@@ -15,6 +15,7 @@ LDFLAGS  := -s -w \
 	-X github.com/prometheus/common/version.BuildDate=$(BUILD_DATE)
 FUZZTIME  ?= 10s
 CHAOS_FOR ?= 5m
+SOAK_FOR  ?= 4h
 GOFILES  := alerts cmd collector dashboards deploy internal tools
 TEST_TOOLS = PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus)
 
@@ -72,6 +73,9 @@ fuzz: ## every fuzz test for FUZZTIME
 
 chaos: prepare ## everything around the exporter fails, again and again for CHAOS_FOR, and nothing may stay behind
 	PGTEST_REQUIRE=1 PGTEST_PATIENCE=3 PGTEST_VERSIONS=15 go test -count=1 -v -timeout 0 ./internal/chaos -chaos.for=$(CHAOS_FOR)
+
+soak: prepare ## a healthy, busy server watched for SOAK_FOR, with the rules in a real Prometheus: no false alarm, flat memory
+	PGTEST_REQUIRE=1 PGTEST_PATIENCE=3 PGTEST_VERSIONS=15 $(TEST_TOOLS) go test -count=1 -v -timeout 0 -run TestSoak ./alerts -soak.for=$(SOAK_FOR)
 
 helm: ## lint and render the Helm chart, and hold it against rules and dashboards; builds helm once
 	HELM=$$(tools/build.sh helm) go test -count=1 ./deploy/...

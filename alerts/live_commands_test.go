@@ -73,6 +73,13 @@ type built struct {
 	path, dsn, config, state string
 }
 
+func (b built) build(t *testing.T) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", b.path, "../cmd/pg_integrity_exporter").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
 // run runs a command and wants it to end with this code; -1 is killed.
 func (b built) run(t *testing.T, want int, arguments ...string) {
 	t.Helper()
@@ -122,9 +129,7 @@ func TestLiveCommands(t *testing.T) {
 	damageMap(t, server, "mapped")
 
 	program := built{path: filepath.Join(directory, "program"), dsn: server.DSN("postgres"), config: filepath.Join(directory, "exporter.yml"), state: filepath.Join(directory, "state")}
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program.path, "../cmd/pg_integrity_exporter").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	program.build(t)
 	appendTo(t, program.config, fmt.Sprintf(commandsConfig, directory, server.Install.BinDir, pgtest.User()))
 	program.run(t, 0, "baseline", "accept", "--database=postgres")
 	server.MustExec(t, "postgres", "ALTER TABLE child DROP CONSTRAINT child_id_fkey; ALTER TABLE more ALTER i TYPE bigint")

@@ -153,16 +153,25 @@ func serveExporter(t *testing.T, dsn, configFile string) (address string, e *exp
 	return strings.TrimPrefix(server.URL, "http://"), e
 }
 
-// startPrometheus evaluates the rules every second and tells Alertmanager, whose
-// API is given. history is what it knows before, as OpenMetrics; "" is nothing.
+// startPrometheus evaluates the rules without their waiting times every second and
+// tells Alertmanager, whose API is given. history is what it knows before, as
+// OpenMetrics; "" is nothing.
 func startPrometheus(t *testing.T, alertmanager string, targets []string, history string) {
 	t.Helper()
 	alertmanager = strings.TrimSuffix(strings.TrimPrefix(alertmanager, "http://"), "/api/v2/alerts")
+	alerting := fmt.Sprintf("alerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}", alertmanager)
+	evaluate(t, liveValues(), time.Second, alerting, targets, history)
+}
+
+// evaluate runs a Prometheus that scrapes and evaluates the rules at an interval, and
+// gives its address. alerting is a part of its configuration.
+func evaluate(t *testing.T, values alerts.Values, interval time.Duration, alerting string, targets []string, history string) (address string) {
+	t.Helper()
 	program := tool(t, "PROMETHEUS")
 	directory := t.TempDir()
 	for _, group := range alerts.Groups() {
 		group.Interval = 0
-		rules, err := group.YAML(liveValues())
+		rules, err := group.YAML(values)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +184,7 @@ func startPrometheus(t *testing.T, alertmanager string, targets []string, histor
 		t.Fatal(err)
 	}
 	config := filepath.Join(directory, "prometheus.yml")
-	text := fmt.Sprintf("global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\nrule_files: ['*.yaml']\nalerting: {alertmanagers: [{static_configs: [{targets: [%q]}]}]}\nscrape_configs: [{job_name: pg_integrity_exporter, static_configs: [{targets: %s}]}]\n", alertmanager, list)
+	text := fmt.Sprintf("global: {scrape_interval: %[1]s, scrape_timeout: %[1]s, evaluation_interval: %[1]s}\nrule_files: ['*.yaml']\n%[2]s\nscrape_configs: [{job_name: pg_integrity_exporter, static_configs: [{targets: %[3]s}]}]\n", interval, alerting, list)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -192,6 +201,7 @@ func startPrometheus(t *testing.T, alertmanager string, targets []string, histor
 	}
 	cmd := exec.CommandContext(t.Context(), program, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(directory, "data"), "--web.listen-address="+free.String())
 	start(t, cmd)
+	return free.String()
 }
 
 // TestLive makes the conditions of many alerts on real servers and sees the

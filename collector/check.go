@@ -115,7 +115,7 @@ func emitChecks(snapshot *state.Snapshot, sink *Sink) {
 		if waiting := c.WaitingSince(); !waiting.IsZero() || detailed {
 			sink.Add(checkWaitingSince, timestamp(waiting), c.Check, c.Database)
 		}
-		if partly := !c.LastRun.IsZero() && c.Coverage < 1; partly || detailed {
+		if partly := !c.LastRun.IsZero() && c.Coverage < 1 && c.Outcome != check.OutcomeSkipped; partly || detailed {
 			sink.Add(checkCoverage, c.Coverage, c.Check, c.Database)
 		}
 		if c.Outcome == check.OutcomeSkipped || detailed {

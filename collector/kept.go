@@ -12,6 +12,7 @@ import (
 type kept struct {
 	revision uint64
 	leads    bool
+	again    int // how often it was the same again
 	page     *exposition.Kept
 	// shared are the lines of families that another collector adds to, by
 	// collector: they have to stand together with those.
@@ -31,8 +32,21 @@ func (k *kept) addTo(sink *Sink, i int) {
 func (s *Set) keep(snapshot *state.Snapshot, leads bool) *kept {
 	s.mu.Lock()
 	k := s.kept
+	same := k != nil && k.revision == snapshot.Revision && k.leads == leads
+	if same {
+		k.again++
+	}
+	dense := same && k.again == denseAfter && k.page != nil
 	s.mu.Unlock()
-	if k != nil && k.revision == snapshot.Revision && k.leads == leads {
+	if dense {
+		better := *k
+		better.page = k.page.Dense()
+		k = &better
+		s.mu.Lock()
+		s.kept = k
+		s.mu.Unlock()
+	}
+	if same {
 		return k
 	}
 	k = &kept{revision: snapshot.Revision, leads: leads, shared: make(map[int]map[*Family][]byte), errs: make(map[int]error)}
@@ -63,6 +77,10 @@ func (s *Set) keep(snapshot *state.Snapshot, leads bool) *kept {
 	s.mu.Unlock()
 	return k
 }
+
+// denseAfter is how often a page must have been the same again before it is worth
+// better compression.
+const denseAfter = 3
 
 // shared are the families that several collectors add to.
 func (s *Set) shared() map[*Family]bool {

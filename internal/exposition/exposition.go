@@ -70,6 +70,16 @@ func (k *Kept) With(text []byte) *Kept {
 	return &Kept{blocks: bytes.Clone(out.Bytes()), checksum: crc32.Update(k.checksum, crc32.IEEETable, text), size: k.size + len(text)}
 }
 
+// Dense is the same with better compression, which takes several times as long to
+// make and a third less to read: for what stays the same.
+func (k *Kept) Dense() *Kept {
+	var out bytes.Buffer
+	w, _ := flate.NewWriter(&out, flate.DefaultCompression) // the level is valid
+	_, _ = w.Write(k.text())                                // a buffer takes everything
+	_ = w.Flush()
+	return &Kept{blocks: bytes.Clone(out.Bytes()), checksum: k.checksum, size: k.size}
+}
+
 // text undoes the compression.
 func (k *Kept) text() []byte {
 	if k == nil {

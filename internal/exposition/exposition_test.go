@@ -21,27 +21,42 @@ func TestGzip(t *testing.T) {
 	}
 	for _, kept := range []string{"", "# TYPE a gauge\na 1\n", long.String()} {
 		for _, fresh := range []string{"", "# TYPE b gauge\nb 2\n", long.String()} {
-			page := exposition.Page{Fresh: []byte(fresh)}
-			if kept != "" {
-				page.Kept = exposition.Keep([]byte(kept))
-			}
-			want := kept + fresh
-			if got := string(page.Text()); got != want {
-				t.Errorf("the text has %d bytes, not %d", len(got), len(want))
-			}
-			for range 2 { // what is kept is used again
-				var out bytes.Buffer
-				page.Gzip(&out)
-				reader, err := gzip.NewReader(&out)
-				if err != nil {
-					t.Fatal(err)
+			for _, way := range []func() *exposition.Kept{
+				func() *exposition.Kept { return exposition.Keep([]byte(kept)) },
+				func() *exposition.Kept { return exposition.Keep([]byte(kept)).Dense() },
+				func() *exposition.Kept {
+					return exposition.Keep([]byte(kept[:len(kept)/2])).With([]byte(kept[len(kept)/2:]))
+				},
+				func() *exposition.Kept {
+					return exposition.Keep([]byte(kept[:len(kept)/2])).Dense().With([]byte(kept[len(kept)/2:]))
+				},
+			} {
+				page := exposition.Page{Fresh: []byte(fresh)}
+				if kept != "" {
+					page.Kept = way()
 				}
-				reader.Multistream(false)
-				got, err := io.ReadAll(reader)
-				if err != nil || string(got) != want || out.Len() != 0 {
-					t.Errorf("%d bytes, not %d, and %d left: %v", len(got), len(want), out.Len(), err)
-				}
+				try(t, &page, kept+fresh)
 			}
+		}
+	}
+}
+
+func try(t *testing.T, page *exposition.Page, want string) {
+	t.Helper()
+	if got := string(page.Text()); got != want {
+		t.Errorf("the text has %d bytes, not %d", len(got), len(want))
+	}
+	for range 2 { // what is kept is used again
+		var out bytes.Buffer
+		page.Gzip(&out)
+		reader, err := gzip.NewReader(&out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader.Multistream(false)
+		got, err := io.ReadAll(reader)
+		if err != nil || string(got) != want || out.Len() != 0 {
+			t.Errorf("%d bytes, not %d, and %d left: %v", len(got), len(want), out.Len(), err)
 		}
 	}
 }
