@@ -68,7 +68,7 @@ verify: generate ## fail when generated files are not current
 	git diff --exit-code -- alerts dashboards docs
 	@test -z "$$(git status --porcelain -- alerts dashboards docs)" || { git status --short -- alerts dashboards docs; exit 1; }
 
-fuzz: ## every fuzz test for FUZZTIME
+fuzz: ## every fuzz test for FUZZTIME; FUZZ_KEEP=1 keeps what it found in testdata
 	tools/fuzz.sh $(FUZZTIME)
 
 chaos: prepare ## everything around the exporter fails, again and again for CHAOS_FOR, and nothing may stay behind
