@@ -52,9 +52,9 @@ const introduction = `# Beside other exporters
 Written by ` + "`make bench-peers`" + `, which says how others are measured with it, on %s. Each program runs alone on a server of its own,
 PostgreSQL %s, both on the same virtual machine of %d cores, as a role with pg_monitor. A scrape is one request over a kept connection with
 gzip, undone by the client: 200 of them at a regular pace of 50 ms, as Prometheus comes at a pace of its own, and then 60 at random times
-(random p50, p95). This exporter asks the server shortly before a scrape that comes regularly, see --scrape.ahead. CPU is what a scrape costs beyond the work between scrapes, which
-has columns of its own: this exporter reads the log, watches for maintenance and runs its checks meanwhile. Statements and connections are
-counted in the server's log; held is the most connections seen at once.
+(random p50, p95). This exporter asks the server shortly before a scrape that comes regularly, see --scrape.ahead. CPU is what a scrape costs
+beyond the work between scrapes, which has columns of its own: this exporter reads the log, watches for maintenance and runs its checks
+meanwhile. Statements and connections are counted in the server's log; held is the most connections seen at once.
 
 Load is how many processes wanted to run on average while a program was measured, it and the server among them. Above the number of
 cores, times are mostly those of waiting for others, and CPU is up to twice what it is on an idle machine.
