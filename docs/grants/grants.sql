@@ -44,7 +44,7 @@ BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I',
 		(SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'amcheck'), monitor);
 
-	-- The checks page, files and cluster read files of the data directory. They need nothing here when the exporter runs on the
+	-- The checks page, checksum, files and cluster read files of the data directory. They need nothing here when the exporter runs on the
 	-- server's machine and may read the data directory. Elsewhere: PGOPTIONS='... -c pgintegrity.files=on'. A role
 	-- with these rights can read every file of the server, password hashes included: guard it like a superuser.
 	IF current_setting('pgintegrity.files', true) = 'on' THEN

@@ -78,7 +78,7 @@ func (c Check) Idle(scope Scope, database string) string {
 // do with damaged data first, because what comes later reads more deeply and
 // leaves alone what was found damaged before.
 func All() []Check {
-	return []Check{settingCheck(), leftoverCheck(), clusterCheck(), filesCheck(), pageCheck(), heapCheck(), btreeCheck(), catalogCheck(), collationCheck(),
+	return []Check{settingCheck(), leftoverCheck(), clusterCheck(), filesCheck(), pageCheck(), checksumCheck(), heapCheck(), btreeCheck(), catalogCheck(), collationCheck(),
 		visibilityCheck(), indexCheck(), constraintCheck(), generatedCheck(), sequenceCheck(), invariantCheck(), sealedCheck(), matviewCheck(), driftCheck(),
 		rowsCheck(), toastCheck()}
 }
@@ -188,6 +188,9 @@ type Heaps struct {
 	hung   error
 	hungAt time.Time
 
+	// whole says that the check page has read the whole database.
+	whole bool
+
 	// trees is what was seen of the indexes of the database's catalogues.
 	treesMu sync.Mutex
 	trees   treesSeen
@@ -205,6 +208,26 @@ const opinionAge = 12 * time.Hour
 // NewHeaps knows nothing yet.
 func NewHeaps() *Heaps {
 	return &Heaps{sane: make(map[uint32]opinion), lostBy: make(map[string]string)}
+}
+
+// noteRead keeps that all pages of the database were read.
+func (h *Heaps) noteRead() {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.whole = true
+}
+
+// read says that all pages of the database were read.
+func (h *Heaps) read() bool {
+	if h == nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.whole
 }
 
 // note keeps what was found out about a table. What one check found damaged

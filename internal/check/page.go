@@ -47,6 +47,8 @@ type reader struct {
 	sight // what belongs to the present relation
 
 	files datadir.Directory
+	// plain says that only data checksums are verified.
+	plain bool
 	// utf8 says that the database's encoding is UTF8.
 	utf8 bool
 	// workers look at pages beside each other, and own looks again at one.
@@ -81,6 +83,9 @@ func runPage(ctx context.Context, s *session) error {
 	}, func(i int) string { return forks[i].Name.String() })
 	if err != nil {
 		return err
+	}
+	if len(s.problems) == 0 {
+		s.scope.Heaps.noteRead()
 	}
 	return s.noteTOAST(ctx)
 }
@@ -415,7 +420,7 @@ func (r *reader) judge(ctx context.Context, f *fork, p []byte, block uint32) (pr
 	case seen.zero && block > r.settledTo:
 		return problem{}, nil
 	}
-	if f.relation.Kind != page.Heap || f.Unlogged {
+	if f.relation.Kind != page.Heap || f.Unlogged || r.plain {
 		return problem{}, nil
 	}
 	return r.visibility(ctx, f, p, block)

@@ -14,7 +14,7 @@ import (
 )
 
 // BenchmarkPage reads a database of some 400 MB from the page cache with the
-// check page, and the same files with pg_checksums --check (of another package of
+// checks page and checksum, and the same files with pg_checksums --check (of another package of
 // PostgreSQL 15, when there is one) and with plain reads of 1 MB, as dd does.
 func BenchmarkPage(b *testing.B) {
 	server := pgtest.Start(b, pgtest.Version(15), pgtest.Checksums())
@@ -43,6 +43,12 @@ func BenchmarkPage(b *testing.B) {
 		b.SetBytes(size)
 		for b.Loop() {
 			sweep(b, "page")
+		}
+	})
+	b.Run("checksum", func(b *testing.B) {
+		b.SetBytes(size)
+		for b.Loop() {
+			sweep(b, "checksum")
 		}
 	})
 	b.Run("dd", func(b *testing.B) {

@@ -72,6 +72,8 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 		return problem
 	}
 	switch {
+	case flags&ginIncomplete != 0 && right == invalidBlock:
+		return "the page was split, but has no page to its right"
 	case flags&ginData == 0:
 		return r.ginKeysProblem(p, h, right, flags)
 	case flags&ginLeaf == 0:
