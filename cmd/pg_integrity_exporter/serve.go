@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
@@ -78,9 +77,6 @@ func (f *serveFlags) watch(ctx context.Context) error {
 	if slices.ContainsFunc(os.Args, func(argument string) bool { return secret.Mask(argument) != argument }) {
 		f.logger.Warn("the command line has a password, which every user of this machine can read: use a passfile, dsn_file or DATA_SOURCE_PASS_FILE (docs/security.md)")
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	store, err := f.openStore()
 	if err != nil {
 		return err
@@ -107,10 +103,6 @@ func (f *serveFlags) disabled() []string {
 	}
 	return names
 }
-
-// gcPercent is how much garbage may pile up beside what is alive, in percent:
-// that is a few megabytes, and an exporter shares its machine with others.
-const gcPercent = 50
 
 // openStore opens the state, or goes on in memory when the directory cannot be
 // used: watching matters more than remembering. Another exporter in the same

@@ -13,13 +13,13 @@ import (
 	"pg_integrity_exporter/internal/pgtest"
 )
 
-// BenchmarkPage reads a database of some 400 MB from the page cache with the
+// BenchmarkPage reads a database of some 1.3 GB from the page cache with the
 // checks page and checksum, and the same files with pg_checksums --check (of another package of
 // PostgreSQL 15, when there is one) and with plain reads of 1 MB, as dd does.
 func BenchmarkPage(b *testing.B) {
 	server := pgtest.Start(b, pgtest.Version(15), pgtest.Checksums())
 	server.MustExec(b, "postgres", `CREATE TABLE big (id int, at timestamptz, memo text, amount numeric);
-		INSERT INTO big SELECT g, now(), repeat(md5(g::text), 4), g * 1.5 FROM generate_series(1, 2000000) g; CREATE INDEX ON big (id)`)
+		INSERT INTO big SELECT g, now(), repeat(md5(g::text), 4), g * 1.5 FROM generate_series(1, 6000000) g; CREATE INDEX ON big (id)`)
 	server.MustExec(b, "postgres", "VACUUM ANALYZE")
 	server.MustExec(b, "postgres", "CHECKPOINT")
 	var size, shared int64 // pg_checksums reads the other databases, too
