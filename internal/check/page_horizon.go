@@ -78,8 +78,10 @@ func (h *horizon) lookAhead(ctx context.Context, s *session, files datadir.Direc
 	}
 	if !standby && sameTimeline {
 		h.still = began.Add(-2 * time.Second) // it is told in seconds
-		if before := started.Add(-20 * time.Millisecond); quiet && before.After(h.still) {
-			h.still = before
+		// The postmaster notes its start before any process of it can write to a relation;
+		// the times of files are up to 10 ms late, but no session is as fast as that.
+		if quiet && started.After(h.still) {
+			h.still = started
 		}
 	}
 	return h.lookNow(ctx, s)

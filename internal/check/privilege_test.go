@@ -20,7 +20,7 @@ roles with more and more rights; the exporter is on the server's machine and may
 *Part*: what the role may not read was left out, and the result says what is missing, with the GRANT that gives it. *No*: nothing was looked at, and the
 result says why. On 13 [heap](heap.md) needs SELECT on every table.
 
-Elsewhere than on the server's machine page, checksum, files and a part of cluster need ` + "`pgintegrity.files=on`" + `.
+Nothing is said of checks that need settings or an earlier run. Elsewhere than on the server's machine page, checksum, files and a part of cluster need ` + "`pgintegrity.files=on`" + `.
 
 | check | what it needs | its locks | nothing | pg_monitor | grants.sql | and pgintegrity.data=on | superuser |
 | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -84,15 +84,13 @@ func extent(document check.Document, name string) string {
 	for _, c := range document.Checks {
 		switch {
 		case c.Check != name:
-		case c.Outcome == check.OutcomeSkipped && c.Objects > 0:
-			return "part"
-		case c.Outcome == check.OutcomeSkipped:
-			return "no"
-		case c.Outcome == check.OutcomeFailed:
-			return "failed: " + c.Reason
-		default:
+		case c.Outcome == check.OutcomeOK:
 			return "all"
+		case c.Objects > 0:
+			return "part"
+		default:
+			return "no"
 		}
 	}
-	return "not set up"
+	return ""
 }

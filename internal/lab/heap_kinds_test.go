@@ -313,7 +313,7 @@ func heapKinds() []kind {
 		}
 	}
 	for at := 24; at < 250; at++ {
-		kinds = append(kinds, kind{area: "bytes", name: fmt.Sprintf("byte %d of the row flipped", at), unit: unitOf(row), do: edit(row, 4, func(p []byte) { item(p, 2)[at] ^= 0xff }), want: []string{"plain"}})
+		kinds = append(kinds, kind{area: "bytes", name: fmt.Sprintf("byte %d of the row flipped", at), unit: unitOf(row), do: edit(row, 4, func(p []byte) { item(p, 2)[at] ^= 0xff }), want: []string{"plain", "plain_*"}})
 	}
 	// Pages that VACUUM has called visible and frozen to everybody.
 	frozen := func(name string, change func(p, t []byte, n int)) {

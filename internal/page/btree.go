@@ -203,6 +203,8 @@ func (r *Relation) btreeMetaProblem(p []byte, h Header, flags uint16) string {
 		return fmt.Sprintf("the metapage has the flags 0x%04x, or neighbours or a level", flags)
 	case h.Lower != HeaderSize+48 && h.Lower != HeaderSize+40 && h.Lower != HeaderSize+24:
 		return fmt.Sprintf("the metapage's content ends at byte %d", h.Lower)
+	case version >= 3 && !zero(m[28:32]):
+		return "the padding of the metapage is not zero"
 	case version >= 3 && !(cleaned >= -1 && cleaned <= math.MaxFloat64) || version >= 4 && m[40] > 1:
 		return fmt.Sprintf("the metapage says that %g rows were counted, and %d of whether equal keys are alike", cleaned, m[40])
 	case level > btreeMaxLevel || fastLevel > level || (root == 0) != (fast == 0):
