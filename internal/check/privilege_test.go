@@ -84,7 +84,7 @@ func extent(document check.Document, name string) string {
 	for _, c := range document.Checks {
 		switch {
 		case c.Check != name:
-		case c.Outcome == check.OutcomeOK:
+		case c.Outcome == check.OutcomeOK || c.Outcome == check.OutcomeFindings:
 			return "all"
 		case c.Objects > 0:
 			return "part"
