@@ -101,6 +101,10 @@ func TestPossibleValues(t *testing.T) {
 			server.MustExec(t, "erp", "CREATE TABLE many AS SELECT int4multirange(int4range(1, g + 1), int4range(g + 5, g + 9)) AS i, '{}'::nummultirange AS e, nummultirange(numrange(1, g), numrange(g + 2, NULL)) AS n FROM generate_series(1, 50) g")
 		}
 		server.MustExec(t, "erp", "VACUUM FREEZE")
+		// A label that only rows have which are gone.
+		server.MustExec(t, "erp", `CREATE TYPE signal AS ENUM ('red', 'green', 'amber'); CREATE TABLE signals (i int, s signal) WITH (autovacuum_enabled = off);
+			INSERT INTO signals SELECT g, CASE WHEN g % 2 = 0 THEN 'green' ELSE 'red' END::signal FROM generate_series(1, 1000) g; UPDATE signals SET s = 'red' WHERE s = 'green';
+			SET allow_system_table_mods = on; DELETE FROM pg_enum WHERE enumlabel = 'green'`)
 		server.MustExec(t, "erp", "CHECKPOINT")
 		document := sweep(t, server, check.Options{Checks: named(t, "page")})
 		for _, finding := range document.Findings {
