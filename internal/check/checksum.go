@@ -43,6 +43,10 @@ func runChecksum(ctx context.Context, s *session) error {
 	}
 	defer r.files.Close()
 	r.plain = true
+	if len(r.workers) > 1 { // while one waits to be told of, another reads
+		status := newStatuses(r.files, r.horizon)
+		r.workers = append(r.workers, newWorker(r, status), newWorker(r, status))
+	}
 	forks, err := r.forks(ctx)
 	if err != nil {
 		return err

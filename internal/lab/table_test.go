@@ -100,7 +100,7 @@ func TestTable(t *testing.T) {
 const tableHead = `# What is found of what can be damaged
 
 Written by the lab (` + "`internal/lab`" + `) from damage to real files of real servers: each kind at several places, with data checksums on and
-off, and the checksums of damaged pages made valid again. This is a sample, one of about ten of all that the lab knows
+off, and the checksums of damaged pages made valid again. This is a sample, one of ten to twenty of all that the lab knows
 (` + "`PGTEST_LAB=full` tries all of them, which takes hours; see `internal/lab/doc.go`" + `). A number tells how many of the damaged objects a finding named, of those that
 were tried. What is not found is either harmless (bits that nothing reads, states that a healthy server leaves too) or has left no trace
 that anything could be compared with; for that there are ` + "[sealed](sealed.md) and [rows](rows.md)" + `.
