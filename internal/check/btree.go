@@ -228,13 +228,15 @@ func (s *session) sane(ctx context.Context, t table, verify function) (bool, err
 	return sane, errors.Join(err, s.limit(ctx, statementTimeout))
 }
 
-// prove looks at the tuples of a table until the first that is damaged.
+// prove looks at the tuples of a table until the first that is damaged, also at a
+// second look.
 func (s *session) prove(ctx context.Context, t table, verify *verification) (sane bool, err error) {
 	blocks, err := s.blocks(ctx, t)
 	if err != nil {
 		return false, err
 	}
-	for start := uint32(0); start < blocks; start += pieceBlocks {
+	again := false
+	for start := uint32(0); start < blocks; {
 		started := time.Now()
 		end := min(start+pieceBlocks, blocks) - 1
 		tuples, err := s.verify(ctx, t, verify, &start, &end)
@@ -244,10 +246,15 @@ func (s *session) prove(ctx context.Context, t table, verify *verification) (san
 			return true, nil // the table became shorter
 		case err != nil && !slow && judge(err) == inconclusive:
 			return false, err
-		case err != nil || len(tuples) > 0:
+		case slow || again && (err != nil || len(tuples) > 0):
 			return false, nil //nolint:nilerr // an error that is evidence of damage answers the question
+		case err != nil || len(tuples) > 0:
+			again = true
+			pauseToConfirm(ctx)
+			continue
 		}
 		s.throttle(ctx, started, 0)
+		start, again = start+pieceBlocks, false
 	}
 	return true, nil
 }
