@@ -225,7 +225,7 @@ func TestBadInput(t *testing.T) {
 		"unknown flag":          {[]string{"--frobnicate"}, 2, []string{"--frobnicate", "--help"}},
 		"unknown command":       {[]string{"frobnicate"}, 2, []string{"frobnicate", "--help"}},
 		"DSN that is none":      {[]string{"check", "--dsn=postgresql://u:hid den@host"}, 2, []string{"DSN", "postgresql://user@host:5432/database"}},
-		"unknown check":         {[]string{"check", nobody, "--check=frobnicate"}, 2, []string{"frobnicate", "page, heap, btree, catalog"}},
+		"unknown check":         {[]string{"check", nobody, "--check=frobnicate"}, 2, []string{"frobnicate", "page, checksum, heap, btree"}},
 		"no server":             {[]string{"check", nobody}, 2, []string{"connection refused", "is the server running"}},
 		"unknown host":          {[]string{"check", "--dsn=postgresql://u:hidden@no-such-host.invalid/x"}, 2, []string{"no-such-host.invalid", "check the host name"}},
 		"relation without name": {[]string{"check", nobody, "--relation=ledger."}, 2, []string{"ledger."}},
