@@ -23,7 +23,8 @@ import (
 func TestUnusable(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
-		server := start(t, pgtest.Version(major), pgtest.Setting("restart_after_crash", "on"))
+		// A worker of autovacuum dies of the same pages, and loops in the trap.
+		server := start(t, pgtest.Version(major), pgtest.Setting("restart_after_crash", "on"), pgtest.Setting("autovacuum", "off"))
 		server.MustExec(t, "postgres", "CREATE DATABASE older")
 		version := filepath.Join(filepath.Dir(server.MustRelation(t, "older", "pg_catalog.pg_class").Path), "PG_VERSION")
 		broken := map[string]string{"no_class": "pg_class", "no_columns": "pg_attribute", "no_types": "pg_type"}
