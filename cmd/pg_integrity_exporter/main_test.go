@@ -233,6 +233,7 @@ func TestBadInput(t *testing.T) {
 		"target of no file":     {[]string{"check", "--target=c"}, 2, []string{"--target", "--config.file"}},
 		"a target to serve":     {[]string{"serve", state + "/target", "--target=c"}, 1, []string{"--target", "serve watches every server"}},
 		"a target by its name":  {[]string{"check", "--target=a", "--config.file=" + file("named.yml", "targets: [{name: a, target: {dsn: 'postgresql://u:hidden@127.0.0.1:1/x'}}]\n")}, 2, []string{"127.0.0.1:1", "connection refused"}},
+		"ahead of no scrape":    {[]string{"serve", state + "/ahead", "--scrape.ahead=-1s"}, 1, []string{"--scrape.ahead=-1s", "negative"}},
 		"no jobs":               {[]string{"check", nobody, "--jobs=0"}, 2, []string{"--jobs"}},
 		"unknown key":           {[]string{"serve", state, "--config.file=" + file("key.yml", "target:\n  dns: x\n")}, 1, []string{"key.yml", "line 2", "dns"}},
 		"wrong value":           {[]string{"config", "check", "--config.file=" + file("value.yml", "checks:\n  heap:\n    interval: soon\n")}, 1, []string{"value.yml", "line 3", "soon"}},

@@ -74,6 +74,9 @@ func (f *serveFlags) watch(ctx context.Context) error {
 	if f.target != "" {
 		return errors.New("--target is for the other commands: serve watches every server of the configuration")
 	}
+	if f.ahead < 0 {
+		return fmt.Errorf("--scrape.ahead=%s must not be negative; 0s is that every scrape asks itself", f.ahead)
+	}
 	if slices.ContainsFunc(os.Args, func(argument string) bool { return secret.Mask(argument) != argument }) {
 		f.logger.Warn("the command line has a password, which every user of this machine can read: use a passfile, dsn_file or DATA_SOURCE_PASS_FILE (docs/security.md)")
 	}
