@@ -39,8 +39,8 @@ const catalogSQL = `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.r
 	WHERE n.nspname = 'pg_catalog' AND c.relkind = 'r' AND has_table_privilege(c.oid, 'SELECT')
 	ORDER BY c.relname`
 
-// noIndexes makes statements of a session scan catalogues, whose indexes may be
-// damaged.
+// noIndexes makes statements of a session scan tables and catalogues, whose indexes
+// may be damaged.
 const noIndexes = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"
 
 func runCatalog(ctx context.Context, s *session) error {
@@ -255,16 +255,12 @@ func (s *session) references(ctx context.Context) (map[string][]probe, error) {
 
 // declared lists the references between the catalogues that the role may read.
 func (s *session) declared(ctx context.Context) ([]reference, error) {
-	if s.conn.Facts.VersionNum >= 140000 {
-		rows, err := s.conn.Query(ctx, declaredSQL)
-		if err != nil {
-			return nil, err
-		}
-		return pgx.CollectRows(rows, pgx.RowToStructByPos[reference])
-	}
-	rows, err := s.conn.Query(ctx, readableSQL)
+	rows, err := s.conn.Query(ctx, s.referencesSQL())
 	if err != nil {
 		return nil, err
+	}
+	if s.conn.Facts.VersionNum >= 140000 {
+		return pgx.CollectRows(rows, pgx.RowToStructByPos[reference])
 	}
 	readable, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {

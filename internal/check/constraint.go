@@ -28,8 +28,7 @@ func constraintCheck() Check {
 
 // logicalSettings make the server look at the rows themselves: no index, no
 // knowledge taken from constraints, no rows hidden by row security.
-const logicalSettings = `SET row_security = off; SET constraint_exclusion = off; SET enable_partition_pruning = off;
-	SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off;
+const logicalSettings = noIndexes + `; SET row_security = off; SET constraint_exclusion = off; SET enable_partition_pruning = off;
 	SET jit = off; SET work_mem = '64MB'; SET extra_float_digits = 3; SET statement_timeout = '30min'`
 
 // rowsOfUsersSQL lists relations of users of these kinds that hold rows. ACCESS

@@ -353,9 +353,10 @@ func (s *session) foreignKeys(ctx context.Context, tables []table) ([]foreignKey
 	})
 }
 
-// foreignKey looks for rows in a part of a table of this many pages that refer to nothing. Both tables are
-// read in one statement with one snapshot, so that what other transactions do
-// meanwhile cannot look like a broken reference. ACCESS SHARE on both tables.
+// foreignKey looks for rows in a part of a table of this many pages that refer to
+// nothing. Both tables are read in one statement with one snapshot, so that what
+// other transactions do meanwhile cannot look like a broken reference. ACCESS SHARE
+// on both tables.
 func (s *session) foreignKey(ctx context.Context, t table, f foreignKey, primary []string, p part, size uint32) error {
 	if n := len(f.Columns); n == 0 || len(f.ToColumns) != n || len(f.Operators) != n || len(f.Collations) != n {
 		return errors.New("the catalogues do not describe it completely (see the check catalog)")

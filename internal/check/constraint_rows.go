@@ -104,8 +104,7 @@ type blockRange struct {
 // pieces are the pages of a part of a table that are read at once, before them
 // the sample of a table that is looked at in parts.
 func (s *session) pieces(p part, size, blocks uint32) []blockRange {
-	r := p.of(size)
-	pieces := s.split(r, blocks)
+	pieces := s.split(p.of(size), blocks)
 	if p.Of > 1 {
 		pieces = append([]blockRange{p.sample(size)}, pieces...)
 	}

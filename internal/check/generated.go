@@ -99,6 +99,6 @@ func (s *session) lookedAtPart(t table, p part, blocks uint32) {
 		s.looked(t.Name)
 		return
 	}
-	s.partlyf("%s is large: part %d of %d was looked at, and of the rest %d pages chosen at random (%s; a single wrong row is seen with probability %.0f %%, and certainly within %d runs; --deep or --relation looks at everything)",
+	s.partlyf("%s is large: part %d of %d was looked at, and %d pages chosen at random of all of it (%s; a single wrong row is seen with probability %.0f %%, and certainly within %d runs; --deep or --relation looks at everything)",
 		t.Name, p.Number+1, p.Of, p.sample(blocks).pages(blocks), p.confidence(blocks), 100/float64(p.Of), p.Of)
 }

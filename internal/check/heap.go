@@ -111,7 +111,7 @@ func runHeap(ctx context.Context, s *session) error {
 	}
 	if verify.Name == "" {
 		// An index would answer count(*) without a look at the table.
-		if _, err := s.conn.Exec(ctx, "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"); err != nil {
+		if _, err := s.conn.Exec(ctx, noIndexes); err != nil {
 			return err
 		}
 		return s.each(ctx, len(tables), func(i int) error { return s.readHeap(ctx, tables[i]) }, func(i int) string { return tables[i].Name.String() })

@@ -133,7 +133,7 @@ func (s *session) values(ctx context.Context, t valued, verify function) error {
 		}
 	}
 	started := time.Now()
-	if _, err := s.conn.Exec(ctx, "SET row_security = off; SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off; SET constraint_exclusion = off"); err != nil {
+	if _, err := s.conn.Exec(ctx, noIndexes+"; SET row_security = off; SET constraint_exclusion = off"); err != nil {
 		return err
 	}
 	if err := s.readValues(ctx, t); err != nil {

@@ -238,11 +238,10 @@ func (e *Exporter) Probe(ctx context.Context, asked web.Probe) (*exposition.Page
 		if asked.Module != "" || asked.AuthModule != "" {
 			return nil, &web.ProbeError{Status: http.StatusBadRequest, Text: "a configured target has its own settings: leave out module and auth_module"}
 		}
-		if r.busy.Add(1); r.busy.Load() > maxBusy {
-			r.busy.Add(-1)
+		defer r.busy.Add(-1)
+		if r.busy.Add(1) > maxBusy {
 			return nil, tooBusy(r.name)
 		}
-		defer r.busy.Add(-1)
 		return r.set.Scrape(ctx), nil
 	}
 	return e.probes.probe(ctx, asked)

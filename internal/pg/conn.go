@@ -63,11 +63,10 @@ func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) 
 // used, does not answer within the purpose's ConnectTimeout or has damaged catalogues,
 // of one that every server has: for what can be asked anywhere.
 func (t *Target) AskAny(ctx context.Context, purpose Purpose, ask func(conn *Conn) error) error {
-	usable := func(err error) bool {
-		_, unusable := errors.AsType[*UnusableError](err)
-		return !unusable && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded))
+	answers := func(err error) bool {
+		return usable(err) && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded))
 	}
-	_, err := t.any(usable, func(database string) (*Conn, error) {
+	_, err := t.any(answers, func(database string) (*Conn, error) {
 		conn, err := t.Connect(ctx, database, purpose)
 		if _, died := errors.AsType[*diedError](err); died {
 			t.awaitStart(ctx)
@@ -83,6 +82,12 @@ func (t *Target) AskAny(ctx context.Context, purpose Purpose, ask func(conn *Con
 		return nil, err
 	})
 	return err
+}
+
+// usable says that an attempt did not fail because the database cannot be used.
+func usable(err error) bool {
+	_, unusable := errors.AsType[*UnusableError](err)
+	return !unusable
 }
 
 // any connects to the target's own database or, while an error says that it is not

@@ -2,7 +2,6 @@ package pg
 
 import (
 	"context"
-	"errors"
 	"sync"
 )
 
@@ -156,10 +155,6 @@ func (l *line) connection(ctx context.Context) (conn *Conn, kept bool, err error
 // connect carries one attempt to its end, however long its callers wait.
 func (l *line) connect(a *attempt) {
 	defer l.running.Done()
-	usable := func(err error) bool {
-		_, unusable := errors.AsType[*UnusableError](err)
-		return !unusable
-	}
 	conn, err := l.target.any(usable, func(database string) (*Conn, error) { return l.target.session(l.stopped, database, l.purpose) })
 	l.mu.Lock()
 	a.conn, a.err = conn, err
