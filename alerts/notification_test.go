@@ -192,9 +192,10 @@ func readYAML(t *testing.T, file string) document {
 	return d
 }
 
-// hurry shortens the waiting times of a route and of those below it.
+// hurry shortens the waiting times of a route and of those below it, to what alerts
+// of one post need to get into one notification.
 func hurry(route document) {
-	route["group_wait"], route["group_interval"] = "0s", "1s"
+	route["group_wait"], route["group_interval"] = "1s", "1s"
 	children, _ := route["routes"].([]any)
 	for _, child := range children {
 		hurry(child.(document)) //nolint:forcetypeassert // the test fails loudly on another type
