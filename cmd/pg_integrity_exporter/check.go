@@ -29,6 +29,7 @@ type checkFlags struct {
 	deep      bool
 	jobs      int
 	rateLimit units.Base2Bytes
+	share     float64
 	offline   bool
 	pgdata    string
 }
@@ -44,6 +45,7 @@ func addCheck(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("deep", "Look at everything, ignoring intervals and sampling.").BoolVar(&f.deep)
 	cmd.Flag("jobs", "How many databases are looked at in parallel.").Short('j').Default("1").IntVar(&f.jobs)
 	cmd.Flag("rate-limit", "Read at most this many bytes per second in each job, for example 32MiB; 0 is no limit.").Default("0").BytesVar(&f.rateLimit)
+	cmd.Flag("share", "Keep the server busy for at most this share of the time in each job, for example 0.05, but for the first second of each check; 0 is no limit.").Default("0").Float64Var(&f.share)
 	cmd.Flag("offline", "Look at the data directory of a server that is down or will not start, and tell why.").BoolVar(&f.offline)
 	cmd.Flag("pgdata", "The data directory for --offline.").Envar("PGDATA").PlaceHolder("DIR").StringVar(&f.pgdata)
 	return cmd.FullCommand(), f.check
@@ -77,7 +79,7 @@ func (f *checkFlags) check(ctx context.Context) int {
 
 func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 	options := check.Options{
-		Databases: f.databases, Deep: f.deep, RateLimit: int64(f.rateLimit), Jobs: f.jobs, Logger: f.logger,
+		Databases: f.databases, Deep: f.deep, RateLimit: int64(f.rateLimit), Share: f.share, Jobs: f.jobs, Logger: f.logger,
 	}
 	var err error
 	if options.Checks, err = selectChecks(f.only, f.exclude); err != nil {
@@ -86,8 +88,8 @@ func (f *checkFlags) sweep(ctx context.Context) (check.Document, error) {
 	if options.Relations, err = parseRelations(f.relations); err != nil {
 		return check.Document{}, err
 	}
-	if f.jobs < 1 || f.rateLimit < 0 {
-		return check.Document{}, errors.New("--jobs must be at least 1 and --rate-limit not negative")
+	if f.jobs < 1 || f.rateLimit < 0 || f.share < 0 || f.share > 1 {
+		return check.Document{}, errors.New("--jobs must be at least 1, --rate-limit not negative and --share between 0 and 1")
 	}
 	if terminal(f.stderr) {
 		options.Progress = func(r check.Result) { fmt.Fprint(f.stderr, progress(r)) }

@@ -97,6 +97,9 @@ type Scope struct {
 	Deep bool
 	// RateLimit is how many bytes per second the check may read; 0 is no limit.
 	RateLimit int64
+	// Share is the share of the time for which the check may keep the server busy,
+	// beyond the first second of a run; 0 is no limit.
+	Share float64
 	// Heaps is what is known of the tables of the database, shared by the checks
 	// of one sweep; nil is nothing.
 	Heaps *Heaps

@@ -154,7 +154,7 @@ const (
 )
 
 // paced is a table as an item of FROM that the server reads no faster than the
-// rate limit, within one statement and one snapshot: it is the sum of pieces,
+// rate limit and the share of the time allow, within one statement and one snapshot: it is the sum of pieces,
 // each of which is not begun before its time. Before 14 the server would read
 // the whole table for each piece.
 func (s *session) paced(t table, blocks uint32) string {
@@ -166,7 +166,12 @@ func (s *session) paced(t table, blocks uint32) string {
 		return "ONLY " + t.Name.sql()
 	}
 	size := float64(blocks) * float64(s.conn.Facts.BlockSize)
-	total := min(maxPaced.Seconds(), size/float64(s.scope.RateLimit))
+	total := size / float64(s.scope.RateLimit)
+	if s.scope.Share > 0 {
+		total = max(total, size*s.perByte/s.scope.Share)
+	}
+	total = min(total, maxPaced.Seconds())
+	s.slept = time.Duration(total * float64(time.Second))
 	scans := make([]string, len(pieces))
 	for i, piece := range pieces {
 		scans[i] = fmt.Sprintf("SELECT * FROM ONLY %s WHERE %s AND (SELECT pg_sleep_until(statement_timestamp() + %f * interval '1 s')) IS NOT NULL",

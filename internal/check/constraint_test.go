@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/pgtest"
@@ -179,6 +180,26 @@ func TestConstraintSample(t *testing.T) {
 			t.Errorf("%+v", document.Findings)
 		}
 	})
+}
+
+// TestShare holds that a run keeps to its share of the time beyond its first second
+// of work: what takes the server a second and a half, at a third of the time, is
+// followed by a second of rest.
+func TestShare(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	server.MustExec(t, "postgres", "CREATE TABLE slow (id int); INSERT INTO slow SELECT generate_series(1, 150); ALTER TABLE slow ADD CHECK (pg_sleep(0.01) IS NOT NULL) NOT VALID; ANALYZE slow")
+	one, constraint := target(t, server.DSN("postgres")), named(t, "constraint")[0]
+	took := func(share float64) time.Duration {
+		started := time.Now()
+		if result := check.Run(t.Context(), one, "postgres", constraint, check.Scope{Share: share}, discard); result.Outcome != check.OutcomeOK {
+			t.Fatalf("%+v", result)
+		}
+		return time.Since(started)
+	}
+	if free, bound := took(0), took(1.0/3); bound-free < time.Second-100*time.Millisecond {
+		t.Errorf("without a bound it took %s, with it %s", free, bound)
+	}
 }
 
 // TestConstraintContradiction makes the catalogues contradict themselves about one

@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -24,9 +25,9 @@ const validateLedger = `SET max_parallel_workers_per_gather = 0; SET max_paralle
 
 // BenchmarkLedger holds all constraints of a ledger of PG_INTEGRITY_BENCH_GB
 // gigabytes (0.25) against its rows: as fast as it goes beside what PostgreSQL
-// does to validate them, and under the default limit of the configuration while
-// pgbench runs, whose latencies with it are compared with those before and
-// after. No checkpoint begins by itself, so that none falls on one side only.
+// does to validate them, and under the default limits of the configuration while
+// pgbench runs, whose latencies with it are compared with those before, after and
+// while it pauses for 15 seconds of each 75. No checkpoint begins by itself, so that none falls on one side only.
 func BenchmarkLedger(b *testing.B) {
 	gigabytes := 0.25
 	if text := os.Getenv("PG_INTEGRITY_BENCH_GB"); text != "" {
@@ -69,16 +70,15 @@ func BenchmarkLedger(b *testing.B) {
 		b.ReportMetric(validated.Seconds()/verified.Seconds(), "validate/check")
 
 		server.MustExec(b, "erp", "CHECKPOINT")
-		before := server.Pgbench(b, "erp", time.Minute, nil)
+		limits := config.Default().Get().Limits
 		var limited time.Duration
-		during := server.Pgbench(b, "erp", 2*time.Hour, func() {
-			limited = took(func() { verify(check.Scope{RateLimit: int64(config.Default().Get().Limits.CheckRate)}) })
+		with, without := server.PgbenchBeside(b, "erp", func(pause func(ctx context.Context)) {
+			limited = took(func() { verify(check.Scope{RateLimit: int64(limits.CheckRate), Share: limits.CheckShare, Pace: pause}) })
 		})
-		after := server.Pgbench(b, "erp", time.Minute, nil)
 		b.ReportMetric(limited.Seconds(), "limited-check-s")
-		b.ReportMetric(before, "p95-before-ms")
-		b.ReportMetric(during, "p95-with-ms")
-		b.ReportMetric(after, "p95-after-ms")
+		b.ReportMetric(without, "p95-without-ms")
+		b.ReportMetric(with, "p95-with-ms")
+		b.ReportMetric(with/without, "with/without")
 		server.MustExec(b, "erp", "ALTER TABLE postings DROP CONSTRAINT key; ALTER TABLE postings ALTER id DROP NOT NULL, ALTER account DROP NOT NULL, ALTER journal DROP NOT NULL")
 	}
 }

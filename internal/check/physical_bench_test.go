@@ -18,17 +18,17 @@ import (
 var physical = []string{"files", "page", "heap", "btree", "catalog", "visibility", "index", "toast"}
 
 // BenchmarkThrottled holds the latencies of pgbench while the physical checks run
-// under the default limit of the configuration, again and again, against those
+// under the default limits of the configuration, again and again, against those
 // without them, in turn, so that what else changes falls on both sides.
 func BenchmarkThrottled(b *testing.B) {
 	const turns, turn = 4, 25 * time.Second
 	server := pgtest.Start(b, pgtest.Version(15), pgtest.Checksums(), pgtest.Setting("shared_buffers", "512MB"), pgtest.Setting("max_wal_size", "8GB"), pgtest.Setting("checkpoint_timeout", "1d"))
 	server.MustExec(b, "postgres", "CREATE EXTENSION amcheck; CREATE EXTENSION pg_visibility; "+sweepTables)
 	server.MustExec(b, "postgres", "VACUUM ANALYZE")
-	one := target(b, server.DSN("postgres"))
+	one, limits := target(b, server.DSN("postgres")), config.Default().Get().Limits
 	sweep := func(ctx context.Context) {
 		for ctx.Err() == nil {
-			if _, err := check.Sweep(ctx, one, check.Options{Checks: named(b, physical...), Databases: []string{"postgres"}, Jobs: 1, RateLimit: int64(config.Default().Get().Limits.CheckRate), Logger: discard}); err != nil {
+			if _, err := check.Sweep(ctx, one, check.Options{Checks: named(b, physical...), Databases: []string{"postgres"}, Jobs: 1, RateLimit: int64(limits.CheckRate), Share: limits.CheckShare, Logger: discard}); err != nil {
 				b.Fatal(err)
 			}
 		}

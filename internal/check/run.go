@@ -60,6 +60,11 @@ type session struct {
 	kept    time.Time
 	// told is when the progress was last told.
 	told time.Time
+	// waited is for how long the session had waited for the server when throttle was
+	// last called, slept for how long a paced statement slept since, free how much of
+	// freeWork is used up, and perByte how many seconds the last byte took.
+	waited, slept, free time.Duration
+	perByte             float64
 	// lostAt is at which relations the server process of the check died lately.
 	lostAt map[string]time.Time
 	// blamed says that it died in this run.
@@ -397,9 +402,11 @@ func (s *session) looked(r RelationName) {
 }
 
 // throttle counts bytes that were read since started, and waits until they
-// keep the rate limit and while the server is under pressure.
+// keep the rate limit and the share of the time, and while the server is under
+// pressure.
 func (s *session) throttle(ctx context.Context, started time.Time, bytes int64) {
 	s.result.Bytes += bytes
+	busy, took := s.work(bytes), time.Since(started)
 	if s.scope.Progress != nil && time.Since(s.told) > progressInterval {
 		s.told = time.Now()
 		part := *s.result
@@ -409,14 +416,35 @@ func (s *session) throttle(ctx context.Context, started time.Time, bytes int64) 
 	if s.scope.Pace != nil {
 		s.scope.Pace(ctx)
 	}
-	if s.scope.RateLimit <= 0 {
-		return
+	var wait time.Duration
+	if s.scope.RateLimit > 0 {
+		wait = time.Duration(float64(bytes)/float64(s.scope.RateLimit)*float64(time.Second)) - took
 	}
-	due := time.Duration(float64(bytes) / float64(s.scope.RateLimit) * float64(time.Second))
+	if s.scope.Share > 0 {
+		wait = max(wait, time.Duration(float64(busy)*(1/s.scope.Share-1)))
+	}
 	select {
-	case <-time.After(due - time.Since(started)):
+	case <-time.After(wait):
 	case <-ctx.Done():
 	}
+}
+
+// freeWork is for how long a run may keep the server busy before it keeps to its
+// share of the time: what is small is looked at soon.
+const freeWork = time.Second
+
+// work is for how long the session has kept the server busy since it was last
+// asked, without what is free and without the time that paced statements slept.
+func (s *session) work(bytes int64) time.Duration {
+	waited := s.conn.Waited()
+	busy := max(0, waited-s.waited-s.slept)
+	if bytes > 0 && s.slept == 0 {
+		s.perByte = busy.Seconds() / float64(bytes)
+	}
+	s.waited, s.slept = waited, 0
+	free := min(busy, freeWork-s.free)
+	s.free += free
+	return busy - free
 }
 
 // oneLine makes one line of a message, for logs, tables and labels.

@@ -48,9 +48,10 @@ type Options struct {
 	// Relations limits the sweep to these; each must exist in one of the
 	// databases.
 	Relations []RelationName
-	// Deep, RateLimit: see Scope.
+	// Deep, RateLimit, Share: see Scope.
 	Deep      bool
 	RateLimit int64
+	Share     float64
 	// Jobs is how many databases are looked at in parallel.
 	Jobs int
 	// Memory is what checks remember of earlier runs; nil is nothing.
@@ -100,7 +101,7 @@ func Sweep(ctx context.Context, target *pg.Target, options Options) (Document, e
 	}
 	run := func(database string, checks []Check) {
 		scope := Scope{
-			Relations: options.Relations, Deep: options.Deep, RateLimit: options.RateLimit,
+			Relations: options.Relations, Deep: options.Deep, RateLimit: options.RateLimit, Share: options.Share,
 			Heaps: NewHeaps(), Reported: NewReported(), Memory: options.Memory, Rules: options.Rules, Accept: options.Accept, Progress: progress,
 		}
 		for _, c := range checks {

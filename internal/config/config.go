@@ -114,6 +114,9 @@ type Check struct {
 type Limits struct {
 	// CheckRate is how many bytes per second background checks may read.
 	CheckRate Size `yaml:"check_rate"`
+	// CheckShare is the share of the time for which a background check may keep the
+	// server busy; 1 is no bound.
+	CheckShare float64 `yaml:"check_share"`
 	// Latency is the longest round trip of a trivial statement at which
 	// background checks go on; 0 is no bound.
 	Latency Duration `yaml:"latency"`
@@ -166,7 +169,7 @@ func Default() Validated {
 		Constraints: Constraints{CompleteWithin: Duration(7 * 24 * time.Hour), LargeTable: Size(units.GiB)},
 		Invariants:  []check.Invariant{}, Sealed: []check.Sealed{}, MaterializedViews: []check.MaterializedView{}, Transactions: []Transaction{},
 		Limits: Limits{
-			CheckRate: defaultCheckRate, Latency: Duration(100 * time.Millisecond), ReplicationLag: Duration(30 * time.Second), Findings: 50,
+			CheckRate: defaultCheckRate, CheckShare: 0.05, Latency: Duration(100 * time.Millisecond), ReplicationLag: Duration(30 * time.Second), Findings: 50,
 			ConcurrentChecks: 4, WatchShare: 0.5,
 		},
 		Recovery: defaultRecovery(), Maintenance: defaultMaintenance(), Guard: defaultGuard(), Fleet: defaultFleet(),
@@ -286,6 +289,9 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 	}
 	if c.Limits.CheckRate <= 0 {
 		return fail("must be more than 0 bytes per second", nil, "limits", "check_rate")
+	}
+	if c.Limits.CheckShare <= 0 || c.Limits.CheckShare > 1 {
+		return fail("must be more than 0 and at most 1", nil, "limits", "check_share")
 	}
 	if c.Limits.Latency < 0 {
 		return fail("must not be negative; 0 is no bound", nil, "limits", "latency")

@@ -251,7 +251,7 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 	}
 	target.Bound(maxSessions)
 	r.scheduler = schedule.New(target, r.lane, results, schedule.Settings{
-		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Rules: c.Rules(), Turns: turns,
+		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Share: c.Limits.CheckShare, Rules: c.Rules(), Turns: turns,
 		Bounds: schedule.Bounds{Latency: time.Duration(c.Limits.Latency), ReplicationLag: time.Duration(c.Limits.ReplicationLag)},
 	}, logger)
 	r.recovery = recovery.NewWatcher(c.Recovery.Watched(), time.Duration(c.Recovery.Interval), int64(c.Recovery.VerifyRate), results.Files(), logger)

@@ -195,6 +195,10 @@ func (c *Conn) Evicted() bool { return c.PgConn().CustomData()[crashShutdown] !=
 // Began is when the last statement of the session began.
 func (c *Conn) Began() time.Time { return time.Unix(0, c.spent.began.Load()) }
 
+// Waited is for how long the session has waited for the server so far: its work,
+// locks and the way there and back.
+func (c *Conn) Waited() time.Duration { return time.Duration(c.spent.waited.Load()) }
+
 // Close ends the session, within a second even when the server hangs.
 func (c *Conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)

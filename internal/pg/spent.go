@@ -75,8 +75,9 @@ func (t *Target) Spent() []Spent {
 type account struct {
 	target  *Target
 	current atomic.Pointer[spending]
-	// began is when the last statement did, in nanoseconds since 1970.
-	began atomic.Int64
+	// began is when the last statement did, in nanoseconds since 1970; waited is for
+	// how long the session waited for the server, in nanoseconds.
+	began, waited atomic.Int64
 }
 
 func newAccount(target *Target, purpose string) *account {
@@ -137,8 +138,9 @@ type countedConn struct {
 func (c *countedConn) Read(p []byte) (int, error) {
 	began := time.Now()
 	n, err := c.Conn.Read(p)
-	payer := c.account.current.Load()
-	payer.waited.Add(int64(time.Since(began)))
+	payer, waited := c.account.current.Load(), int64(time.Since(began))
+	payer.waited.Add(waited)
+	c.account.waited.Add(waited)
 	payer.received.Add(int64(n))
 	return n, err
 }

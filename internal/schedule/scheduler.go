@@ -82,6 +82,9 @@ type Settings struct {
 	Selects func(datname string) bool
 	// RateLimit is how many bytes per second the checks may read.
 	RateLimit int64
+	// Share is the share of the time for which a check in its slot may keep the
+	// server busy. One out of turn may take as much as it needs.
+	Share float64
 	// Rules are what the configuration says of the data.
 	Rules check.Rules
 	// Bounds say when the checks hold back.
@@ -543,9 +546,11 @@ func (s *Scheduler) runSlot(ctx context.Context, planned state.CheckState, asked
 	}
 	ctx, giveWay := context.WithCancel(ctx)
 	defer giveWay()
-	result, ok := s.run(ctx, planned.Check, planned.Database, check.Scope{
-		Heaps: heaps, Resume: true, Keep: s.state.RecordPart, GiveWay: giveWay, Scheduled: !asked,
-	})
+	scope := check.Scope{Heaps: heaps, Resume: true, Keep: s.state.RecordPart, GiveWay: giveWay, Scheduled: !asked}
+	if !asked {
+		scope.Share = s.current().Share
+	}
+	result, ok := s.run(ctx, planned.Check, planned.Database, scope)
 	if last, known := s.aftermaths[planned.Database]; known && asked {
 		s.aftermaths[planned.Database] = aftermath{last.at, last.took + time.Since(started)}
 	}
