@@ -105,11 +105,18 @@ func (s *session) verifyByBackup(ctx context.Context) error {
 		return nil
 	}
 	warnings := make(map[string]string)
+	s.conn.Close() // the backup takes its place
 	err := s.target.VerifyByBackup(ctx, s.scope.RateLimit, func(message string) {
 		if m := inWarning.FindStringSubmatch(message); m != nil && warnings[m[1]] == "" {
 			warnings[m[1]] = message
 		}
 	})
+	conn, connectErr := s.connect(ctx)
+	if connectErr != nil {
+		s.blamed = true // no statement ended the session
+		return connectErr
+	}
+	s.conn = conn
 	if err != nil && (len(warnings) == 0 || judge(err) != damaged) {
 		s.skipped += "; and a base backup to verify it fails: " + text(err)
 		return nil // the reason is noted

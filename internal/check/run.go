@@ -67,7 +67,7 @@ type session struct {
 	perByte             float64
 	// lostAt is at which relations the server process of the check died lately.
 	lostAt map[string]time.Time
-	// blamed says that it died in this run.
+	// blamed says that it died in this run, or ended on purpose.
 	blamed bool
 	// ofRelation counts findings by relation.
 	ofRelation map[RelationName]int
@@ -137,14 +137,14 @@ func (s *session) connectAndRun(ctx context.Context, c Check) error {
 	if err != nil {
 		return fmt.Errorf("%w (%s)", err, pg.FailureOf(err).Advice())
 	}
-	defer conn.Close()
 	s.conn = conn
+	defer func() { s.conn.Close() }() // a check may have got another one
 	if err := s.resume(ctx); err != nil {
 		return err
 	}
 	if err := c.run(ctx, s); err != nil {
 		s.stopped(ctx)
-		if conn.IsClosed() {
+		if s.conn.IsClosed() {
 			s.blame(ctx, wholeDatabase, err)
 		}
 		return err

@@ -16,10 +16,15 @@ import (
 // bounds it; 0 is none. warned takes the server's warnings, which name files and blocks;
 // damage is also an error in the end, of class XX001. It needs REPLICATION, a line of
 // pg_hba.conf for replication and a free WAL sender, and waits for a checkpoint that
-// the server spreads out.
+// the server spreads out. It takes a place when the target is bounded.
 func (t *Target) VerifyByBackup(ctx context.Context, rate int64, warned func(message string)) error {
-	purpose := Purpose{Name: "backup", OnNotice: func(_, message string) { warned(message) }}
-	config := t.sessionConfig("", purpose, newAccount(t, purpose.Name))
+	purpose := Purpose{Name: "backup", Patient: true, OnNotice: func(_, message string) { warned(message) }}
+	var err error
+	if purpose.place, err = t.places.enter(ctx, purpose); err != nil {
+		return err
+	}
+	defer purpose.place.leave()
+	config := t.sessionConfig("", purpose, newAccount(t, purpose))
 	config.RuntimeParams["replication"] = "true"
 	config.RuntimeParams["client_min_messages"] = "warning"
 	conn, err := pgconn.ConnectConfig(ctx, &config.Config)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,7 +28,7 @@ type Conn struct {
 	prepared map[string]string // names of prepared statements by their text
 	named    int               // how many names were given
 	limits   string            // the statement that sets the limits of one transaction
-	place    *place            // nil for the session of a lane
+	leave    func()            // gives the place back
 	spent    *account
 }
 
@@ -50,12 +51,18 @@ func (t *Target) Connect(ctx context.Context, database string, purpose Purpose) 
 		ctx, cancel = context.WithTimeout(ctx, purpose.ConnectTimeout)
 		defer cancel()
 	}
+	return t.sessionAt(ctx, place, database, purpose)
+}
+
+// sessionAt opens a session that has a place, and gives that back when it ends.
+func (t *Target) sessionAt(ctx context.Context, place *place, database string, purpose Purpose) (*Conn, error) {
+	purpose.place = place
 	conn, err := t.session(ctx, database, purpose)
 	if err != nil {
 		place.leave()
 		return nil, err
 	}
-	conn.place = place
+	conn.leave = sync.OnceFunc(place.leave)
 	return conn, nil
 }
 
@@ -159,7 +166,7 @@ func refusesLogin(err error) bool {
 // open opens one session; bare leaves out all settings but those that every
 // pooler knows.
 func (t *Target) open(ctx context.Context, database string, purpose Purpose, bare bool) (*Conn, error) {
-	account := newAccount(t, purpose.Name)
+	account := newAccount(t, purpose)
 	config := t.sessionConfig(database, purpose, account)
 	if bare {
 		for name := range config.RuntimeParams {
@@ -199,15 +206,16 @@ func (c *Conn) Began() time.Time { return time.Unix(0, c.spent.began.Load()) }
 // locks and the way there and back.
 func (c *Conn) Waited() time.Duration { return time.Duration(c.spent.waited.Load()) }
 
-// Close ends the session, within a second even when the server hangs.
+// Close ends the session, within a second even when the server hangs: then its
+// place stays taken for a while.
 func (c *Conn) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	// The error only says that the server did not hear the goodbye; the socket
 	// is closed either way.
 	_ = c.Conn.Close(ctx)
-	if c.place != nil {
-		c.place.leave()
+	if c.leave != nil {
+		c.leave()
 	}
 }
 

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Lane is one kept connection to a target. It opens the connection when first
@@ -27,6 +28,7 @@ type line struct {
 	conn    *Conn
 	attempt *attempt
 	closed  bool
+	gone    chan struct{} // closed when the server has ended the session before; nil is that there was none
 
 	stop    context.CancelCauseFunc
 	stopped context.Context //nolint:containedctx // the life of the lane, not of a call
@@ -152,10 +154,25 @@ func (l *line) connection(ctx context.Context) (conn *Conn, kept bool, err error
 	}
 }
 
+// goneLimit is how long the server has to end a session of a lane before it gets
+// the next one.
+const goneLimit = 5 * time.Second
+
 // connect carries one attempt to its end, however long its callers wait.
 func (l *line) connect(a *attempt) {
 	defer l.running.Done()
-	conn, err := l.target.any(usable, func(database string) (*Conn, error) { return l.target.session(l.stopped, database, l.purpose) })
+	conn, err := l.target.any(usable, func(database string) (*Conn, error) {
+		if l.gone != nil {
+			select {
+			case <-l.gone:
+			case <-time.After(goneLimit):
+			case <-l.stopped.Done():
+			}
+		}
+		gone := make(chan struct{})
+		l.gone = gone
+		return l.target.sessionAt(l.stopped, newPlace(func() { close(gone) }), database, l.purpose)
+	})
 	l.mu.Lock()
 	a.conn, a.err = conn, err
 	l.conn = conn

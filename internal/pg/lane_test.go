@@ -3,7 +3,9 @@ package pg_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,5 +88,44 @@ func TestLane(t *testing.T) {
 	var sessions int
 	if err := server.Query(t.Context(), "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_integrity_exporter%'", &sessions); err != nil || sessions > 2 {
 		t.Errorf("%d sessions of two lanes (%v)", sessions, err)
+	}
+}
+
+// TestLaneOver holds that the session that follows a hung one waits until that has
+// ended, but not for ever.
+func TestLaneOver(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	l := lane(t, server)
+	const question = "SELECT pg_backend_pid() || ' ' || count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_integrity_exporter%'"
+	for _, wakes := range []bool{true, false} {
+		answer, err := use(t.Context(), l, question)
+		var pid, n int
+		if _, scanErr := fmt.Sscan(answer, &pid, &n); err != nil || scanErr != nil || n != 1 {
+			t.Fatalf("%q (%v)", answer, err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		began := time.Now()
+		if _, err := use(ctx, l, question); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a hung session gives %v", err)
+		}
+		cancel()
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("a caller with 0.2 seconds was kept for %s", took)
+		}
+		stopped := pid
+		wake := func() { _ = syscall.Kill(stopped, syscall.SIGCONT) }
+		if wakes {
+			time.AfterFunc(time.Second, wake)
+		}
+		answer, err = use(t.Context(), l, question)
+		want := map[bool]int{true: 1, false: 2}[wakes]
+		if _, scanErr := fmt.Sscan(answer, &pid, &n); err != nil || scanErr != nil || n != want {
+			t.Errorf("wakes %v: %q (%v), want %d sessions", wakes, answer, err, want)
+		}
+		wake()
 	}
 }

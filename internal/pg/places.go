@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,8 +20,40 @@ type places struct {
 	giveWay map[*place]func()
 }
 
-// place is the place of one session.
-type place struct{ leave func() }
+// place is the place of one session. It is free when its owner and each of the
+// connections that were made for it have left: a session goes on in the server for
+// a moment, or longer, when its client has closed it (see countedConn.Close).
+type place struct {
+	taken atomic.Int32
+	free  func()
+}
+
+func newPlace(free func()) *place {
+	p := &place{free: free}
+	p.taken.Store(1)
+	return p
+}
+
+// take gives what must leave in the end; nil is nothing, for a session without a
+// place and for a place that is free: what connects then asks the server to cancel
+// something, and is no session.
+func (p *place) take() *place {
+	if p == nil {
+		return nil
+	}
+	for taken := p.taken.Load(); taken > 0; taken = p.taken.Load() {
+		if p.taken.CompareAndSwap(taken, taken+1) {
+			return p
+		}
+	}
+	return nil
+}
+
+func (p *place) leave() {
+	if p != nil && p.taken.Add(-1) == 0 {
+		p.free()
+	}
+}
 
 // Bound lets at most n sessions of Connect be open at once; others wait for a
 // place as long as their context lets them. The session of a Lane has its own.
@@ -33,13 +66,13 @@ func (t *Target) Bound(n int) {
 // enter takes a place.
 func (p *places) enter(ctx context.Context, purpose Purpose) (*place, error) {
 	if p.taken == nil {
-		return &place{func() {}}, nil
+		return nil, nil //nolint:nilnil // no place is needed
 	}
 	if err := p.wait(ctx, purpose.Patient); err != nil {
 		return nil, err
 	}
-	taken := new(place)
-	taken.leave = sync.OnceFunc(func() {
+	var taken *place
+	taken = newPlace(func() {
 		p.mu.Lock()
 		delete(p.giveWay, taken)
 		p.mu.Unlock()

@@ -3,6 +3,7 @@ package pg_test
 import (
 	"context"
 	"errors"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,4 +89,74 @@ func TestSpent(t *testing.T) {
 	if log.Opened != 0 || log.Statements != 1 || log.LockTimeouts != 1 || log.Waited <= 0 || log.Sent == 0 || log.Received == 0 {
 		t.Errorf("log: %+v", log)
 	}
+}
+
+// TestOver holds that a session counts until its process in the server is gone: the
+// next one finds none before it, and waits for one that does not end.
+func TestOver(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Start(t)
+	target, err := pg.ResolveTarget(server.DSN("postgres"), pg.NoEnvironment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target.Bound(1)
+	sessions := func(conn *pg.Conn) (pid, n int) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), "SELECT pg_backend_pid(), count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_integrity_exporter%'").Scan(&pid, &n); err != nil {
+			t.Fatal(err)
+		}
+		return pid, n
+	}
+	connect := func(limit time.Duration) (*pg.Conn, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		return target.Connect(ctx, "", pg.Purpose{})
+	}
+	for range 50 {
+		conn, err := connect(10 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, n := sessions(conn); n != 1 {
+			t.Fatalf("%d sessions at once", n)
+		}
+		conn.Close()
+	}
+	// One that is cut off in a statement.
+	conn, err := connect(10 * time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := conn.Exec(ctx, "SELECT pg_sleep(10)"); err == nil {
+		t.Fatal("the statement was not cut off")
+	}
+	conn.Close()
+	if conn, err = connect(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	pid, n := sessions(conn)
+	if n != 1 {
+		t.Errorf("%d sessions after one was cut off", n)
+	}
+	// One that does not end.
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if _, err := connect(2 * time.Second); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a session beside one that has not ended: %v", err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err = connect(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if _, n := sessions(conn); n != 1 {
+		t.Errorf("%d sessions after one ended late", n)
+	}
+	conn.Close()
 }

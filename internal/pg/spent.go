@@ -74,15 +74,16 @@ func (t *Target) Spent() []Spent {
 // session now.
 type account struct {
 	target  *Target
+	place   *place
 	current atomic.Pointer[spending]
 	// began is when the last statement did, in nanoseconds since 1970; waited is for
 	// how long the session waited for the server, in nanoseconds.
 	began, waited atomic.Int64
 }
 
-func newAccount(target *Target, purpose string) *account {
-	a := &account{target: target}
-	a.charge(purpose)
+func newAccount(target *Target, purpose Purpose) *account {
+	a := &account{target: target, place: purpose.place}
+	a.charge(purpose.Name)
 	return a
 }
 
@@ -123,37 +124,6 @@ func (a *account) counted(dial func(ctx context.Context, network, address string
 		opener := a.current.Load()
 		opener.opened.Add(1)
 		opener.open.Add(1)
-		return &countedConn{Conn: conn, account: a, opener: opener}, nil
+		return &countedConn{Conn: conn, account: a, opener: opener, place: a.place.take()}, nil
 	}
-}
-
-type countedConn struct {
-	net.Conn
-
-	account *account
-	opener  *spending
-	closed  atomic.Bool
-}
-
-func (c *countedConn) Read(p []byte) (int, error) {
-	began := time.Now()
-	n, err := c.Conn.Read(p)
-	payer, waited := c.account.current.Load(), int64(time.Since(began))
-	payer.waited.Add(waited)
-	c.account.waited.Add(waited)
-	payer.received.Add(int64(n))
-	return n, err
-}
-
-func (c *countedConn) Write(p []byte) (int, error) {
-	n, err := c.Conn.Write(p)
-	c.account.current.Load().sent.Add(int64(n))
-	return n, err
-}
-
-func (c *countedConn) Close() error {
-	if c.closed.CompareAndSwap(false, true) {
-		c.opener.open.Add(-1)
-	}
-	return c.Conn.Close()
 }

@@ -224,6 +224,8 @@ type Purpose struct {
 	GiveWay func()
 	// Patient sessions wait for a place without asking others to give way.
 	Patient bool
+	// place is where the session counts; nil is nowhere.
+	place *place
 	// OnNotice takes the notices and warnings of the session; nil is nobody.
 	OnNotice func(severity, message string)
 }

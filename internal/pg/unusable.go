@@ -301,7 +301,8 @@ const (
 // does not exist: a server that is there looks no further. It is "" when nobody
 // answers.
 func (t *Target) answer(ctx context.Context) string {
-	config := t.sessionConfig("", Purpose{Name: "presence"}, newAccount(t, "presence"))
+	purpose := Purpose{Name: "presence"}
+	config := t.sessionConfig("", purpose, newAccount(t, purpose))
 	config.Database = "pg_integrity_exporter: no such database"
 	conn, err := pgconn.ConnectConfig(ctx, &config.Config)
 	if err == nil {
