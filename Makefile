@@ -18,6 +18,7 @@ CHAOS_FOR ?= 5m
 SOAK_FOR  ?= 4h
 GOFILES  := alerts cmd collector dashboards deploy internal tools
 TEST_TOOLS = PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus)
+HELM_TOOLS = HELM=$$(tools/build.sh helm) KUBERNETES=$$(tools/build.sh kubernetes)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,7 +33,7 @@ test: prepare ## what CI runs: every package on PostgreSQL 15, the long labs lef
 	PGTEST_REQUIRE=1 PGTEST_PATIENCE=6 PGTEST_VERSIONS=15 $(TEST_TOOLS) go test -short -timeout 30m -parallel 6 ./...
 
 test-all: prepare ## all tests on PostgreSQL 13-18 with the race detector
-	PGTEST_REQUIRE=1 PGTEST_PATIENCE=6 $(TEST_TOOLS) PROMTOOL245=$$(tools/build.sh promtool-2.45) MIMIRTOOL=$$(tools/build.sh mimirtool) THANOS=$$(tools/build.sh thanos) go test -race -timeout 60m -parallel 6 ./...
+	PGTEST_REQUIRE=1 PGTEST_PATIENCE=6 $(TEST_TOOLS) $(HELM_TOOLS) PROMTOOL245=$$(tools/build.sh promtool-2.45) MIMIRTOOL=$$(tools/build.sh mimirtool) THANOS=$$(tools/build.sh thanos) go test -race -timeout 60m -parallel 6 ./...
 
 test-fast: ## tests on one PostgreSQL version without the race detector; under 3 minutes
 	tools/postgres/install.sh 15
@@ -77,8 +78,8 @@ chaos: prepare ## everything around the exporter fails, again and again for CHAO
 soak: prepare ## a healthy, busy server watched for SOAK_FOR, with the rules in a real Prometheus: no false alarm, flat memory
 	PGTEST_REQUIRE=1 PGTEST_PATIENCE=3 PGTEST_VERSIONS=15 $(TEST_TOOLS) go test -count=1 -v -timeout 0 -run TestSoak ./alerts -soak.for=$(SOAK_FOR)
 
-helm: ## lint and render the Helm chart, and hold it against rules and dashboards; builds helm once
-	HELM=$$(tools/build.sh helm) go test -count=1 ./deploy/...
+helm: ## lint and render the Helm chart, and hold it against rules, dashboards and Kubernetes' own types; builds helm once
+	$(HELM_TOOLS) go test -count=1 ./deploy/...
 
 package: ## deb and rpm packages, a tar file and checksums for this architecture, into dist
 	tools/release.sh $$(go env GOARCH)

@@ -2,7 +2,7 @@
 # Builds a pinned tool once and prints where it is.
 #
 #   tools/build.sh prometheus|promtool|promtool-2.45|alertmanager|amtool|golangci-lint|nfpm|helm|cyclonedx-gomod|
-#   govulncheck|mimirtool|thanos
+#   govulncheck|mimirtool|thanos|kubernetes
 #
 # A program of that name in PATH is used instead when it is new enough, except for those whose results depend on
 # their version. Says on standard error what takes so long.
@@ -21,6 +21,11 @@ cyclonedx-gomod) module=$name package=github.com/CycloneDX/cyclonedx-gomod/cmd/$
 mimirtool) module=$name package=github.com/grafana/mimir/cmd/$name oldest="" ;;
 thanos) module=$name package=github.com/thanos-io/thanos/cmd/$name oldest="" ;;
 govulncheck) module=$name package=golang.org/x/vuln/cmd/$name oldest="" ;;
+kubernetes) # our own, whose version is its source
+	(cd "$here/$name" && CGO_ENABLED=0 go build -o "$("$here/cache.sh")/bin/$name" .)
+	echo "$("$here/cache.sh")/bin/$name"
+	exit 0
+	;;
 *) echo "build.sh: there is no tool $name" >&2; exit 2 ;;
 esac
 

@@ -97,6 +97,33 @@ func helm(t *testing.T, args ...string) (string, error) {
 	return string(out), nil
 }
 
+// checkTypes holds objects against the Go types of Kubernetes and of the Prometheus
+// operator, which know no other fields: see tools/kubernetes.
+func checkTypes(t *testing.T, objects string) {
+	t.Helper()
+	program := os.Getenv("KUBERNETES")
+	if program == "" {
+		return // make helm builds it
+	}
+	cmd := exec.Command(program)
+	cmd.Stdin = strings.NewReader(objects)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	t.Logf("%s", out)
+}
+
+// TestKubernetes holds the recipe that needs no chart against the types.
+func TestKubernetes(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../kubernetes/drill-cronjob.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkTypes(t, string(content))
+}
+
 // render gives what a release with the values consists of, by kind and name.
 func render(t *testing.T, values string) map[string]object {
 	t.Helper()
@@ -111,6 +138,7 @@ func render(t *testing.T, values string) map[string]object {
 	if err != nil {
 		t.Fatal(err)
 	}
+	checkTypes(t, out)
 	objects := make(map[string]object)
 	decoder := yaml.NewDecoder(strings.NewReader(out))
 	for {
