@@ -193,7 +193,7 @@ func (s *scene) clean(t *testing.T, before debris) {
 	var now debris
 	if !awaitQuietly(30*time.Second, func() bool {
 		now = s.debris(t)
-		return now.goroutines <= before.goroutines+12 && now.files <= before.files+6 && now.sessions <= 6
+		return now.goroutines <= before.goroutines+12 && now.files <= before.files+6 && now.sessions <= 3
 	}) {
 		var stacks strings.Builder
 		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
