@@ -192,6 +192,16 @@ func (t *Target) open(ctx context.Context, database string, purpose Purpose, bar
 	return &Conn{Conn: conn, Facts: facts, prepared: make(map[string]string), limits: purpose.limits(), spent: account}, nil
 }
 
+// Again is Query for what a session of its own asks again and again: the statement is
+// parsed and planned once, which for those on the catalogues takes longer than to run
+// them.
+func (c *Conn) Again(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if _, err := c.Prepare(ctx, sql, sql); err != nil {
+		return nil, err
+	}
+	return c.Query(ctx, sql, args...)
+}
+
 // crashShutdown is the SQLSTATE of the warning with which a server ends all sessions
 // when one of its processes crashed.
 const crashShutdown = "57P02"

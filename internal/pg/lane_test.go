@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
 	"pg_integrity_exporter/internal/pg"
@@ -88,6 +89,27 @@ func TestLane(t *testing.T) {
 	var sessions int
 	if err := server.Query(t.Context(), "postgres", "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pg_integrity_exporter%'", &sessions); err != nil || sessions > 2 {
 		t.Errorf("%d sessions of two lanes (%v)", sessions, err)
+	}
+}
+
+// TestAgain holds that what a session asks again is prepared once.
+func TestAgain(t *testing.T) {
+	t.Parallel()
+	l := lane(t, pgtest.Start(t))
+	const question = "SELECT count(*)::text || $1 FROM pg_prepared_statements"
+	for range 3 {
+		var answer string
+		err := l.Do(t.Context(), func(ctx context.Context, conn *pg.Conn) error {
+			rows, err := conn.Again(ctx, question, " prepared")
+			if err != nil {
+				return err
+			}
+			answer, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[string])
+			return err
+		})
+		if err != nil || answer != "1 prepared" {
+			t.Errorf("%s (%v)", answer, err)
+		}
 	}
 }
 

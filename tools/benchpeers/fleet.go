@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -226,16 +227,19 @@ func scrapeFleet(ctx context.Context, r *program, f *fleet, targets int) (m flee
 				return m, err
 			}
 			scraping.Go(func() {
-				started := time.Now()
-				body, err := r.get(ctx, address+url.QueryEscape(f.target(n)+"/postgres"))
-				took := time.Since(started)
+				up, took := false, time.Duration(0)
+				err := r.get(ctx, address+url.QueryEscape(f.target(n)+"/postgres"), func(body []byte, after time.Duration) {
+					up, took = bytes.Contains(body, []byte("\npgintegrity_up 1\n")), after
+				})
 				if round == 0 {
 					return
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				m.times = append(m.times, took)
-				if err == nil && !strings.Contains(string(body), "\npgintegrity_up 1\n") {
+				if err == nil {
+					m.times = append(m.times, took)
+				}
+				if err == nil && !up {
 					err = errors.New("the server counts as down")
 				}
 				if err != nil && m.late == 0 {
@@ -252,7 +256,7 @@ func scrapeFleet(ctx context.Context, r *program, f *fleet, targets int) (m flee
 		}
 	}
 	m.cores = float64(cpu(pid, false)-own) / float64(time.Since(counted))
-	m.server = (f.cpu() - backends) / time.Duration(len(m.times))
+	m.server = (f.cpu() - backends) / time.Duration(max(1, len(m.times)))
 	m.rss, m.peak = memory(pid)
 	m.load = load()
 	m.sessions, err = f.sessions(ctx)

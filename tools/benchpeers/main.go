@@ -200,7 +200,7 @@ func (b *bench) measurePeer(ctx context.Context, install pgtest.Install, s scena
 	}
 	defer func() { err = errors.Join(err, program.stop()) }()
 	for range 5 {
-		if _, err := program.get(ctx, program.url); err != nil {
+		if err := program.get(ctx, program.url, scraped); err != nil {
 			return measured{}, err
 		}
 	}

@@ -51,7 +51,7 @@ const introduction = `# Beside other exporters
 
 Written by ` + "`make bench-peers`" + `, which says how others are measured with it, on %s. Each program runs alone on a server of its own,
 PostgreSQL %s, both on the same virtual machine of %d cores, as a role with pg_monitor. A scrape is one request over a kept connection with
-gzip, undone by the client: 200 of them at a regular pace of 50 ms, as Prometheus comes at a pace of its own, and then 60 at random times
+gzip, undone by the client as Prometheus does: 200 of them at a regular pace of 50 ms, as Prometheus comes at a pace of its own, and then 60 at random times
 (random p50, p95). This exporter asks the server shortly before a scrape that comes regularly, see --scrape.ahead. CPU is what a scrape costs
 beyond the work between scrapes, which has columns of its own: this exporter reads the log, watches for maintenance and runs its checks
 meanwhile. Statements and connections are counted in the server's log; held is the most connections seen at once.
@@ -100,13 +100,13 @@ func measure(ctx context.Context, r *program, server *pgtest.Server, role string
 	defer ticker.Stop()
 	for len(m.times) < scrapes && time.Since(began) < scrapesTime {
 		<-ticker.C
-		started := time.Now()
-		body, err := r.get(ctx, r.url)
+		err := r.get(ctx, r.url, func(body []byte, took time.Duration) {
+			m.times = append(m.times, took)
+			m.bytes, m.series = len(body), seriesOf(body)
+		})
 		if err != nil {
 			return m, err
 		}
-		m.times = append(m.times, time.Since(started))
-		m.bytes, m.series = len(body), seriesOf(body)
 	}
 	passed, n := time.Since(began).Minutes(), len(m.times)
 	m.own = max(0, (cpu(pid, false)-own-time.Duration(float64(m.ownIdle)*passed))/time.Duration(n))
@@ -116,11 +116,9 @@ func measure(ctx context.Context, r *program, server *pgtest.Server, role string
 		if err := wait(ctx, pace+rand.N(2*pace)); err != nil {
 			return m, err
 		}
-		started := time.Now()
-		if _, err := r.get(ctx, r.url); err != nil {
+		if err := r.get(ctx, r.url, func(_ []byte, took time.Duration) { m.lone = append(m.lone, took) }); err != nil {
 			return m, err
 		}
-		m.lone = append(m.lone, time.Since(started))
 	}
 	m.load = load()
 	if m.statements, m.held, err = count(ctx, r, control, log, role); err != nil {
@@ -169,7 +167,7 @@ func count(ctx context.Context, r *program, control *pgx.Conn, log, role string)
 	}
 	before, began := statementsIn(log, role), time.Now()
 	for range countedScrapes {
-		if _, err := r.get(ctx, r.url); err != nil {
+		if err := r.get(ctx, r.url, scraped); err != nil {
 			return 0, 0, err
 		}
 		var now int

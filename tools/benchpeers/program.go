@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -12,7 +13,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/klauspost/compress/gzip"
 
 	"pg_integrity_exporter/internal/pgtest"
 )
@@ -50,8 +54,7 @@ func launch(ctx context.Context, p peer, dsn string) (*program, error) {
 	limited, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	err = r.AwaitAnswer(limited, func() error {
-		_, err := r.get(limited, r.url)
-		return err
+		return r.get(limited, r.url, scraped)
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.stop())
@@ -65,26 +68,57 @@ func (r *program) stop() error {
 	return os.RemoveAll(r.scratch)
 }
 
-// get scrapes once, as Prometheus does: a kept connection and gzip, undone by
-// the client.
-func (r *program) get(ctx context.Context, url string) ([]byte, error) {
+// answer is what one scrape reads, into memory that is used again.
+type answer struct {
+	body bytes.Buffer
+	gzip gzip.Reader
+}
+
+var answers = sync.Pool{New: func() any { return new(answer) }}
+
+// get scrapes once, as Prometheus does: a kept connection, and gzip, which it undoes
+// with the same library into memory that it has. The body is for use alone; took is
+// how long it took to have it.
+func (r *program) get(ctx context.Context, url string, use func(body []byte, took time.Duration)) error {
+	started := time.Now()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	request.Header.Set("Accept-Encoding", "gzip")
 	response, err := r.client.Do(request)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	body, err := io.ReadAll(response.Body)
+	a := answers.Get().(*answer) //nolint:forcetypeassert // the pool holds nothing else
+	defer answers.Put(a)
+	err = a.read(response)
+	took := time.Since(started)
 	if err := errors.Join(err, response.Body.Close()); err != nil {
-		return nil, err
+		return err
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s: %s", url, response.Status, strings.TrimSpace(string(body[:min(len(body), 200)])))
+		return fmt.Errorf("%s: %s: %.200s", url, response.Status, strings.TrimSpace(a.body.String()))
 	}
-	return body, nil
+	use(a.body.Bytes(), took)
+	return nil
 }
+
+func (a *answer) read(response *http.Response) (err error) {
+	a.body.Reset()
+	content := io.Reader(response.Body)
+	if response.Header.Get("Content-Encoding") == "gzip" {
+		if err := a.gzip.Reset(bufio.NewReader(response.Body)); err != nil {
+			return fmt.Errorf("undoing gzip: %w", err)
+		}
+		content = &a.gzip
+	}
+	_, err = a.body.ReadFrom(content)
+	return err
+}
+
+// scraped is for scrapes whose answer does not matter.
+func scraped([]byte, time.Duration) {}
 
 // tick is the unit of CPU time in /proc.
 const tick = 10 * time.Millisecond

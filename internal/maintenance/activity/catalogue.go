@@ -76,7 +76,7 @@ func read(ctx context.Context, conn *pg.Conn, before *catalogue) (*catalogue, er
 		return nil, fmt.Errorf("asking which transactions are under way: %w", err)
 	}
 	if before != nil {
-		rows, err := conn.Query(ctx, changedSQL, before.horizon, maxRelations)
+		rows, err := conn.Again(ctx, changedSQL, before.horizon, maxRelations)
 		if err != nil {
 			return nil, fmt.Errorf("reading the files of the relations: %w", err)
 		}
@@ -89,7 +89,7 @@ func read(ctx context.Context, conn *pg.Conn, before *catalogue) (*catalogue, er
 		}
 	}
 	var name check.RelationName
-	rows, err := conn.Query(ctx, triggersSQL)
+	rows, err := conn.Again(ctx, triggersSQL)
 	if err != nil {
 		return nil, fmt.Errorf("reading disabled triggers: %w", err)
 	}

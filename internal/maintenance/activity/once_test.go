@@ -118,9 +118,10 @@ func TestCopyBetweenTwoLooks(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		const long = pglog.BulkCopy + 200*time.Millisecond // the pause begins before the COPY does
 		load("small", "SET log_min_duration_statement = 0", 0)
-		load("untimed", "SET log_statement = 'all'", pglog.BulkCopy)
-		load("bulk", "SET log_min_duration_statement = 0", pglog.BulkCopy)
+		load("untimed", "SET log_statement = 'all'", long)
+		load("bulk", "SET log_min_duration_statement = 0", long)
 		pgtest.Await(t, "the COPY told", 20*time.Second, func() bool {
 			if err := e.watcher.look(t.Context()); err != nil {
 				t.Fatal(err)

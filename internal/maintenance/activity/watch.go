@@ -337,7 +337,7 @@ func (w *Watcher) look(ctx context.Context) error {
 }
 
 func (w *Watcher) activity(ctx context.Context, conn *pg.Conn) (map[string]Operation, error) {
-	rows, err := conn.Query(ctx, activitySQL(conn.Facts), w.settings.Marker)
+	rows, err := conn.Again(ctx, activitySQL(conn.Facts), w.settings.Marker)
 	if err != nil {
 		return nil, fmt.Errorf("looking for maintenance: %w", err)
 	}
