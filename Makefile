@@ -1,6 +1,6 @@
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz chaos soak helm package release security prepare clean
+.PHONY: help build test test-all test-fast lint bench bench-peers demo pictures generate verify fuzz chaos soak torn helm package release security prepare clean
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
@@ -16,6 +16,7 @@ LDFLAGS  := -s -w \
 FUZZTIME  ?= 10s
 CHAOS_FOR ?= 5m
 SOAK_FOR  ?= 4h
+TORN_FOR  ?= 1h
 GOFILES  := alerts cmd collector dashboards deploy internal tools
 TEST_TOOLS = PROMTOOL=$$(tools/build.sh promtool) AMTOOL=$$(tools/build.sh amtool) ALERTMANAGER=$$(tools/build.sh alertmanager) PROMETHEUS=$$(tools/build.sh prometheus)
 HELM_TOOLS = HELM=$$(tools/build.sh helm) KUBERNETES=$$(tools/build.sh kubernetes)
@@ -77,6 +78,9 @@ chaos: prepare ## everything around the exporter fails, again and again for CHAO
 
 soak: prepare ## a healthy, busy server watched for SOAK_FOR, with the rules in a real Prometheus: no false alarm, flat memory
 	PGTEST_REQUIRE=1 PGTEST_PATIENCE=3 PGTEST_VERSIONS=15 $(TEST_TOOLS) go test -count=1 -v -timeout 0 -run TestSoak ./alerts -soak.for=$(SOAK_FOR)
+
+torn: prepare ## all pages of servers under pgbench verified again and again for TORN_FOR each: no page that is being written is a finding
+	PGTEST_REQUIRE=1 PGTEST_PATIENCE=3 go test -count=1 -v -timeout 0 -run TestTorn ./internal/check -torn.for=$(TORN_FOR)
 
 helm: ## lint and render the Helm chart, and hold it against rules, dashboards and Kubernetes' own types; builds helm once
 	$(HELM_TOOLS) go test -count=1 ./deploy/...

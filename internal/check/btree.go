@@ -100,12 +100,12 @@ func runBtree(ctx context.Context, s *session) error {
 	for _, i := range indexes {
 		s.result.TotalBytes += int64(i.Pages) * int64(s.conn.Facts.BlockSize)
 	}
-	return s.each(ctx, len(indexes), func(n int) error {
+	return s.spread(ctx, len(indexes), func(s *session, n int) error {
 		if !indexes[n].Valid {
 			return nil // the check leftover tells of it
 		}
 		return s.btree(ctx, indexes[n], check, parent, verify)
-	}, func(n int) string { return indexes[n].Name.String() })
+	}, func(n int) string { return indexes[n].Name.String() }, func(n int) int32 { return indexes[n].Pages }, "")
 }
 
 // parentCheck is bt_index_parent_check, where everything is asked for and it can
@@ -161,6 +161,9 @@ func (s *session) btree(ctx context.Context, i index, f, parent, verify function
 	pages := int64(i.Pages)
 	if allIndexed {
 		pages += int64(i.Table.Pages)
+	}
+	if first == nil && parent.Name != "" && allIndexed {
+		s.scope.Heaps.noteComplete(i.OID)
 	}
 	s.throttle(ctx, started, pages*int64(s.conn.Facts.BlockSize))
 	s.looked(i.Name)

@@ -100,6 +100,9 @@ type Scope struct {
 	// Share is the share of the time for which the check may keep the server busy,
 	// beyond the first second of a run; 0 is no limit.
 	Share float64
+	// Jobs is how many relations a check may look at in parallel, each with a session
+	// of its own; 0 is one, and so is a run that can be resumed.
+	Jobs int
 	// Heaps is what is known of the tables of the database, shared by the checks
 	// of one sweep; nil is nothing.
 	Heaps *Heaps
@@ -199,10 +202,12 @@ type Heaps struct {
 	trees   treesSeen
 }
 
-// opinion is what was found out about a table, and when.
+// opinion is what was found out about a table or an index, and when.
 type opinion struct {
 	sane bool
 	when time.Time
+	// complete says that an index was proved to lead to every row of its table.
+	complete bool
 }
 
 // opinionAge is how long a table is believed to be sane.
@@ -244,7 +249,25 @@ func (h *Heaps) note(oid uint32, sane bool) {
 	if known, ok := h.sane[oid]; ok && !known.sane {
 		return
 	}
-	h.sane[oid] = opinion{sane, time.Now()}
+	h.sane[oid] = opinion{sane: sane, when: time.Now()}
+}
+
+// noteComplete keeps that an index is sane and was proved to lead to every row of
+// its table.
+func (h *Heaps) noteComplete(oid uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if known, ok := h.sane[oid]; !ok || known.sane {
+		h.sane[oid] = opinion{sane: true, when: time.Now(), complete: true}
+	}
+}
+
+// complete says that an index was proved to lead to every row of its table.
+func (h *Heaps) complete(oid uint32) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	o := h.sane[oid]
+	return o.complete && time.Since(o.when) <= opinionAge
 }
 
 // Forget drops what is known of all tables, before the checks look anew or

@@ -109,23 +109,19 @@ func runHeap(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	name := func(i int) string { return tables[i].Name.String() }
+	size := func(i int) int32 { return tables[i].Pages }
 	if verify.Name == "" {
 		// An index would answer count(*) without a look at the table.
-		if _, err := s.conn.Exec(ctx, noIndexes); err != nil {
-			return err
-		}
-		return s.each(ctx, len(tables), func(i int) error { return s.readHeap(ctx, tables[i]) }, func(i int) string { return tables[i].Name.String() })
+		return s.spread(ctx, len(tables), func(s *session, i int) error { return s.readHeap(ctx, tables[i]) }, name, size, noIndexes)
 	}
-	if err := s.limit(ctx, verifyLimit); err != nil {
-		return err
-	}
-	return s.each(ctx, len(tables), func(i int) error {
+	return s.spread(ctx, len(tables), func(s *session, i int) error {
 		sane, _, err := s.indexOfTOASTSane(ctx, tables[i].OID)
 		if err != nil {
 			return err
 		}
 		return s.heap(ctx, tables[i], &verification{function: verify, noTOAST: !sane})
-	}, func(i int) string { return tables[i].Name.String() })
+	}, name, size, limitSQL(verifyLimit))
 }
 
 // verification is how verify_heapam is called for a table.
@@ -138,8 +134,12 @@ type verification struct {
 
 // limit sets how long a statement may take from now on.
 func (s *session) limit(ctx context.Context, most time.Duration) error {
-	_, err := s.conn.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", most.Milliseconds()))
+	_, err := s.conn.Exec(ctx, limitSQL(most))
 	return err
+}
+
+func limitSQL(most time.Duration) string {
+	return fmt.Sprintf("SET statement_timeout = %d", most.Milliseconds())
 }
 
 // heap looks at one table.

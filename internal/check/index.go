@@ -216,8 +216,8 @@ func runIndex(ctx context.Context, s *session) error {
 	if err := s.lookAtPages(ctx, readable, gin); err != nil {
 		return err
 	}
-	return s.each(ctx, len(readable), func(n int) error { return s.compareTable(ctx, readable[n], verify, gin) },
-		func(n int) string { return readable[n][0].Table.Name.String() })
+	return s.spread(ctx, len(readable), func(s *session, n int) error { return s.compareTable(ctx, readable[n], verify, gin) },
+		func(n int) string { return readable[n][0].Table.Name.String() }, func(n int) int32 { return readable[n][0].Table.Pages }, "")
 }
 
 // few names the first few of many.

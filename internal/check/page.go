@@ -119,7 +119,7 @@ func (s *session) reader(ctx context.Context) (*reader, error) {
 	}
 	workers := 1
 	if files.Local() && s.scope.RateLimit <= 0 {
-		workers = 2
+		workers = max(2, s.scope.Jobs)
 	}
 	status := newStatuses(files, r.horizon)
 	for range workers {
@@ -361,6 +361,9 @@ func (r *reader) page(ctx context.Context, f *fork, p []byte, block uint32, seen
 	return r.confirm(ctx, f, p, block)
 }
 
+// beingWritten is logged of a page that a later look finds in order.
+const beingWritten = "the page was being written while it was read"
+
 // confirm reports what a later look at a page with the same bytes sees again, so
 // that a page that is just being written, or a file that is just going, is no
 // finding.
@@ -386,6 +389,9 @@ func (r *reader) confirm(ctx context.Context, f *fork, p []byte, block uint32) e
 			return err
 		}
 		found, err := r.judge(ctx, f, again, block)
+		if err == nil && found.text == "" {
+			r.logger.Debug(beingWritten, "relation", f.Name.String(), "block", block)
+		}
 		if err != nil || found.text == "" {
 			return err
 		}

@@ -52,7 +52,8 @@ type Options struct {
 	Deep      bool
 	RateLimit int64
 	Share     float64
-	// Jobs is how many databases are looked at in parallel.
+	// Jobs is how many relations are looked at in parallel: of as many databases, and
+	// of several in each when there are fewer databases.
 	Jobs int
 	// Memory is what checks remember of earlier runs; nil is nothing.
 	Memory Memory
@@ -101,7 +102,7 @@ func Sweep(ctx context.Context, target *pg.Target, options Options) (Document, e
 	}
 	run := func(database string, checks []Check) {
 		scope := Scope{
-			Relations: options.Relations, Deep: options.Deep, RateLimit: options.RateLimit, Share: options.Share,
+			Relations: options.Relations, Deep: options.Deep, RateLimit: options.RateLimit, Share: options.Share, Jobs: max(1, options.Jobs/max(1, len(databases))),
 			Heaps: NewHeaps(), Reported: NewReported(), Memory: options.Memory, Rules: options.Rules, Accept: options.Accept, Progress: progress,
 		}
 		for _, c := range checks {

@@ -111,8 +111,8 @@ func runToast(ctx context.Context, s *session) error {
 	for _, t := range tables {
 		s.result.TotalBytes += int64(t.Pages+t.TOAST.Pages) * int64(s.conn.Facts.BlockSize)
 	}
-	return s.each(ctx, len(tables), func(n int) error { return s.values(ctx, tables[n], verify) },
-		func(n int) string { return tables[n].Name.String() })
+	return s.spread(ctx, len(tables), func(s *session, n int) error { return s.values(ctx, tables[n], verify) },
+		func(n int) string { return tables[n].Name.String() }, func(n int) int32 { return tables[n].Pages + tables[n].TOAST.Pages }, "")
 }
 
 // values reads the values of one table.

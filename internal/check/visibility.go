@@ -83,8 +83,8 @@ func runVisibility(ctx context.Context, s *session) error {
 	for _, t := range tables {
 		s.result.TotalBytes += int64(t.Pages) * int64(s.conn.Facts.BlockSize)
 	}
-	return s.each(ctx, len(tables), func(n int) error { return s.visibility(ctx, tables[n], functions) },
-		func(n int) string { return tables[n].Name.String() })
+	return s.spread(ctx, len(tables), func(s *session, n int) error { return s.visibility(ctx, tables[n], functions) },
+		func(n int) string { return tables[n].Name.String() }, func(n int) int32 { return tables[n].Pages }, "")
 }
 
 // visibilityFunctions are the functions of pg_visibility by name, as SQL has

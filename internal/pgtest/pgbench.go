@@ -17,7 +17,7 @@ import (
 // Pgbench runs PostgreSQL's own benchmark in a database at a moderate rate for a
 // time, or while something else is done, and gives the 95th percentile of its
 // latencies in milliseconds.
-func (s *Server) Pgbench(b *testing.B, database string, duration time.Duration, meanwhile func()) float64 {
+func (s *Server) Pgbench(b testing.TB, database string, duration time.Duration, meanwhile func()) float64 {
 	b.Helper()
 	all := s.pgbench(b, database, duration, meanwhile)
 	return percentile95(b, all)
@@ -32,7 +32,7 @@ const (
 
 // PgbenchBeside is Pgbench while something is done and while it pauses, in turn, so
 // that what else changes falls on both sides: do calls pause again and again.
-func (s *Server) PgbenchBeside(b *testing.B, database string, do func(pause func(ctx context.Context))) (with, without float64) {
+func (s *Server) PgbenchBeside(b testing.TB, database string, do func(pause func(ctx context.Context))) (with, without float64) {
 	b.Helper()
 	type span struct{ from, to time.Time }
 	var silent []span
@@ -74,7 +74,7 @@ type transaction struct {
 	latency float64
 }
 
-func (s *Server) pgbench(b *testing.B, database string, duration time.Duration, meanwhile func()) []transaction {
+func (s *Server) pgbench(b testing.TB, database string, duration time.Duration, meanwhile func()) []transaction {
 	b.Helper()
 	program, err := exec.LookPath("pgbench")
 	if err != nil {
@@ -108,7 +108,7 @@ func (s *Server) pgbench(b *testing.B, database string, duration time.Duration, 
 }
 
 // transactions reads the logs that pgbench wrote in a directory.
-func transactions(b *testing.B, directory string) []transaction {
+func transactions(b testing.TB, directory string) []transaction {
 	b.Helper()
 	logs, err := filepath.Glob(filepath.Join(directory, "pgbench_log.*"))
 	if err != nil || len(logs) == 0 {
@@ -139,7 +139,7 @@ func transactions(b *testing.B, directory string) []transaction {
 	return all
 }
 
-func percentile95(b *testing.B, all []transaction) float64 {
+func percentile95(b testing.TB, all []transaction) float64 {
 	b.Helper()
 	if len(all) == 0 {
 		b.Fatal("pgbench did no transaction")

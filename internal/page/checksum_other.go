@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package page
+
+func fastestSum() func(p *[Size]byte) uint32 { return sumPortable }
