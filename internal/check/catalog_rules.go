@@ -147,7 +147,8 @@ var catalogRules = []catalogRule{
 		`SELECT i.indexrelid::regclass::text FROM pg_index i LEFT JOIN pg_class c ON c.oid = i.indexrelid
 		WHERE cardinality(i.indkey::int2[]) <> i.indnatts OR c.relnatts <> i.indnatts OR i.indnkeyatts > i.indnatts OR i.indnkeyatts < 1 OR cardinality(i.indclass::oid[]) <> i.indnkeyatts
 		OR cardinality(i.indcollation::oid[]) <> i.indnkeyatts OR cardinality(i.indoption::int2[]) <> i.indnkeyatts OR i.indisprimary AND NOT i.indisunique OR i.indisvalid AND NOT i.indisready OR i.indisready AND NOT i.indislive
-		OR (0 = ANY (i.indkey::int2[])) <> (i.indexprs IS NOT NULL)`,
+		OR (0 = ANY (i.indkey::int2[])) <> (i.indexprs IS NOT NULL)
+		OR NOT i.indimmediate AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x') AND k.condeferrable)`,
 	}, {
 		"pg_index", "pg_index calls %s the replica identity of its table, but pg_class another, or there are two",
 		`SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE i.indisreplident

@@ -138,6 +138,7 @@ func TestCatalogRules(t *testing.T) {
 		{"UPDATE pg_constraint SET conffeqop = NULL WHERE conname = 'b_a_fkey'", "b_a_fkey of public.b"},
 		{"UPDATE pg_index SET indisunique = false WHERE indexrelid = 'e_id_key'::regclass", "about the key e_id_key"},
 		{"UPDATE pg_index SET indisready = false WHERE indexrelid = 'h_id'::regclass", "about the index public.h_id"},
+		{"UPDATE pg_index SET indimmediate = false WHERE indexrelid = 'k_twice'::regclass", "about the index public.k_twice"},
 		{"UPDATE pg_index SET indkey = '9' WHERE indexrelid = 'i_id'::regclass", "a column that the table does not have, in the index public.i_id"},
 		{"DELETE FROM pg_depend WHERE objid = 'i_id'::regclass", "what the index public.i_id depends on"},
 		{"UPDATE pg_proc SET pronargs = 3 WHERE proname = 'one'", "pg_proc contradicts itself"},

@@ -347,6 +347,8 @@ func (h *Heaps) lookup(oid uint32) (sane, known bool) {
 type Reported struct {
 	mu sync.Mutex
 	by map[place]string
+	// labels are the tables whose rows have labels that their enums do not have.
+	labels map[RelationName]bool
 }
 
 // place is a page of a relation.
@@ -356,7 +358,30 @@ type place struct {
 }
 
 // NewReported knows of no page yet.
-func NewReported() *Reported { return &Reported{by: make(map[place]string)} }
+func NewReported() *Reported {
+	return &Reported{by: make(map[place]string), labels: make(map[RelationName]bool)}
+}
+
+// noteLabel keeps that it was told of a table that its rows have labels which their
+// enums do not have.
+func (r *Reported) noteLabel(table RelationName) {
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.labels[table] = true
+}
+
+// label says that this was told.
+func (r *Reported) label(table RelationName) bool {
+	if r == nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.labels[table]
+}
 
 // first says which check has reported a page before; a page that no other check
 // has reported is name's from now on.

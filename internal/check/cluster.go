@@ -68,7 +68,7 @@ func runCluster(ctx context.Context, s *session) error {
 		{"backup mode", r.backupMode},
 	} {
 		if err := look.do(ctx); err != nil {
-			if ctx.Err() != nil || s.conn.IsClosed() {
+			if ctx.Err() != nil || s.conn.IsClosed() || errors.Is(err, errNoControlFile) {
 				return err
 			}
 			s.problem(look.name, err)
@@ -143,10 +143,39 @@ func lookAt(look func() (string, error)) (string, error) {
 	return wrong, err
 }
 
+// noControlFile says what is in the place of the control file when it is no file: who
+// opens a pipe waits, deaf to a cancel.
+func (r *clusterReader) noControlFile(ctx context.Context) (string, error) {
+	files, err := datadir.Open(ctx, r.conn)
+	if err != nil {
+		return "", nil //nolint:nilerr // the files cannot be looked at
+	}
+	defer files.Close()
+	size, err := files.Size(ctx, cluster.ControlFile)
+	switch {
+	case datadir.Unreadable(err) != "":
+		return "", err
+	case err == nil && size == 0: // through the server a pipe is only empty
+		return cluster.ControlFile + " is empty, or no file", nil
+	}
+	return "", nil
+}
+
+// errNoControlFile ends the check: the server may wait for ever when it is asked.
+var errNoControlFile = errors.New("nothing else was looked at: whoever asks the server about its state may wait for ever")
+
 // controlFunctions asks the server to read its control file anew. The functions
 // compare the CRC; pg_monitor is not needed.
 func (r *clusterReader) controlFunctions(ctx context.Context) error {
-	wrong, err := twice(ctx, func() (string, error) {
+	wrong, err := twice(ctx, func() (string, error) { return r.noControlFile(ctx) })
+	if wrong != "" {
+		r.damagedFile(cluster.ControlFile, wrong, "The server runs on, but the next start fails, and each process that reads the control file may wait for ever.", "control")
+		return errNoControlFile
+	}
+	if err != nil {
+		return err
+	}
+	wrong, err = twice(ctx, func() (string, error) {
 		var version int
 		err := r.conn.QueryRow(ctx, "SELECT pg_control_version FROM pg_control_system(), pg_control_checkpoint(), pg_control_recovery(), pg_control_init()").Scan(&version)
 		if err != nil && sqlstate(err) != "" && sqlstate(err) != "42501" && !strings.HasPrefix(sqlstate(err), "57") {
@@ -160,9 +189,26 @@ func (r *clusterReader) controlFunctions(ctx context.Context) error {
 	return err
 }
 
-// horizons looks for databases whose oldest transaction ids lie in the future.
+// horizons looks for a lost row of pg_database, and for databases whose oldest transaction ids lie in the future.
 // Anybody may read pg_database.
 func (r *clusterReader) horizons(ctx context.Context) error {
+	own := r.conn.Config().Database
+	lost, err := twice(ctx, func() (lost string, err error) {
+		// Not by an index, whose page of the table may still be in memory.
+		err = r.conn.QueryRow(ctx, "SELECT CASE WHEN count(*) FILTER (WHERE datname = $1) = 0 THEN count(*)::text ELSE '' END FROM pg_database", own).Scan(&lost)
+		return lost, err
+	})
+	if err != nil {
+		return err
+	}
+	if lost != "" {
+		r.found(Finding{
+			Class: ClassCorruption, Severity: SeverityCritical, Schema: "pg_catalog", Relation: "pg_database",
+			Message: fmt.Sprintf("pg_database has %s rows, and none for the database %s, in which sessions are open", lost, own),
+			Impact:  "Once the server forgets what it has in memory, and after a restart, nobody can connect to the databases that pg_database does not have.",
+			Action:  "Do not restart the server. Keep the sessions that are open: they can still copy data out. Copy the data directory, then fail over to a standby, or restore.",
+		}, "lost database")
+	}
 	const sql = `SELECT datname::text, age(datfrozenxid) < 0, mxid_age(datminmxid) < 0 FROM pg_database WHERE age(datfrozenxid) < 0 OR mxid_age(datminmxid) < 0`
 	rows, err := r.conn.Query(ctx, sql)
 	if err != nil {

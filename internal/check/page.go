@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"pg_integrity_exporter/internal/datadir"
@@ -339,6 +340,9 @@ func (r *reader) page(ctx context.Context, f *fork, p []byte, block uint32, seen
 	switch {
 	case seen.problem.text != "":
 		r.unsettled++
+		if r.labels[lostLabel(seen.problem.text)] {
+			return nil
+		}
 		return r.confirm(ctx, f, p, block)
 	case seen.zero:
 		if len(r.zeroes) < maxZeroes {
@@ -359,6 +363,16 @@ func (r *reader) page(ctx context.Context, f *fork, p []byte, block uint32, seen
 		return err
 	}
 	return r.confirm(ctx, f, p, block)
+}
+
+// lostLabel is what a problem says of a column whose value is a label that its enum
+// does not have, without the row; "" is another problem.
+func lostLabel(problem string) string {
+	_, column, _ := strings.Cut(problem, ": ")
+	if !strings.HasSuffix(column, page.NoLabel) {
+		return ""
+	}
+	return column
 }
 
 // beingWritten is logged of a page that a later look finds in order.
@@ -439,10 +453,18 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 	if err != nil || !same {
 		return err
 	}
+	label := lostLabel(seen.text)
 	severity := SeverityCritical
 	impact := "Statements that read this page fail, miss rows or give wrong data, also when a good copy in memory still hides it: the copy on disk is what a restart, a backup and a base backup will see."
 	action := heapAction
 	switch {
+	case label != "": // the rows are as they were written if it is pg_enum that lost it
+		r.labels[label] = true
+		r.scope.Reported.noteLabel(f.Name)
+		seen.text = fmt.Sprintf("page %d, %s; later pages with the same are not told of", *block, seen.text)
+		block = nil
+		impact = "Statements that read this value fail, and so do dumps of the table."
+		action = lostLabelAction
 	case seen.kind == "fsm":
 		severity = SeverityWarning
 		impact = "The free space map only tells where new rows find room: no data is lost, but damage to one file is often not alone."
@@ -455,7 +477,7 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 		impact = "Statements that use this index fail, miss rows or give wrong data; the table itself may be intact."
 		action = "Check the index's table for damage first. If it is sane, keep a copy of the index's file and rebuild it with REINDEX INDEX CONCURRENTLY."
 	}
-	if seen.kind != "fsm" && seen.kind != "lost vm" {
+	if label == "" && seen.kind != "fsm" && seen.kind != "lost vm" {
 		r.scope.Heaps.note(f.OID, false)
 	}
 	r.found(Finding{

@@ -46,6 +46,9 @@ type sight struct {
 	marked bool
 	// uncertain says that a row could not be judged.
 	uncertain *atomic.Bool
+	// labels are the labels of enums that were told of because rows have them and
+	// their types do not.
+	labels map[string]bool
 	// visible is the page of the visibility map that was read last, and
 	// visibleNumber its number.
 	visible       []byte
@@ -160,7 +163,7 @@ func (r *reader) begin(f *fork, segments []uint32) {
 	for _, n := range segments {
 		blocks += n
 	}
-	r.sight = sight{uncertain: new(atomic.Bool), dangling: &dangling{blocks: make(map[uint32]*missingRows)}}
+	r.sight = sight{uncertain: new(atomic.Bool), labels: make(map[string]bool), dangling: &dangling{blocks: make(map[uint32]*missingRows)}}
 	switch {
 	case f.relation.Kind == page.Heap:
 		r.rows.begin(f.OID, blocks)

@@ -262,7 +262,9 @@ func plan(ctx context.Context, target *pg.Target, options Options) (databases []
 		return nil, version, err
 	}
 	var names []string
+	lost := false // pg_database has lost rows: the checks tell
 	for _, database := range all {
+		lost = lost || database.Lost
 		names = append(names, database.Name)
 		if database.Connectable && options.selects(database.Name) {
 			databases = append(databases, database.Name)
@@ -272,7 +274,7 @@ func plan(ctx context.Context, target *pg.Target, options Options) (databases []
 		return nil, version, &MissingError{Kind: "database", Name: "that databases.include and databases.exclude of the configuration leave", Similar: names}
 	}
 	for _, name := range options.Databases {
-		if !slices.Contains(names, name) {
+		if !slices.Contains(names, name) && !lost {
 			return nil, version, &MissingError{Kind: "database", Name: name, Similar: names}
 		}
 		if !slices.Contains(databases, name) {

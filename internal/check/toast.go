@@ -136,6 +136,9 @@ func (s *session) values(ctx context.Context, t valued, verify function) error {
 	if _, err := s.conn.Exec(ctx, noIndexes+"; SET row_security = off; SET constraint_exclusion = off"); err != nil {
 		return err
 	}
+	if s.scope.Reported.label(t.Name) {
+		t.Columns = slices.DeleteFunc(t.Columns, func(c valueColumn) bool { return c.Enum })
+	}
 	if err := s.readValues(ctx, t); err != nil {
 		return err
 	}
@@ -373,6 +376,9 @@ func (s *session) firstBad(ctx context.Context, t valued, start, end uint32) (bl
 	return start, true, nil
 }
 
+// lostLabelAction is what to do about a label that an enum does not have.
+const lostLabelAction = "If the type has lost this label (the check constraint tells), put its row back into pg_enum with its OID, from a backup; do not drop or change the type. If it never had it, the page is damaged: " + heapAction
+
 // rowsOfPage reports the values of a page that cannot be read, row by row and
 // column by column, when a second look agrees.
 func (s *session) rowsOfPage(ctx context.Context, t *valued, block uint32) error {
@@ -410,7 +416,7 @@ func (s *session) rowsOfPage(ctx context.Context, t *valued, block uint32) error
 		action := heapAction
 		if c.Enum { // a label that is gone is gone for every page
 			message += "; values of this column on later pages were not read"
-			action = "If the type has lost this label (the check constraint tells), put its row back into pg_enum with its OID, from a backup; do not drop or change the type. If it never had it, the page is damaged: " + heapAction
+			action = lostLabelAction
 			t.Columns = slices.Delete(t.Columns, n, n+1)
 			n--
 		}

@@ -158,7 +158,7 @@ func (r *Relation) tupleProblem(p []byte, t tuple, h Header, block uint32, numbe
 	problem := r.rowProblem(p, t)
 	// What an aborted ALTER TABLE left may have other columns than the catalogue; a
 	// label may be taken out of pg_enum by hand once only rows that are gone have it.
-	if problem != "" && (!r.XIDs.inserted(t) || strings.HasSuffix(problem, noLabel) && t.ends() && r.XIDs.ended(t)) {
+	if problem != "" && (!r.XIDs.inserted(t) || strings.HasSuffix(problem, NoLabel) && t.ends() && r.XIDs.ended(t)) {
 		r.Unsure = true
 		return ""
 	}

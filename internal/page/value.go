@@ -316,12 +316,12 @@ func timestampProblem(v []byte) string {
 	return ""
 }
 
-// noLabel ends what is said of the value of an enum without a label.
-const noLabel = "which the type does not have"
+// NoLabel ends what Problem says of the value of an enum without a label.
+const NoLabel = "which the type does not have"
 
 func (t *Type) labelProblem(v []byte) string {
 	if _, ok := t.Labels[u32(v)]; !ok && len(t.Labels) > 0 {
-		return fmt.Sprintf("its enum value has the OID %d, "+noLabel, u32(v))
+		return fmt.Sprintf("its enum value has the OID %d, "+NoLabel, u32(v))
 	}
 	return ""
 }

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -112,6 +113,8 @@ type Database struct {
 	Name string
 	// Connectable is whether the session's role may connect to it.
 	Connectable bool
+	// Lost says that pg_database does not have it, although the session is in it.
+	Lost bool `db:"-"`
 }
 
 // databasesSQL needs no privilege and takes ACCESS SHARE on pg_database.
@@ -120,7 +123,8 @@ const databasesSQL = `SELECT oid, datname::text,
 	datallowconn AND datconnlimit <> -2 AND has_database_privilege(oid, 'CONNECT')
 	FROM pg_database ORDER BY datname`
 
-// Databases lists the databases of the server, by name.
+// Databases lists the databases of the server, by name. The session's own is one of
+// them even when pg_database has lost it.
 func (c *Conn) Databases(ctx context.Context) ([]Database, error) {
 	rows, err := c.Query(ctx, databasesSQL)
 	if err != nil {
@@ -129,6 +133,10 @@ func (c *Conn) Databases(ctx context.Context) ([]Database, error) {
 	databases, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Database])
 	if err != nil {
 		return nil, fmt.Errorf("listing databases: %w", err)
+	}
+	own := c.Config().Database
+	if own != "" && !slices.ContainsFunc(databases, func(d Database) bool { return d.Name == own }) {
+		databases = append(databases, Database{Name: own, Connectable: true, Lost: true})
 	}
 	return databases, nil
 }
