@@ -16,7 +16,7 @@ func TestIdle(t *testing.T) {
 	fleet := config.Default().Get().Fleet
 	p := newProbes(fleet, Options{Logger: slog.New(slog.DiscardHandler)})
 	defer p.close()
-	server, err := p.take(probeKey{address: "127.0.0.1:1", database: "postgres"})
+	server, err := p.take(serverKey("127.0.0.1:1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,9 +28,30 @@ func TestIdle(t *testing.T) {
 	if idle := p.idle(time.Now()); len(idle) != 0 {
 		t.Error("a server was let go at once")
 	}
-	if idle := p.idle(later); len(idle) != 1 || len(p.known) != 0 {
-		t.Errorf("%d servers let go, %d known", len(idle), len(p.known))
+	other := serverKey("127.0.0.1:1")
+	other.module = "other"
+	with, err := p.take(other)
+	if err != nil || with.session != server.session {
+		t.Fatalf("another module does not share the session (%v)", err)
 	}
+	for left, module := range []*probed{with, server} { // the other module is probed at first
+		idle := p.idle(later)
+		if len(idle) != 1 || idle[0] == module {
+			t.Fatalf("%d servers let go", len(idle))
+		}
+		p.letGo(idle[0])
+		if kept := 1 - left; len(p.sessions) != kept {
+			t.Errorf("%d sessions, not %d", len(p.sessions), kept)
+		}
+		if left == 0 {
+			p.release(with)
+		}
+	}
+}
+
+// serverKey is what a probe of a server asks for that names only its address.
+func serverKey(address string) probeKey {
+	return probeKey{sessionKey: sessionKey{address: address, database: "postgres"}}
 }
 
 // TestBusy holds that one server has a bounded number of probes under way, and that
@@ -39,7 +60,7 @@ func TestBusy(t *testing.T) {
 	t.Parallel()
 	p := newProbes(config.Default().Get().Fleet, Options{Logger: slog.New(slog.DiscardHandler)})
 	defer p.close()
-	hung := probeKey{address: "127.0.0.1:1", database: "postgres"}
+	hung := serverKey("127.0.0.1:1")
 	for n := range maxBusy {
 		if _, err := p.take(hung); err != nil {
 			t.Fatalf("probe %d: %v", n, err)
@@ -49,7 +70,7 @@ func TestBusy(t *testing.T) {
 		t.Error("one probe too many")
 	}
 	for n := range 1000 {
-		if _, err := p.take(probeKey{address: fmt.Sprintf("127.0.0.1:%d", n+2), database: "postgres"}); err != nil {
+		if _, err := p.take(serverKey(fmt.Sprintf("127.0.0.1:%d", n+2))); err != nil {
 			t.Fatalf("server %d: %v", n, err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"regexp"
@@ -30,16 +31,32 @@ type probes struct {
 	options Options
 	logger  *slog.Logger
 
-	mu    sync.Mutex
-	known map[probeKey]*probed
+	mu       sync.Mutex
+	known    map[probeKey]*probed
+	sessions map[sessionKey]*session
 }
 
 // probeKey is what a request asks for.
-type probeKey struct{ address, database, module, auth string }
+type probeKey struct {
+	sessionKey
+
+	module string
+}
+
+// sessionKey is what has a session of its own.
+type sessionKey struct{ address, database, auth string }
+
+// session is one session, whatever modules use it.
+type session struct {
+	target *pg.Target
+	lane   *pg.Lane
+	users  int
+}
 
 // probed is one server with the collectors of a module.
 type probed struct {
-	lane *pg.Lane
+	*session
+
 	set  *collector.Set
 	last time.Time // of the last probe, begun or ended
 	busy int       // probes under way
@@ -58,7 +75,7 @@ func tooBusy(target string) error {
 }
 
 func newProbes(fleet config.Fleet, options Options) *probes {
-	p := &probes{fleet: fleet, options: options, logger: options.Logger, known: make(map[probeKey]*probed)}
+	p := &probes{fleet: fleet, options: options, logger: options.Logger, known: make(map[probeKey]*probed), sessions: make(map[sessionKey]*session)}
 	p.begin(sweepInterval, p.sweep)
 	return p
 }
@@ -101,7 +118,7 @@ func (p *probes) key(asked web.Probe) (probeKey, error) {
 	if err != nil || portErr != nil || number == 0 || !host.MatchString(machine) && net.ParseIP(machine) == nil || !database.MatchString(name) {
 		return refuse(http.StatusBadRequest, "target must be the name of a configured target, or host:port/database")
 	}
-	key := probeKey{net.JoinHostPort(strings.ToLower(machine), strconv.FormatUint(number, 10)), name, asked.Module, asked.AuthModule}
+	key := probeKey{sessionKey{net.JoinHostPort(strings.ToLower(machine), strconv.FormatUint(number, 10)), name, asked.AuthModule}, asked.Module}
 	if !p.fleet.Probe.Allows(key.address) {
 		return refuse(http.StatusForbidden, "%s may not be probed: no target has this name, and no pattern of probe.allow in the configuration matches it", key.address)
 	}
@@ -146,8 +163,12 @@ func (p *probes) release(server *probed) {
 	server.last = time.Now()
 }
 
-// connect makes a server; the connection is made by its first probe.
-func (p *probes) connect(key probeKey) (*probed, error) {
+// session makes what the modules of a server share; the connection is made by the
+// first probe.
+func (p *probes) session(key sessionKey) (*session, error) {
+	if s := p.sessions[key]; s != nil {
+		return s, nil
+	}
 	auth := p.fleet.AuthModules[key.auth]
 	source := func() (string, error) { return auth.DSN(key.address, key.database) }
 	target, err := pg.SourceTarget(source, pg.NoEnvironment)
@@ -155,7 +176,17 @@ func (p *probes) connect(key probeKey) (*probed, error) {
 		p.logger.Error("a server cannot be probed", "target", key.address, "auth_module", key.auth, "err", err)
 		return nil, &web.ProbeError{Status: http.StatusInternalServerError, Text: "the auth_module cannot be used; the exporter's log says why"}
 	}
-	results, err := state.InMemory(p.logger).Target(target.Name())
+	return &session{target: target, lane: pg.NewLane(target, collector.ScrapePurpose())}, nil
+}
+
+// connect makes a server with the collectors of a module.
+func (p *probes) connect(key probeKey) (*probed, error) {
+	s, err := p.session(key.sessionKey)
+	if err != nil {
+		return nil, err
+	}
+	name := s.target.Name()
+	results, err := state.InMemory(p.logger).Target(name)
 	if err != nil {
 		return nil, err
 	}
@@ -164,23 +195,33 @@ func (p *probes) connect(key probeKey) (*probed, error) {
 	collectors := slices.DeleteFunc(collector.All(sources), func(c collector.Collector) bool {
 		return c.SQL == nil || slices.Contains(p.options.Disabled, c.Name) || len(wanted) > 0 && !slices.Contains(wanted, c.Name)
 	})
-	lane := pg.NewLane(target, collector.ScrapePurpose())
-	logger := p.logger.With("target", target.Name())
-	set := collector.NewSet(lane, sources, collectors, logger)
+	set := collector.NewSet(s.lane, sources, collectors, p.logger.With("target", name))
 	set.Ahead(p.options.Ahead)
-	return &probed{lane: lane, set: set}, nil
+	p.sessions[key.sessionKey] = s
+	s.users++
+	return &probed{session: s, set: set}, nil
 }
 
 // sweep lets go of servers that nobody asks for.
 func (p *probes) sweep(context.Context) {
 	for _, server := range p.idle(time.Now()) {
-		server.close()
+		p.letGo(server)
 	}
 }
 
-func (p *probed) close() {
-	p.set.Close()
-	p.lane.Close()
+// letGo lets go of a server, and of its session when no other module uses it.
+func (p *probes) letGo(server *probed) {
+	server.set.Close()
+	p.mu.Lock()
+	server.users--
+	unused := server.users == 0
+	if unused {
+		maps.DeleteFunc(p.sessions, func(_ sessionKey, s *session) bool { return s == server.session })
+	}
+	p.mu.Unlock()
+	if unused {
+		server.lane.Close()
+	}
 }
 
 // idle takes out the servers that nobody asked for lately.
@@ -201,9 +242,10 @@ func (p *probes) idle(now time.Time) []*probed {
 func (p *probes) close() {
 	p.Stop()
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, server := range p.known {
-		server.close()
+	servers := slices.Collect(maps.Values(p.known))
+	p.mu.Unlock()
+	for _, server := range servers {
+		p.letGo(server)
 	}
 }
 

@@ -55,8 +55,8 @@ func TestFleet(t *testing.T) {
 targets:
   - {name: orders, target: {dsn: '%s'}}
   - {name: billing, target: {dsn: 'postgresql://nobody@127.0.0.1:1/postgres?sslmode=disable'}}
-probe: {allow: ['127.0.0.1:%d'], max_targets: 1}
-modules: {small: {collectors: [server]}}
+probe: {allow: ['127.0.0.1:%d'], max_targets: 2}
+modules: {small: {collectors: [server]}, other: {collectors: [database]}}
 auth_modules: {a: {type: userpass, userpass: {username: asked, password_file: '%s'}, options: {sslmode: disable}}}
 `, other.DSN("postgres"), server.Port, password))
 	e := run(t, "", directory, file)
@@ -86,9 +86,10 @@ auth_modules: {a: {type: userpass, userpass: {username: asked, password_file: '%
 	if up() != 1 {
 		t.Error("the probed server is not up")
 	}
-	// One kept connection, however often it is probed.
+	// One kept connection, however often it is probed, and by whichever modules.
 	for range 3 {
 		up()
+		must(ask(t, e, web.Probe{Target: asked.Target, AuthModule: asked.AuthModule, Module: "small"}))
 	}
 	var sessions int
 	if err := server.Query(t.Context(), "postgres", "SELECT count(*) FROM pg_stat_activity WHERE usename = 'asked'", &sessions); err != nil || sessions != 1 {
@@ -125,7 +126,7 @@ func refused(t *testing.T, e *exporter.Exporter, server *pgtest.Server) {
 		"port 0":           {web.Probe{Target: "127.0.0.1:0"}, http.StatusBadRequest, "host:port"},
 		"a missing module": {web.Probe{Target: allowed, Module: "none"}, http.StatusBadRequest, "module"},
 		"a missing login":  {web.Probe{Target: allowed, AuthModule: "none"}, http.StatusBadRequest, "auth_module"},
-		"too many":         {web.Probe{Target: allowed, Module: "small"}, http.StatusServiceUnavailable, "probe.max_targets"},
+		"too many":         {web.Probe{Target: allowed, Module: "other"}, http.StatusServiceUnavailable, "probe.max_targets"},
 		"a module of a configured target": {
 			web.Probe{Target: "orders", Module: "small"}, http.StatusBadRequest, "leave out module",
 		},
