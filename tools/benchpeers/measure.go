@@ -128,11 +128,13 @@ func measure(ctx context.Context, r *program, server *pgtest.Server, role string
 	return m, nil
 }
 
-// settle waits until neither the program nor the server has much to do.
+// settle waits until neither the program nor the server has had much to do for a
+// while: between the checks of a first round there are pauses.
 func settle(ctx context.Context, r *program, server *pgtest.Server) {
 	const interval = 2 * time.Second
+	const enough = 15 // in a row
 	deadline := time.Now().Add(settleTime)
-	for quiet := 0; quiet < 3 && time.Now().Before(deadline); {
+	for quiet := 0; quiet < enough && time.Now().Before(deadline); {
 		before := cpu(r.PID(), false) + serverCPU(server)
 		if wait(ctx, interval) != nil {
 			return
