@@ -215,7 +215,14 @@ func (s *session) constraints(ctx context.Context, t table, p *promised, part pa
 	if err != nil {
 		return err
 	}
-	if err := s.rowRules(ctx, t, p.rows, p.primary, part, size); err != nil {
+	rules := slices.Clone(p.rows)
+	for i := range p.references {
+		if rule, ok := s.ruleOf(ctx, t, &p.references[i]); ok {
+			rules = append(rules, rule)
+		}
+	}
+	obeyed, err := s.rowRules(ctx, t, rules, p.primary, part, size)
+	if err != nil {
 		return err
 	}
 	for _, k := range p.keys {
@@ -228,7 +235,11 @@ func (s *session) constraints(ctx context.Context, t table, p *promised, part pa
 			return err
 		}
 	}
-	for _, f := range p.references {
+	for i := range p.references {
+		f := &p.references[i]
+		if slices.Contains(obeyed, f) {
+			continue
+		}
 		if err := s.ask(ctx, t, f.Name, 0, func() error { return s.foreignKey(ctx, t, f, p.primary, part, size) }); err != nil {
 			return err
 		}

@@ -358,11 +358,49 @@ func (s *session) foreignKeys(ctx context.Context, tables []table) ([]foreignKey
 	})
 }
 
+// smallReferred is the size up to which a table referred to is kept in memory while the
+// rows that refer to it are read.
+const smallReferred = 32 << 20
+
+// ruleOf is a foreign key as a rule of single rows, so that one scan of a table
+// does for all its foreign keys to small tables. ok is false where the server would
+// not keep the table referred to in a hash table, or where something stands in the
+// way, which foreignKey tells of. ACCESS SHARE on both tables.
+func (s *session) ruleOf(ctx context.Context, t table, f *foreignKey) (rule rowRule, ok bool) {
+	if n := len(f.Columns); n == 0 || len(f.ToColumns) != n || len(f.Operators) != n || len(f.Collations) != n ||
+		f.Period || !strings.HasPrefix(f.To, "ONLY ") || s.scope.Heaps.damaged(f.ToTable.OID) || s.scope.Reported.damaged(f.ToTable.Name) {
+		return rowRule{}, false
+	}
+	blocks, err := s.blocks(ctx, f.ToTable)
+	if err != nil || int64(blocks)*int64(s.conn.Facts.BlockSize) > smallReferred {
+		return rowRule{}, false
+	}
+	alias := "p"
+	if t.Name.Name == alias {
+		alias = "q"
+	}
+	own, equal := make([]string, len(f.Columns)), make([]string, len(f.Columns))
+	for i, column := range f.Columns {
+		own[i] = quote(t.Name.Name) + "." + quote(column)
+		equal[i] = fmt.Sprintf("%s.%s %s %s%s", alias, quote(f.ToColumns[i]), f.Operators[i], own[i], f.Collations[i])
+	}
+	rule = rowRule{
+		Table: t.OID, Kind: "foreign key", Name: f.Name, Status: f.Status, reference: f,
+		Wrong: fmt.Sprintf("num_nulls(%s) = 0 AND NOT EXISTS (SELECT FROM %s AS %s WHERE %s)", strings.Join(own, ", "), f.To, alias, strings.Join(equal, " AND ")),
+	}
+	rows, err := s.conn.Query(ctx, fmt.Sprintf("EXPLAIN SELECT FROM ONLY %s WHERE (%s) OR num_nulls(ctid) > 0", t.Name.sql(), rule.Wrong))
+	if err != nil {
+		return rowRule{}, false
+	}
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return rule, err == nil && strings.Contains(strings.Join(plan, "\n"), "hashed SubPlan")
+}
+
 // foreignKey looks for rows in a part of a table of this many pages that refer to
 // nothing. Both tables are read in one statement with one snapshot, so that what
 // other transactions do meanwhile cannot look like a broken reference. ACCESS SHARE
 // on both tables.
-func (s *session) foreignKey(ctx context.Context, t table, f foreignKey, primary []string, p part, size uint32) error {
+func (s *session) foreignKey(ctx context.Context, t table, f *foreignKey, primary []string, p part, size uint32) error {
 	if n := len(f.Columns); n == 0 || len(f.ToColumns) != n || len(f.Operators) != n || len(f.Collations) != n {
 		return errors.New("the catalogues do not describe it completely (see the check catalog)")
 	}

@@ -17,6 +17,9 @@ type rowRule struct {
 	Wrong string // an SQL condition that is true for a row that breaks it
 	// Status is NOT VALID or NOT ENFORCED; empty is valid.
 	Status string
+
+	// reference is the foreign key whose rule it is; nil is none.
+	reference *foreignKey
 }
 
 // rowRulesSQL makes the conditions of all rules. Conditions must not be ones
@@ -161,28 +164,36 @@ func (r blockRange) condition(prefix string) string {
 }
 
 // rowRules looks at the rows in a part of a table of this many pages, with one
-// sequential scan for all rules.
-func (s *session) rowRules(ctx context.Context, t table, rules []rowRule, primary []string, p part, size uint32) error {
+// sequential scan for all rules, and gives the foreign keys among them that all rows
+// obey.
+func (s *session) rowRules(ctx context.Context, t table, rules []rowRule, primary []string, p part, size uint32) (obeyed []*foreignKey, err error) {
 	if len(rules) == 0 {
-		return nil
+		return nil, nil
 	}
 	scan := &rowScan{table: t, key: s.keyText("", primary), rules: rules, wrong: make([][]row, len(rules)), failed: make([]bool, len(rules))}
 	for _, piece := range s.pieces(p, size, rangeBlocks) {
 		started := time.Now()
-		if err := s.scanRows(ctx, scan, piece); err != nil {
-			return err
+		err := s.scanRows(ctx, scan, piece)
+		if err != nil && scan.withoutReferences() && ctx.Err() == nil && !s.conn.IsClosed() {
+			err = s.scanRows(ctx, scan, piece) // the table may be well, and one referred to may not
+		}
+		if err != nil {
+			return nil, err
 		}
 		s.throttle(ctx, started, int64(piece.pages(size))*int64(s.conn.Facts.BlockSize))
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 	for i, rule := range rules {
-		if len(scan.wrong[i]) > 0 {
+		switch {
+		case rule.reference == nil && len(scan.wrong[i]) > 0:
 			s.brokenRow(t, rule, scan.wrong[i])
+		case rule.reference != nil && len(scan.wrong[i]) == 0 && !scan.failed[i]:
+			obeyed = append(obeyed, rule.reference)
 		}
 	}
-	return nil
+	return obeyed, nil
 }
 
 // rowScan is a scan of one table under way.
@@ -192,6 +203,17 @@ type rowScan struct {
 	rules  []rowRule
 	wrong  [][]row // by rule
 	failed []bool  // by rule: an error ended it
+}
+
+// withoutReferences leaves foreign keys out from now on. It says whether there were
+// any.
+func (scan *rowScan) withoutReferences() (some bool) {
+	for i, rule := range scan.rules {
+		if rule.reference != nil && !scan.failed[i] {
+			scan.failed[i], some = true, true
+		}
+	}
+	return some
 }
 
 // scanRows asks for the rows of a range that break one of the rules. When that
@@ -219,6 +241,8 @@ func (s *session) scanRows(ctx context.Context, scan *rowScan, r blockRange) err
 		}
 		if err != nil {
 			scan.failed[i] = true
+		}
+		if err != nil && scan.rules[i].reference == nil { // a foreign key is looked at by itself then
 			s.problem(fmt.Sprintf("%s: %s %s", scan.table.Name, scan.rules[i].Kind, quote(scan.rules[i].Name)), err)
 		}
 	}
@@ -265,7 +289,8 @@ func (s *session) withSearchPath(ctx context.Context, schema string, do func() e
 const notNull = "num_nulls("
 
 // scanFor asks for the rows of a range that break one of the rules of these
-// numbers. ACCESS SHARE on the table; SELECT on it is needed.
+// numbers. When there are so many that not all are given, it asks again without the
+// rules that are known to be broken, so that they do not hide the others. ACCESS SHARE on the table; SELECT on it is needed.
 func (s *session) scanFor(ctx context.Context, scan *rowScan, indexes []int, r blockRange) error {
 	if len(indexes) == 0 {
 		return nil
@@ -297,14 +322,28 @@ func (s *session) scanFor(ctx context.Context, scan *rowScan, indexes []int, r b
 	if err != nil {
 		return err
 	}
+	broken := make([]bool, len(indexes))
 	for _, f := range list {
 		for n, breaks := range f.Breaks {
 			if breaks != nil && *breaks {
-				scan.wrong[indexes[n]] = addRow(scan.wrong[indexes[n]], row{f.Place, f.Key}) //nolint:gosec // the query asks for one of each index
+				broken[n] = true
+				scan.wrong[indexes[n]] = addRow(scan.wrong[indexes[n]], row{f.Place, f.Key})
 			}
 		}
 	}
-	return nil
+	if len(list) < rowLimit {
+		return nil
+	}
+	var others []int
+	for n, i := range indexes {
+		if !broken[n] {
+			others = append(others, i)
+		}
+	}
+	if len(others) == len(indexes) {
+		return nil
+	}
+	return s.scanFor(ctx, scan, others, r)
 }
 
 // sql is the name as SQL has it.

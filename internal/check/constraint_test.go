@@ -38,6 +38,10 @@ func violations() []violation {
 			breaks: off + "INSERT INTO b VALUES (1, NULL)", table: "b", message: `MATCH FULL foreign key "b_x_y_fkey" is broken by 1 row`},
 		{name: "self_reference", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY, parent int REFERENCES a); INSERT INTO a VALUES (1, NULL), (2, 1), (3, 3)`,
 			breaks: off + "UPDATE a SET parent = 42 WHERE id = 2", table: "a", message: "(id)=(2)"},
+		{name: "two_references", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY, account int); CREATE TABLE p (id int PRIMARY KEY, account bigint REFERENCES a, "Other" int REFERENCES a); INSERT INTO a SELECT g, 99 FROM generate_series(1, 100) g; INSERT INTO p SELECT g, g, 101 - g FROM generate_series(1, 100) g; INSERT INTO p VALUES (101, NULL, NULL)`,
+			breaks: off + `UPDATE p SET "Other" = 1000 WHERE id = 7`, table: "p", message: `foreign key "p_Other_fkey" (Other) is broken: what 1 row: (id)=(7), ctid (0,102) refer to does not exist in two_references.a`},
+		{name: "hidden", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a, v int, w int); INSERT INTO a SELECT generate_series(1, 100); INSERT INTO b SELECT g, 1, 1, 1 FROM generate_series(1, 5000) g`,
+			breaks: off + catalog + "UPDATE b SET v = 10 WHERE id <= 4000; UPDATE b SET a = -1, w = 10 WHERE id = 5000; ALTER TABLE b ADD CONSTRAINT small CHECK (v < 10) NOT VALID, ADD CONSTRAINT tiny CHECK (w < 10) NOT VALID; UPDATE pg_constraint SET convalidated = true WHERE conname IN ('small', 'tiny')", table: "b", message: `CHECK constraint "tiny" is broken by 1 row: (id)=(5000)`},
 		{name: "referencing_partition", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1); CREATE TABLE b (y int, a int REFERENCES a) PARTITION BY RANGE (y); CREATE TABLE b1 PARTITION OF b FOR VALUES FROM (1) TO (10); CREATE TABLE b2 PARTITION OF b DEFAULT; INSERT INTO b VALUES (1, 1), (20, 1)`,
 			breaks: off + "INSERT INTO b VALUES (2, 99)", table: "b1", message: `"b_a_fkey" (a) is broken`},
 		{name: "referenced_partition", since: 13, schema: `CREATE TABLE a (id int PRIMARY KEY) PARTITION BY HASH (id); CREATE TABLE a0 PARTITION OF a FOR VALUES WITH (MODULUS 2, REMAINDER 0); CREATE TABLE a1 PARTITION OF a FOR VALUES WITH (MODULUS 2, REMAINDER 1); CREATE TABLE b (a int REFERENCES a); INSERT INTO a SELECT generate_series(1, 20); INSERT INTO b SELECT generate_series(1, 20)`,
@@ -128,7 +132,7 @@ func TestConstraint(t *testing.T) {
 				t.Errorf("%s was not found", v.name)
 			}
 		}
-		expected := len(kinds) + 1 // the domain of domain_check holds for two columns
+		expected := len(kinds) + 3 // the domain of domain_check holds for two columns, and hidden has three broken constraints
 		if len(document.Findings) != expected || document.Checks[0].Reason != "" {
 			t.Errorf("%d findings, %d expected; checks %+v", len(document.Findings), expected, document.Checks)
 			for _, f := range document.Findings {

@@ -68,7 +68,7 @@ func runGenerated(ctx context.Context, s *session) error {
 		if err != nil {
 			return err
 		}
-		if err := s.rowRules(ctx, t, rules[t.OID], primary[t.OID], part, blocks); err != nil {
+		if _, err := s.rowRules(ctx, t, rules[t.OID], primary[t.OID], part, blocks); err != nil {
 			return err
 		}
 		s.lookedAtPart(t, part, blocks)
