@@ -1,9 +1,11 @@
 package check_test
 
 import (
+	"fmt"
 	"log/slog"
 	"os/exec"
 	"slices"
+	"strconv"
 	"testing"
 
 	"pg_integrity_exporter/internal/check"
@@ -18,8 +20,8 @@ const sweepTables = `CREATE TABLE accounts (id int PRIMARY KEY, name text, opene
 	CREATE INDEX ON postings (account, at); CREATE INDEX ON postings (amount)`
 
 // BenchmarkSweep looks at a database with pg_amcheck of PostgreSQL 15, and with
-// what this program has for the same and for everything physical, in one process
-// each. Light is without, full with the options that compare tables with indexes
+// what this program has for the same and for everything physical, with one job
+// each, and with two. Light is without, full with the options that compare tables with indexes
 // (--heapallindexed, --parent-check, --rootdescend; --deep).
 func BenchmarkSweep(b *testing.B) {
 	server := pgtest.Start(b, pgtest.Version(15), pgtest.Checksums(), pgtest.Setting("maintenance_work_mem", "64MB"))
@@ -31,31 +33,38 @@ func BenchmarkSweep(b *testing.B) {
 		b.Fatal(err)
 	}
 	one := target(b, server.DSN("postgres"))
-	sweep := func(name string, deep bool, checks ...string) {
+	sweep := func(name string, jobs int, deep bool, checks ...string) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(size)
 			for b.Loop() {
-				document, err := check.Sweep(b.Context(), one, check.Options{Checks: named(b, checks...), Databases: []string{"postgres"}, Deep: deep, Jobs: 1, Logger: slog.New(slog.DiscardHandler)})
+				document, err := check.Sweep(b.Context(), one, check.Options{Checks: named(b, checks...), Databases: []string{"postgres"}, Deep: deep, Jobs: jobs, Logger: slog.New(slog.DiscardHandler)})
 				if err != nil || slices.ContainsFunc(document.Checks, func(r check.Result) bool { return r.Outcome != check.OutcomeOK }) {
 					b.Fatal(err, document.Checks)
 				}
 			}
 		})
 	}
-	amcheck := func(name string, options ...string) {
+	program, err := exec.LookPath("pg_amcheck")
+	if err != nil {
+		program = "/usr/lib/postgresql/15/bin/pg_amcheck"
+	}
+	amcheck := func(name string, jobs int, options ...string) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(size)
 			for b.Loop() {
-				if out, err := exec.CommandContext(b.Context(), "pg_amcheck", append(options, "--jobs=1", server.DSN("postgres"))...).CombinedOutput(); err != nil {
+				if out, err := exec.CommandContext(b.Context(), program, append(options, "--jobs="+strconv.Itoa(jobs), server.DSN("postgres"))...).CombinedOutput(); err != nil {
 					b.Skipf("pg_amcheck: %v %s", err, out)
 				}
 			}
 		})
 	}
-	amcheck("light/pg_amcheck")
-	sweep("light/heap and btree", false, "heap", "btree")
-	sweep("light/page, heap and btree", false, "page", "heap", "btree")
-	amcheck("full/pg_amcheck", "--heapallindexed", "--parent-check", "--rootdescend")
-	sweep("full/heap and btree", true, "heap", "btree")
-	sweep("full/all physical checks", true, "files", "page", "heap", "btree", "catalog", "visibility", "index", "toast")
+	amcheck("light/pg_amcheck", 1)
+	sweep("light/heap and btree", 1, false, "heap", "btree")
+	sweep("light/page, heap and btree", 1, false, "page", "heap", "btree")
+	for _, jobs := range []int{1, 2} {
+		full := fmt.Sprintf("full, jobs %d/", jobs)
+		amcheck(full+"pg_amcheck", jobs, "--heapallindexed", "--parent-check", "--rootdescend")
+		sweep(full+"heap and btree", jobs, true, "heap", "btree")
+		sweep(full+"all physical checks", jobs, true, physical...)
+	}
 }
