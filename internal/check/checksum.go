@@ -135,7 +135,7 @@ func (s *session) foundByBackup(ctx context.Context, path, message string) error
 	m := inWarning.FindStringSubmatch(message)
 	f := Finding{
 		Class: ClassCorruption, Severity: SeverityCritical, Relation: path, SQLState: "XX001", Message: message,
-		Impact: "Statements that read this page fail, also when a good copy in memory still hides it: the copy on disk is what a restart, a backup and a base backup will see.",
+		Impact: pageImpact,
 		Action: heapAction,
 	}
 	const nameSQL = `SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

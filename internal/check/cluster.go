@@ -148,7 +148,7 @@ func lookAt(look func() (string, error)) (string, error) {
 func (r *clusterReader) noControlFile(ctx context.Context) (string, error) {
 	files, err := datadir.Open(ctx, r.conn)
 	if err != nil {
-		return "", nil //nolint:nilerr // the files cannot be looked at
+		return "", nil // the files cannot be looked at
 	}
 	defer files.Close()
 	size, err := files.Size(ctx, cluster.ControlFile)

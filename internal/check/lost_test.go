@@ -65,9 +65,10 @@ func exchanged(t *testing.T, path string, damage func(path string) error, do fun
 	if err := os.WriteFile(kept, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	stat := info.Sys().(*syscall.Stat_t)
-	if err := os.Chown(kept, int(stat.Uid), int(stat.Gid)); err != nil {
-		t.Fatal(err)
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		if err := os.Chown(kept, int(stat.Uid), int(stat.Gid)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := damage(path); err != nil {
 		t.Fatal(err)

@@ -446,6 +446,9 @@ func (r *reader) judge(ctx context.Context, f *fork, p []byte, block uint32) (pr
 	return r.visibility(ctx, f, p, block)
 }
 
+// pageImpact is what a damaged page on disk means.
+const pageImpact = "Statements that read this page fail, miss rows or give wrong data, also when a good copy in memory still hides it: the copy on disk is what a restart, a backup and a base backup will see."
+
 // report reports what was seen twice, unless the relation has another file by
 // now.
 func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen problem) error {
@@ -455,7 +458,7 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 	}
 	label := lostLabel(seen.text)
 	severity := SeverityCritical
-	impact := "Statements that read this page fail, miss rows or give wrong data, also when a good copy in memory still hides it: the copy on disk is what a restart, a backup and a base backup will see."
+	impact := pageImpact
 	action := heapAction
 	switch {
 	case label != "": // the rows are as they were written if it is pg_enum that lost it
