@@ -45,7 +45,7 @@ func addCheck(app *kingpin.Application, g *globals) (string, command) {
 	cmd.Flag("deep", "Look at everything, ignoring intervals and sampling.").BoolVar(&f.deep)
 	cmd.Flag("jobs", "How many relations are looked at in parallel, each in a session of its own: of as many databases, or several of each.").Short('j').Default("1").IntVar(&f.jobs)
 	cmd.Flag("rate-limit", "Read at most this many bytes per second in each job, for example 32MiB; 0 is no limit.").Default("0").BytesVar(&f.rateLimit)
-	cmd.Flag("share", "Keep the server busy for at most this share of the time in each job, for example 0.05, but for the first second of each check; 0 is no limit.").Default("0").Float64Var(&f.share)
+	cmd.Flag("share", "Keep the server busy for at most this share of the time in each job, for example 0.05, but for the first five seconds of each check; 0 is no limit.").Default("0").Float64Var(&f.share)
 	cmd.Flag("offline", "Look at the data directory of a server that is down or will not start, and tell why.").BoolVar(&f.offline)
 	cmd.Flag("pgdata", "The data directory for --offline.").Envar("PGDATA").PlaceHolder("DIR").StringVar(&f.pgdata)
 	return cmd.FullCommand(), f.check

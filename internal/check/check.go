@@ -98,7 +98,7 @@ type Scope struct {
 	// RateLimit is how many bytes per second the check may read; 0 is no limit.
 	RateLimit int64
 	// Share is the share of the time for which the check may keep the server busy,
-	// beyond the first second of a run; 0 is no limit.
+	// beyond the first five seconds of a run; 0 is no limit.
 	Share float64
 	// Jobs is how many relations a check may look at in parallel, each with a session
 	// of its own; 0 is one, and so is a run that can be resumed.

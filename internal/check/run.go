@@ -431,7 +431,7 @@ func (s *session) throttle(ctx context.Context, started time.Time, bytes int64) 
 
 // freeWork is for how long a run may keep the server busy before it keeps to its
 // share of the time: what is small is looked at soon.
-const freeWork = time.Second
+const freeWork = 5 * time.Second
 
 // work is for how long the session has kept the server busy since it was last
 // asked, without what is free and without the time that paced statements slept.
