@@ -324,10 +324,10 @@ func (s *session) scanFor(ctx context.Context, scan *rowScan, indexes []int, r b
 	}
 	broken := make([]bool, len(indexes))
 	for _, f := range list {
-		for n, breaks := range f.Breaks {
-			if breaks != nil && *breaks {
+		for n, i := range indexes {
+			if breaks := f.Breaks[n]; breaks != nil && *breaks {
 				broken[n] = true
-				scan.wrong[indexes[n]] = addRow(scan.wrong[indexes[n]], row{f.Place, f.Key})
+				scan.wrong[i] = addRow(scan.wrong[i], row{f.Place, f.Key})
 			}
 		}
 	}
