@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strconv"
 	"time"
 
 	"pg_integrity_exporter/internal/cluster"
@@ -104,7 +105,8 @@ func (r *clusterReader) status(ctx context.Context) error {
 	return nil
 }
 
-// multixacts looks at pg_multixact.
+// multixacts looks at pg_multixact: its files, and what those that the last
+// checkpoint wrote say.
 func (r *clusterReader) multixacts(ctx context.Context) error {
 	span := func() (uint32, uint32, error) {
 		_, oldest, err := r.oldestXIDs(ctx)
@@ -113,22 +115,90 @@ func (r *clusterReader) multixacts(ctx context.Context) error {
 	if err := r.logFiles(ctx, cluster.MultiOffsets, span); err != nil {
 		return err
 	}
-	return r.logFiles(ctx, cluster.MultiMembers, func() (uint32, uint32, error) {
+	var first uint32
+	err := r.logFiles(ctx, cluster.MultiMembers, func() (uint32, uint32, error) {
 		oldest, next, err := span()
 		if err != nil || oldest == next {
 			return 0, 0, err
 		}
 		path, _ := cluster.MultiOffsets.Place(oldest)
-		content, err := datadir.ReadFile(ctx, r.files, path, 1<<18)
-		if errors.Is(err, fs.ErrNotExist) {
-			return 0, 0, nil // told above
-		}
-		first, ok := cluster.OffsetOf(content, oldest)
-		if err != nil || !ok || first == 0 {
+		content, err := r.logFile(ctx, path)
+		var ok bool
+		if first, ok = cluster.OffsetOf(content, oldest); err != nil || !ok || first == 0 {
 			return 0, 0, err
 		}
 		return first, r.control.NextMultiOffset, nil
 	})
+	if err != nil {
+		return err
+	}
+	oldest, next, err := span()
+	if err != nil {
+		return err
+	}
+	for name := range cluster.MultiOffsets.Files(oldest, next) {
+		segment, _ := cluster.SegmentOf(name)
+		path := cluster.MultiOffsets.Directory + "/" + name
+		wrong, err := twice(ctx, func() (string, error) {
+			content, err := r.logFile(ctx, path)
+			if err != nil {
+				return "", err
+			}
+			if wrong := cluster.OffsetsProblem(content, segment, oldest, next, first, r.control.NextMultiOffset); wrong != "" {
+				return wrong, nil
+			}
+			lost, err := r.lostMembers(ctx, content, segment, oldest, next)
+			return cluster.MembersProblem(lost), err
+		})
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.damagedFile(path, wrong, "Rows that several transactions have locked or updated cannot be read or updated, or seem to be locked by nobody or by the wrong ones; VACUUM fails on them.", "multixacts")
+		}
+	}
+	return nil
+}
+
+// logFile reads one file of a log; one that is missing, which logFiles tells of, is
+// empty.
+func (r *clusterReader) logFile(ctx context.Context, path string) ([]byte, error) {
+	started := time.Now()
+	content, err := datadir.ReadFile(ctx, r.files, path, 1<<18)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	r.throttle(ctx, started, int64(len(content)))
+	return content, err
+}
+
+// lostMembers gives the multixacts in the contents of a file of pg_multixact/offsets
+// whose members were lost. Of the last before the checkpoint the server is asked, too.
+func (r *clusterReader) lostMembers(ctx context.Context, offsets []byte, segment, oldest, next uint32) ([]uint32, error) {
+	var name string
+	var members []byte
+	var failed error
+	lost := cluster.LostMembers(offsets, segment, oldest, next, r.control.NextMultiOffset, func(of string) []byte {
+		if of != name {
+			name = of
+			if members, failed = r.logFile(ctx, cluster.MultiMembers.Directory+"/"+of); failed != nil {
+				members = nil
+			}
+		}
+		return members
+	})
+	if failed != nil {
+		return nil, failed
+	}
+	return slices.DeleteFunc(lost, func(multi uint32) bool {
+		if next-multi > cluster.UnderWay {
+			return false
+		}
+		const sql = "SELECT coalesce(bool_and(xid::text::bigint >= 3), false) FROM pg_get_multixact_members($1::text::xid)"
+		var whole bool
+		err := r.conn.QueryRow(ctx, sql, strconv.FormatUint(uint64(multi), 10)).Scan(&whole)
+		return err == nil && whole
+	}), ctx.Err()
 }
 
 // commitTimes looks at pg_commit_ts.

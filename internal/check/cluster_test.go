@@ -68,6 +68,11 @@ func clusterDamages(prepared, snapshot string) []clusterDamage {
 		{"status zeroed", "pg_xact/0000", func(b []byte) []byte { clear(b); return b }, "neither as committed nor as aborted"},
 		{"offsets", "pg_multixact/offsets/0000", nil, "pg_multixact/offsets/0000 is missing"},
 		{"members", "pg_multixact/members/0000", nil, "pg_multixact/members/0000 is missing"},
+		{"offsets zeroed", "pg_multixact/offsets/0000", func(b []byte) []byte { clear(b); return b }, "where the members of the multixacts 1 to 127 begin was lost"},
+		{"offsets garbled", "pg_multixact/offsets/0000", func(b []byte) []byte { b[403] = 0x7f; return b }, "the members of multixact 100 begin at"},
+		{"members zeroed", "pg_multixact/members/0000", func(b []byte) []byte { clear(b[:8192]); return b }, "multixacts were lost, of 1 to "},
+		{"member lost", "pg_multixact/members/0000", func(b []byte) []byte { clear(b[44:48]); return b }, "the members of 1 multixacts were lost"},
+		{"members garbled", "pg_multixact/members/0000", func(b []byte) []byte { b[40] = 0x80; return b }, "the members of 1 multixacts were lost"},
 		{"parameter", "postgresql.conf", func(b []byte) []byte { return append(b, "shared_bufers = 1\n"...) }, "shared_bufers"},
 		{"value", "postgresql.conf", func(b []byte) []byte { return append(b, "work_mem = 1kB\n"...) }, "work_mem"},
 		{"syntax", "postgresql.auto.conf", func(b []byte) []byte { return append(b, "x = = 1\n"...) }, "syntax error"},
@@ -88,7 +93,7 @@ func TestCluster(t *testing.T) {
 		server.MustExec(t, "postgres", "CHECKPOINT")
 		server.MustExec(t, "postgres", "SELECT count(*) FROM pg_logical_slot_peek_binary_changes('audit', NULL, NULL, 'proto_version', '1', 'publication_names', 'books')")
 		server.MustExec(t, "postgres", "BEGIN; SELECT * FROM t WHERE i < 10 FOR SHARE; PREPARE TRANSACTION 'payment'")
-		server.MustExec(t, "postgres", "DO $$ BEGIN FOR n IN 1..20 LOOP PERFORM FROM t WHERE i = 1 FOR KEY SHARE; COMMIT; END LOOP; END $$")
+		server.MustExec(t, "postgres", "DO $$ BEGIN FOR n IN 1..300 LOOP PERFORM FROM t WHERE i = 1 FOR KEY SHARE; COMMIT; END LOOP; END $$")
 		server.MustExec(t, "postgres", "CHECKPOINT")
 		server.MustExec(t, "postgres", "CREATE TABLE u AS SELECT i, repeat(md5(i::text), 20) AS x FROM generate_series(1, 5000) i; SET synchronous_commit = on; CREATE TABLE v ()")
 		server.MustExec(t, "postgres", "ALTER SYSTEM SET log_lock_waits = on")

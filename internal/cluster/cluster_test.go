@@ -131,6 +131,7 @@ func FuzzDecode(f *testing.F) {
 		_, _ = DecodeBackupLabel(b)
 		_ = StatusProblems(b, 0, 3, 1000)
 		_ = OffsetsProblem(b, 0, 1, 1000, 1, 1000)
+		_ = MembersProblem(LostMembers(b, 0, 1, 1000, 1000, func(string) []byte { return b }))
 		_, _ = OffsetOf(b, 7)
 		_ = wal.CRC32C(b)
 	})

@@ -153,29 +153,111 @@ func GarbledStatus(b []byte, first, finished uint32) []Blank {
 	return runs
 }
 
+const (
+	// UnderWay is how many multixacts before the next one may not have been written
+	// when the last checkpoint was made.
+	UnderWay = 64
+	// multisOf is how many multixacts one file of pg_multixact/offsets holds.
+	multisOf = multisPerPage * slruPages
+	// enoughMultis is how many offsets of one sector of a disk must be in use.
+	enoughMultis = 32
+)
+
 // OffsetsProblem looks at the offsets of the multixacts from oldest up to but
 // not including next in the contents of the file of a segment of
 // pg_multixact/offsets. Each must lie between the first and the next
-// member; "" is nothing wrong. An offset of 0 was never written: a crash leaves
-// it.
+// member; firstMember 0 is that the first is not known. "" is nothing wrong. An
+// offset of 0 was never written: a crash leaves it, but not a whole sector of them.
 func OffsetsProblem(b []byte, segment, oldest, next, firstMember, nextMember uint32) string {
-	first := segment * multisPerPage * slruPages
-	previous := firstMember
+	var previous uint32 // counted from firstMember
+	var blank, used uint32
 	for i := 0; i+4 <= len(b); i += 4 {
-		multi := first + uint32(i/4)
+		multi := segment*multisOf + uint32(i/4)
+		offset := binary.LittleEndian.Uint32(b[i:])
+		if i%sector == 0 {
+			blank, used = 0, 0
+		}
 		if precedesMulti(multi, oldest) || !precedesMulti(multi, next) || multi == 0 {
 			continue
 		}
-		offset := binary.LittleEndian.Uint32(b[i:])
-		if offset == 0 {
-			continue
+		if next-multi > UnderWay {
+			used++
+			if offset == 0 {
+				blank++
+			}
 		}
-		if int32(offset-previous) < 0 || int32(nextMember-offset) < 0 {
-			return fmt.Sprintf("the members of multixact %d begin at %d, outside of %d to %d", multi, offset, previous, nextMember)
+		if (i+4)%sector == 0 || next-multi == UnderWay+1 {
+			if used >= enoughMultis && blank == used {
+				return fmt.Sprintf("where the members of the multixacts %d to %d begin was lost", multi+1-used, multi)
+			}
 		}
-		previous = offset
+		switch since := offset - firstMember; {
+		case offset == 0, firstMember == 0:
+		case since < previous || since > nextMember-firstMember:
+			return fmt.Sprintf("the members of multixact %d begin at %d, outside of %d to %d", multi, offset, firstMember+previous, nextMember)
+		default:
+			previous = since
+		}
 	}
 	return ""
+}
+
+const (
+	// lastMemberStatus is the largest status of a member of a multixact (MultiXactStatus).
+	lastMemberStatus = 5
+	// mostMembers is how many members a multixact can have at all: one for each session
+	// and its subtransactions. More is a matter of its offset.
+	mostMembers = 1 << 18
+)
+
+// LostMembers gives the multixacts from oldest up to but not including next, in the
+// contents of the file of a segment of pg_multixact/offsets, of which a member is no
+// transaction or has a status that there is not. members gives the contents of a
+// file of pg_multixact/members; nil is that it is not known.
+func LostMembers(offsets []byte, segment, oldest, next, nextMember uint32, members func(name string) []byte) []uint32 {
+	var lost []uint32
+	for i := 0; i+4 <= len(offsets); i += 4 {
+		multi := segment*multisOf + uint32(i/4)
+		if precedesMulti(multi, oldest) || !precedesMulti(multi, next) || multi == 0 {
+			continue
+		}
+		start, end := binary.LittleEndian.Uint32(offsets[i:]), nextMember
+		if multi+1 != next {
+			if i+8 > len(offsets) {
+				break // the next file knows
+			}
+			end = binary.LittleEndian.Uint32(offsets[i+4:])
+		}
+		if start == 0 || end == 0 || end-start > mostMembers {
+			continue
+		}
+		for member := start; member != end; member++ {
+			if content := members(MultiMembers.File(member)); member != 0 && lostMember(content, member) {
+				lost = append(lost, multi)
+				break
+			}
+		}
+	}
+	return lost
+}
+
+// lostMember looks at one member in the contents of its file: four of them stand
+// together, first the status of each in a byte.
+func lostMember(b []byte, member uint32) bool {
+	group := int(member/membersPerPage%slruPages)*slruPage + int(member%membersPerPage/4)*20
+	if group+20 > len(b) {
+		return false
+	}
+	xid := binary.LittleEndian.Uint32(b[group+4+int(member%4)*4:])
+	return xid < firstNormal || b[group+int(member%4)] > lastMemberStatus
+}
+
+// MembersProblem says in words what LostMembers gives; "" is nothing.
+func MembersProblem(lost []uint32) string {
+	if len(lost) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("the members of %d multixacts were lost, of %d to %d", len(lost), lost[0], lost[len(lost)-1])
 }
 
 // StatusProblems says in words what BlankStatus and GarbledStatus find in the

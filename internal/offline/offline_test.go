@@ -208,6 +208,7 @@ func accidents() []accident {
 		{name: "pg_multixact/offsets lost", do: remove("pg_multixact/offsets/0000"), found: "pg_multixact/offsets/0000 is missing", stops: true},
 		{name: "pg_multixact/members lost", do: remove("pg_multixact/members/0000"), found: "pg_multixact/members/0000 is missing", stops: true},
 		{name: "multixact offsets garbled", do: edit("pg_multixact/offsets/0000", func(b []byte) []byte { b[11] = 0x70; return b }), found: "the members of multixact 2 begin at"},
+		{name: "multixact member garbled", do: edit("pg_multixact/members/0000", func(b []byte) []byte { b[1] = 0x77; return b }), found: "the members of 1 multixacts were lost"},
 		{name: "shared relation map flipped", do: edit("global/pg_filenode.map", flip(20)), found: "global/pg_filenode.map is damaged", stops: true},
 		{name: "shared relation map lost", do: remove("global/pg_filenode.map"), found: "global/pg_filenode.map is missing", stops: true},
 		{name: "relation map of a database flipped", do: edit("base/1/pg_filenode.map", flip(20)), found: "base/1/pg_filenode.map is damaged"},

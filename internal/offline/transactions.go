@@ -133,10 +133,9 @@ func (r *run) multixacts(context.Context) error {
 		return nil
 	}
 	first, ok := r.multiOffset(r.control.OldestMulti)
-	if !ok || first == 0 {
-		return nil
+	if ok && first != 0 {
+		r.slru(cluster.MultiMembers, first, r.control.NextMultiOffset, atRecovery, action)
 	}
-	r.slru(cluster.MultiMembers, first, r.control.NextMultiOffset, atRecovery, action)
 	for _, name := range sortedFiles(cluster.MultiOffsets.Files(r.control.OldestMulti, r.control.NextMulti)) {
 		segment, _ := cluster.SegmentOf(name)
 		path := cluster.MultiOffsets.Directory + "/" + name
@@ -144,11 +143,36 @@ func (r *run) multixacts(context.Context) error {
 		if err != nil {
 			continue // told above
 		}
-		if problem := cluster.OffsetsProblem(content, segment, r.control.OldestMulti, r.control.NextMulti, first, r.control.NextMultiOffset); problem != "" {
+		problem := cluster.OffsetsProblem(content, segment, r.control.OldestMulti, r.control.NextMulti, first, r.control.NextMultiOffset)
+		if problem == "" {
+			problem = cluster.MembersProblem(r.lostMembers(content, segment))
+		}
+		if problem != "" {
 			r.found(never, critical(path, problem, "Rows that several transactions have locked cannot be read or updated, or seem to be locked by the wrong ones.", action), "offsets")
 		}
 	}
 	return nil
+}
+
+// lostMembers gives the multixacts in the contents of a file of pg_multixact/offsets
+// whose members were lost.
+func (r *run) lostMembers(offsets []byte, segment uint32) []uint32 {
+	var name string
+	var members []byte
+	lost := cluster.LostMembers(offsets, segment, r.control.OldestMulti, r.control.NextMulti, r.control.NextMultiOffset, func(of string) []byte {
+		if of != name {
+			name = of
+			var err error
+			if members, err = r.readFile(cluster.MultiMembers.Directory+"/"+of, 1<<19); err != nil {
+				members = nil // told above
+			}
+		}
+		return members
+	})
+	if r.control.State.Clean() {
+		return lost
+	}
+	return slices.DeleteFunc(lost, func(multi uint32) bool { return r.control.NextMulti-multi <= cluster.UnderWay })
 }
 
 // multiOffset reads where the members of a multixact begin.
