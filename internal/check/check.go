@@ -59,6 +59,8 @@ type Check struct {
 	// Afterwards says that the check looks at the database as a whole, and runs once
 	// more when maintenance has ended.
 	Afterwards bool
+	// Standby says that the check asks what rows say, which a standby knows as well.
+	Standby bool
 	// idle says why the check has nothing to do in a database; nil is never.
 	idle func(scope Scope, database string) string
 	// run looks at the database of the session and reports.
@@ -72,6 +74,17 @@ func (c Check) Idle(scope Scope, database string) string {
 		return ""
 	}
 	return c.idle(scope, database)
+}
+
+// OnStandby names the checks that may run on a standby instead of its primary.
+func OnStandby() []string {
+	var names []string
+	for _, c := range All() {
+		if c.Standby {
+			names = append(names, c.Name)
+		}
+	}
+	return names
 }
 
 // All lists the checks in the order in which they must run: what is safe to

@@ -22,6 +22,7 @@ func constraintCheck() Check {
 		Interval: 24 * time.Hour,
 		Needs:    "SELECT on the tables and USAGE on their schemas (pg_read_all_data, 14+); BYPASSRLS where row security applies; EXECUTE on the functions that CHECK constraints call",
 		Locks:    "ACCESS SHARE on one table and the tables it refers to at a time",
+		Standby:  true,
 		run:      runConstraint,
 	}
 }

@@ -15,6 +15,7 @@ func generatedCheck() Check {
 		Interval: 24 * time.Hour,
 		Needs:    "SELECT on the tables and USAGE on their schemas (pg_read_all_data, 14+); BYPASSRLS where row security applies; EXECUTE on the functions of the expressions",
 		Locks:    "ACCESS SHARE on one table at a time",
+		Standby:  true,
 		run:      runGenerated,
 	}
 }

@@ -33,7 +33,8 @@ func invariantCheck() Check {
 			}
 			return ""
 		},
-		run: runInvariant,
+		Standby: true,
+		run:     runInvariant,
 	}
 }
 

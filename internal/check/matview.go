@@ -30,7 +30,8 @@ func matviewCheck() Check {
 			}
 			return "no materialised view is configured for this database (materialized_views: in the configuration file), and --deep was not asked for"
 		},
-		run: runMatview,
+		Standby: true,
+		run:     runMatview,
 	}
 }
 

@@ -30,7 +30,8 @@ func sealedCheck() Check {
 			}
 			return ""
 		},
-		run: runSealed,
+		Standby: true,
+		run:     runSealed,
 	}
 }
 

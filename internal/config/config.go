@@ -31,6 +31,8 @@ type Config struct { //nolint:recvcheck // it is validated in place and read as 
 	// Target is the server to watch; what it leaves out comes from the
 	// environment.
 	Target Target `yaml:"target"`
+	// Standby is a standby of it that takes over some checks.
+	Standby Standby `yaml:"standby"`
 	// Databases says which databases are checked.
 	Databases Databases `yaml:"databases"`
 	// Log says where the server's log is.
@@ -163,6 +165,7 @@ func Default() Validated {
 		checks[c.Name] = Check{Enabled: true, Interval: Duration(c.Interval)}
 	}
 	return Validated{config: Config{
+		Standby:     Standby{Checks: check.OnStandby()},
 		Databases:   Databases{Include: []string{}, Exclude: []string{}},
 		Log:         defaultLog(),
 		Checks:      checks,
@@ -250,6 +253,9 @@ func (c *Config) validate(document *yaml.Node, known map[string]Check) error {
 	}
 	if c.Target.DSN != "" && c.Target.DSNFile != "" {
 		return fail("dsn and dsn_file exclude each other", nil, "target", "dsn_file")
+	}
+	if text, key := c.Standby.problem(); text != "" {
+		return fail("%s", []any{text}, "standby", key)
 	}
 	for name := range c.Checks {
 		if _, ok := known[name]; !ok {

@@ -64,6 +64,7 @@ func TestParseErrors(t *testing.T) {
 		"size":           {"limits: {check_rate: lots}\n", `line 1: "lots" is not a size`},
 		"zero rate":      {"limits:\n  check_rate: 0B\n", "line 2: limits.check_rate: must be more than 0"},
 		"share":          {"limits:\n  check_share: 1.5\n", "line 2: limits.check_share: must be more than 0 and at most 1"},
+		"standby":        {"standby:\n  dsn: postgresql://a\n  checks: [page]\n", "line 3: standby.checks: page looks at the server itself; what may run on a standby: constraint"},
 		"both DSNs":      {"target:\n  dsn: postgresql://a\n  dsn_file: b\n", "line 3: target.dsn_file: dsn and dsn_file exclude each other"},
 		"pattern":        {"databases:\n  include: ['[']\n", `line 2: databases.include: "[" is not a valid pattern`},
 		"not YAML":       {"target: [\n", "line"},

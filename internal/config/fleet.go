@@ -290,6 +290,9 @@ func (v Validated) masked() Config {
 	if config.Target.DSN != "" {
 		config.Target.DSN = secret
 	}
+	if config.Standby.DSN != "" {
+		config.Standby.DSN = secret
+	}
 	modules := make(map[string]AuthModule, len(config.AuthModules))
 	for name, a := range config.AuthModules {
 		if a.UserPass.Password != "" {

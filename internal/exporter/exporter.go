@@ -250,9 +250,19 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 		}
 	}
 	target.Bound(maxSessions)
+	standby := schedule.Standby{Checks: c.Standby.Checks}
+	if c.Standby.Configured() {
+		var err error
+		if standby.Target, err = pg.SourceTarget(c.Standby.Read, pg.NoEnvironment); err != nil {
+			logger.Error("the standby is not used", "err", err)
+		} else {
+			standby.Target.Bound(maxSessions)
+		}
+	}
 	r.scheduler = schedule.New(target, r.lane, results, schedule.Settings{
 		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Share: c.Limits.CheckShare, Rules: c.Rules(), Turns: turns,
-		Bounds: schedule.Bounds{Latency: time.Duration(c.Limits.Latency), ReplicationLag: time.Duration(c.Limits.ReplicationLag)},
+		Standby: standby,
+		Bounds:  schedule.Bounds{Latency: time.Duration(c.Limits.Latency), ReplicationLag: time.Duration(c.Limits.ReplicationLag)},
 	}, logger)
 	r.recovery = recovery.NewWatcher(c.Recovery.Watched(), time.Duration(c.Recovery.Interval), int64(c.Recovery.VerifyRate), results.Files(), logger)
 	r.drills = e.drills(c, results, logger)

@@ -89,6 +89,8 @@ type Settings struct {
 	Rules check.Rules
 	// Bounds say when the checks hold back.
 	Bounds Bounds
+	// Standby is a standby that some checks run on.
+	Standby Standby
 	// Turns bounds the checks in their slots that run at once in all targets: one
 	// place for each. Nil is no bound.
 	Turns chan struct{}
@@ -108,8 +110,10 @@ type Scheduler struct {
 	queue    []waiting
 	checked  map[Suspect]time.Time
 	replan   bool
-	asked    []state.Planned // checks that somebody wants to run now
-	touched  map[string]bool // databases in which maintenance has ended
+	// standbyProblem is why the standby was not used last.
+	standbyProblem string
+	asked          []state.Planned // checks that somebody wants to run now
+	touched        map[string]bool // databases in which maintenance has ended
 
 	aftermaths map[string]aftermath // of the goroutine of the slots
 
@@ -615,7 +619,7 @@ func (s *Scheduler) run(ctx context.Context, name, database string, scope check.
 	logger := s.logger.With("check", name, "datname", database)
 	scope.Rules = s.current().Rules
 	scope.RateLimit, scope.Memory, scope.Pace = s.current().RateLimit, s.state.Files().Memory(), s.governor.pace
-	result := check.Run(ctx, s.target, database, check.All()[index], scope, logger)
+	result := s.runOn(ctx, check.All()[index], database, scope)
 	if ctx.Err() != nil {
 		return check.Result{}, false
 	}
