@@ -45,7 +45,7 @@ func TestStandby(t *testing.T) {
 		}
 		constraint := check.All()[places()["constraint"]]
 		messages := func() string {
-			result := s.runOn(t.Context(), constraint, "postgres", check.Scope{Heaps: check.NewHeaps()})
+			result, _ := s.runOn(t.Context(), constraint, "postgres", check.Scope{Heaps: check.NewHeaps()})
 			var all []string
 			for _, f := range result.Findings {
 				all = append(all, f.Message)
