@@ -247,15 +247,15 @@ func (t *Target) Restarted(ctx context.Context, since time.Time, purpose Purpose
 	if restarted {
 		t.awaitStart(ctx)
 	}
-	var younger *bool
+	var age *float64 // of the checkpointer, in seconds
 	err := t.AskAny(ctx, purpose, func(conn *Conn) error {
-		return conn.QueryRow(ctx, `SELECT max(backend_start) > clock_timestamp() - $1::float8 * interval '1 s'
-			FROM pg_stat_activity WHERE backend_type = 'checkpointer'`, time.Since(since).Seconds()).Scan(&younger)
+		return conn.QueryRow(ctx, `SELECT extract(epoch FROM clock_timestamp() - max(backend_start))::float8
+			FROM pg_stat_activity WHERE backend_type = 'checkpointer'`).Scan(&age)
 	})
-	if err != nil || younger == nil {
+	if err != nil || age == nil {
 		return restarted, false
 	}
-	return *younger, true
+	return *age < time.Since(since).Seconds(), true
 }
 
 // restarts says that the server is starting again. It is given a second to notice

@@ -106,6 +106,9 @@ func Start(t testing.TB, options ...Option) *Server {
 		config.Install = need(t, config.Install.Major)
 	}
 	server, err := Launch(t.Context(), config)
+	if err != nil && strings.Contains(err.Error(), "Address already in use") { // another program was quicker
+		server, err = Launch(t.Context(), config)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
