@@ -78,16 +78,11 @@ func (r *clusterReader) status(ctx context.Context) error {
 	}
 	for name := range log.Files(oldest, finished) {
 		segment, _ := cluster.SegmentOf(name)
-		started := time.Now()
 		path := log.Directory + "/" + name
-		content, err := datadir.ReadFile(ctx, r.files, path, 1<<18)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+		content, err := r.logFile(ctx, path)
 		if err != nil {
 			return err
 		}
-		r.throttle(ctx, started, int64(len(content)))
 		problems := cluster.StatusProblems(content, segment, oldest, finished)
 		if len(problems) == 0 {
 			continue
@@ -175,16 +170,10 @@ func (r *clusterReader) logFile(ctx context.Context, path string) ([]byte, error
 // lostMembers gives the multixacts in the contents of a file of pg_multixact/offsets
 // whose members were lost. Of the last before the checkpoint the server is asked, too.
 func (r *clusterReader) lostMembers(ctx context.Context, offsets []byte, segment, oldest, next uint32) ([]uint32, error) {
-	var name string
-	var members []byte
 	var failed error
-	lost := cluster.LostMembers(offsets, segment, oldest, next, r.control.NextMultiOffset, func(of string) []byte {
-		if of != name {
-			name = of
-			if members, failed = r.logFile(ctx, cluster.MultiMembers.Directory+"/"+of); failed != nil {
-				members = nil
-			}
-		}
+	lost := cluster.LostMembers(offsets, segment, oldest, next, r.control.NextMultiOffset, func(path string) []byte {
+		members, err := r.logFile(ctx, path)
+		failed = errors.Join(failed, err)
 		return members
 	})
 	if failed != nil {

@@ -213,9 +213,12 @@ const (
 // LostMembers gives the multixacts from oldest up to but not including next, in the
 // contents of the file of a segment of pg_multixact/offsets, of which a member is no
 // transaction or has a status that there is not. members gives the contents of a
-// file of pg_multixact/members; nil is that it is not known.
-func LostMembers(offsets []byte, segment, oldest, next, nextMember uint32, members func(name string) []byte) []uint32 {
+// file of pg_multixact/members; nil is that it is not known. It is asked once for
+// each file.
+func LostMembers(offsets []byte, segment, oldest, next, nextMember uint32, members func(path string) []byte) []uint32 {
 	var lost []uint32
+	var content []byte
+	known := int64(-1) // the segment of content
 	for i := 0; i+4 <= len(offsets); i += 4 {
 		multi := segment*multisOf + uint32(i/4)
 		if precedesMulti(multi, oldest) || !precedesMulti(multi, next) || multi == 0 {
@@ -232,7 +235,11 @@ func LostMembers(offsets []byte, segment, oldest, next, nextMember uint32, membe
 			continue
 		}
 		for member := start; member != end; member++ {
-			if content := members(MultiMembers.File(member)); member != 0 && lostMember(content, member) {
+			if of := MultiMembers.segment(member); int64(of) != known {
+				path, _ := MultiMembers.Place(member)
+				content, known = members(path), int64(of)
+			}
+			if member != 0 && lostMember(content, member) {
 				lost = append(lost, multi)
 				break
 			}

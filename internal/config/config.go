@@ -71,6 +71,9 @@ type Target struct {
 	DSNFile string `yaml:"dsn_file"`
 }
 
+// Given says that it says where the server is.
+func (t Target) Given() bool { return t.DSN != "" || t.DSNFile != "" }
+
 // Read gives the DSN of the target, read from its file if it has one.
 func (t Target) Read() (string, error) {
 	if t.DSNFile == "" {

@@ -184,7 +184,7 @@ func (f *Fleet) resolve(document *yaml.Node) error {
 		if slices.ContainsFunc(named.Settings.config.Recovery.Repositories, func(r Repository) bool { return r.DrillInterval > 0 }) {
 			return fail("%s: drill_interval is only for the server of target; let cron or a timer run drill for this one", named.Name)
 		}
-		if t := named.Settings.config.Target; t.DSN == "" && t.DSNFile == "" {
+		if !named.Settings.config.Target.Given() {
 			return fail("%s: target.dsn or target.dsn_file is needed", named.Name)
 		}
 	}

@@ -17,9 +17,6 @@ type Standby struct {
 	Checks []string `yaml:"checks"`
 }
 
-// Configured says that there is one.
-func (s Standby) Configured() bool { return s.DSN != "" || s.DSNFile != "" }
-
 // problem is what is wrong with the settings and the key that it is about; "" is
 // nothing.
 func (s Standby) problem() (text, key string) {

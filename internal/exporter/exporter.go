@@ -176,7 +176,7 @@ func (e *Exporter) resolve() (config.Validated, []watch, error) {
 
 // named says whether a server is named outside of targets.
 func (e *Exporter) named(given config.Config) bool {
-	if e.options.DSN != "" || given.Target.DSN != "" || given.Target.DSNFile != "" {
+	if e.options.DSN != "" || given.Target.Given() {
 		return true
 	}
 	for _, variable := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATA_SOURCE_URI_FILE", "PGHOST", "PGSERVICE"} {
@@ -209,7 +209,7 @@ func Resolve(dsn, configFile string, environment pg.Environment) (config.Validat
 	}
 	given := validated.Get().Target
 	source := func() (string, error) { return dsn, nil }
-	if dsn == "" && (given.DSN != "" || given.DSNFile != "") {
+	if dsn == "" && given.Given() {
 		source = given.Read
 	}
 	target, err := pg.SourceTarget(source, environment)
@@ -251,7 +251,7 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 	}
 	target.Bound(maxSessions)
 	standby := schedule.Standby{Checks: c.Standby.Checks}
-	if c.Standby.Configured() {
+	if c.Standby.Given() {
 		var err error
 		if standby.Target, err = pg.SourceTarget(c.Standby.Read, pg.NoEnvironment); err != nil {
 			logger.Error("the standby is not used", "err", err)

@@ -157,15 +157,10 @@ func (r *run) multixacts(context.Context) error {
 // lostMembers gives the multixacts in the contents of a file of pg_multixact/offsets
 // whose members were lost.
 func (r *run) lostMembers(offsets []byte, segment uint32) []uint32 {
-	var name string
-	var members []byte
-	lost := cluster.LostMembers(offsets, segment, r.control.OldestMulti, r.control.NextMulti, r.control.NextMultiOffset, func(of string) []byte {
-		if of != name {
-			name = of
-			var err error
-			if members, err = r.readFile(cluster.MultiMembers.Directory+"/"+of, 1<<19); err != nil {
-				members = nil // told above
-			}
+	lost := cluster.LostMembers(offsets, segment, r.control.OldestMulti, r.control.NextMulti, r.control.NextMultiOffset, func(path string) []byte {
+		members, err := r.readFile(path, 1<<19)
+		if err != nil {
+			return nil // told above
 		}
 		return members
 	})
