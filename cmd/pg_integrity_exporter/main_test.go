@@ -236,6 +236,7 @@ func TestBadInput(t *testing.T) {
 		"ahead of no scrape":    {[]string{"serve", state + "/ahead", "--scrape.ahead=-1s"}, 1, []string{"--scrape.ahead=-1s", "negative"}},
 		"no jobs":               {[]string{"check", nobody, "--jobs=0"}, 2, []string{"--jobs"}},
 		"unknown key":           {[]string{"serve", state, "--config.file=" + file("key.yml", "target:\n  dns: x\n")}, 1, []string{"key.yml", "line 2", "dns"}},
+		"no DSN of a standby":   {[]string{"config", "check", "--config.file=" + file("standby.yml", "target: {dsn: host=a}\nstandby: {dsn: no dsn}\n")}, 1, []string{"standby: ", "failed to parse"}},
 		"wrong value":           {[]string{"config", "check", "--config.file=" + file("value.yml", "checks:\n  heap:\n    interval: soon\n")}, 1, []string{"value.yml", "line 3", "soon"}},
 		"no YAML":               {[]string{"config", "check", "--config.file=" + file("no.yml", "a: [b\n")}, 1, []string{"no.yml", "line"}},
 		"no file":               {[]string{"serve", state, "--config.file=/nowhere.yml"}, 1, []string{"/nowhere.yml", "no such file"}},

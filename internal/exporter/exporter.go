@@ -213,10 +213,27 @@ func Resolve(dsn, configFile string, environment pg.Environment) (config.Validat
 		source = given.Read
 	}
 	target, err := pg.SourceTarget(source, environment)
+	if err == nil {
+		_, err = standbyOf(validated.Get())
+	}
 	if err != nil {
 		return config.Validated{}, nil, err
 	}
 	return validated, target, nil
+}
+
+// standbyOf is the standby of a configuration; its Target is nil when there is none.
+func standbyOf(c config.Config) (schedule.Standby, error) {
+	standby := schedule.Standby{Checks: c.Standby.Checks}
+	if !c.Standby.Given() {
+		return standby, nil
+	}
+	var err error
+	if standby.Target, err = pg.SourceTarget(c.Standby.Read, pg.NoEnvironment); err != nil {
+		return standby, fmt.Errorf("standby: %w", err)
+	}
+	standby.Target.Bound(maxSessions)
+	return standby, nil
 }
 
 // ResolveNamed finds the settings and the target of one of targets.
@@ -250,14 +267,9 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 		}
 	}
 	target.Bound(maxSessions)
-	standby := schedule.Standby{Checks: c.Standby.Checks}
-	if c.Standby.Given() {
-		var err error
-		if standby.Target, err = pg.SourceTarget(c.Standby.Read, pg.NoEnvironment); err != nil {
-			logger.Error("the standby is not used", "err", err)
-		} else {
-			standby.Target.Bound(maxSessions)
-		}
+	standby, err := standbyOf(c)
+	if err != nil {
+		logger.Error("the standby is not used", "err", err)
 	}
 	r.scheduler = schedule.New(target, r.lane, results, schedule.Settings{
 		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Share: c.Limits.CheckShare, Rules: c.Rules(), Turns: turns,
