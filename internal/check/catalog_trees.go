@@ -172,7 +172,7 @@ func directoryOf(ctx context.Context, conn *pg.Conn, files datadir.Directory, da
 		return fmt.Sprintf("base/%d", oid), nil
 	}
 	place := fmt.Sprintf("pg_tblspc/%d", space)
-	entries, err := files.List(ctx, place)
+	entries, err := datadir.List(ctx, files, place)
 	if err != nil {
 		return "", err
 	}

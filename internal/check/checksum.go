@@ -51,10 +51,7 @@ func runChecksum(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range forks {
-		s.result.TotalBytes += int64(f.Pages) * page.Size
-	}
-	return s.each(ctx, len(forks), func(i int) error { return r.sums(ctx, &forks[i]) }, func(i int) string { return forks[i].Name.String() })
+	return forks.each(ctx, func(f *fork) error { return r.sums(ctx, f) })
 }
 
 // sums verifies the checksums of one relation. What is wrong with the files themselves
@@ -103,6 +100,9 @@ func (s *session) verifyByBackup(ctx context.Context) error {
 	if s.database != "" && s.database != s.home {
 		s.skipped = "" // the run in that database verifies this one
 		return nil
+	}
+	if s.scope.Pace != nil {
+		s.scope.Pace(ctx) // a backup cannot pause, so it does not begin under pressure
 	}
 	warnings := make(map[string]string)
 	s.conn.Close() // the backup takes its place

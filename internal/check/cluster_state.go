@@ -97,7 +97,7 @@ func (r *clusterReader) twoPhase(ctx context.Context) error {
 	for _, p := range list {
 		gids[r.twoPhaseName(uint32(p.XID))] = p.GID
 	}
-	entries, err := r.files.List(ctx, "pg_twophase")
+	entries, err := datadir.List(ctx, r.files, "pg_twophase")
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (r *clusterReader) replicationState(ctx context.Context) error {
 	if wrong != "" {
 		r.damagedFile(origins, wrong, "After a crash the server does not start, or subscriptions apply again what they have applied: rows are doubled or conflict.", "origins")
 	}
-	entries, err := r.files.List(ctx, "pg_logical/snapshots")
+	entries, err := datadir.List(ctx, r.files, "pg_logical/snapshots")
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -48,13 +49,16 @@ type owner struct {
 // filenode identifies the files of a relation within a database.
 type filenode struct{ Tablespace, Number uint32 }
 
-// relationFiles are the files of one filenode.
+// relationFiles are the files of one filenode. There are tens of thousands of them.
 type relationFiles struct {
-	directory directory
+	directory *directory
 	node      filenode
-	files     []datadir.Entry
-	segments  []uint32 // of the main fork
-	init      bool
+	// bytes is how large the files are together, and modified when one was written last.
+	bytes    int64
+	modified time.Time
+	files    int32
+	init     bool
+	later    []uint32 // segments of the main fork after the first
 	// foreign is a file that has another owner than the directory, or that its
 	// owner may not read and write, or a directory instead of a file.
 	foreign *datadir.Entry
@@ -64,15 +68,18 @@ func (f *relationFiles) path() string {
 	return f.directory.Path + "/" + strconv.FormatUint(uint64(f.node.Number), 10)
 }
 
-// size is how many bytes the files have, and modified when one was written last.
-func (f *relationFiles) size() (bytes int64, modified time.Time) {
-	for _, e := range f.files {
-		bytes += e.Size
-		if e.Modified.After(modified) {
-			modified = e.Modified
-		}
+func (f *relationFiles) add(e *datadir.Entry) {
+	f.bytes += e.Size
+	f.files++
+	if e.Modified.After(f.modified) {
+		f.modified = e.Modified
 	}
-	return bytes, modified
+}
+
+// owned are files whose owner has something to be told of.
+type owned struct {
+	*relationFiles
+	owner owner
 }
 
 func runFiles(ctx context.Context, s *session) error {
@@ -89,33 +96,33 @@ func runFiles(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	var all []*relationFiles
-	for _, d := range directories {
-		found, err := r.list(ctx, d)
+	all := make(map[filenode]*relationFiles)
+	for i := range directories {
+		d := &directories[i]
+		strays, err := r.list(ctx, d, all)
 		if err != nil {
 			return fmt.Errorf("listing %s: %w", d.Path, err)
 		}
-		all = append(all, found...)
+		for _, e := range strays {
+			if err := r.stray(ctx, d, e); err != nil {
+				return err
+			}
+		}
 	}
 	// After the directories: a relation that was made meanwhile is known then.
-	owners, err := r.owners(ctx)
+	wrong, err := r.claim(ctx, all)
 	if err != nil {
 		return err
 	}
-	var orphans []*relationFiles
-	for _, f := range all {
-		if o, known := owners[f.node]; known {
-			if err := r.owned(ctx, f, o); err != nil {
-				return err
-			}
-		} else if size, _ := f.size(); size > 0 {
-			orphans = append(orphans, f)
+	for _, f := range wrong {
+		if err := r.owned(ctx, f); err != nil {
+			return err
 		}
 	}
 	if len(s.scope.Relations) > 0 {
 		return nil
 	}
-	return r.orphans(ctx, orphans)
+	return r.orphans(ctx, all)
 }
 
 // directoriesSQL lists the tablespaces that may hold files of the database, and
@@ -150,7 +157,7 @@ func (r *reader) directories(ctx context.Context) ([]directory, error) {
 		parents := []string{"base"}
 		if d.Tablespace != defaultTablespace {
 			link := fmt.Sprintf("pg_tblspc/%d", d.Tablespace)
-			entries, err := r.files.List(ctx, link)
+			entries, err := datadir.List(ctx, r.files, link)
 			if err := ignoreGone(err); err != nil {
 				return nil, err
 			}
@@ -184,49 +191,44 @@ var (
 	otherFile = regexp.MustCompile(`^(?:PG_VERSION|pg_filenode\.map(?:\.tmp)?|pg_internal\.init(?:\.\d+)?|pg_control|t\d+_\d+(?:_(?:fsm|vm|init))?(?:\.\d+)?|pgsql_tmp.*)$`)
 )
 
-// list reads a directory. What is no file of a server is reported.
-func (r *reader) list(ctx context.Context, d directory) ([]*relationFiles, error) {
-	entries, err := r.files.List(ctx, d.Path)
-	if err != nil {
-		return nil, ignoreGone(err)
-	}
+// list reads a directory into all. What is no file of a server is a stray.
+func (r *reader) list(ctx context.Context, d *directory, all map[filenode]*relationFiles) (strays []datadir.Entry, err error) {
 	server, err := r.files.Stat(ctx, d.Path)
 	if err != nil {
 		return nil, ignoreGone(err)
 	}
-	byNumber := make(map[uint32]*relationFiles)
-	for _, e := range entries {
+	err = r.files.Each(ctx, d.Path, func(e datadir.Entry) {
 		match := relationFile.FindStringSubmatch(e.Name)
 		if match == nil {
 			if !otherFile.MatchString(e.Name) && len(r.scope.Relations) == 0 {
-				if err := r.stray(ctx, d, e); err != nil {
-					return nil, err
-				}
+				strays = append(strays, e)
 			}
-			continue
+			return
 		}
 		number, err := strconv.ParseUint(match[1], 10, 32)
 		if err != nil {
-			continue
+			return
 		}
-		f := byNumber[uint32(number)]
+		node := filenode{d.Tablespace, uint32(number)}
+		f := all[node]
 		if f == nil {
-			f = &relationFiles{directory: d, node: filenode{d.Tablespace, uint32(number)}}
-			byNumber[uint32(number)] = f
+			f = &relationFiles{directory: d, node: node}
+			all[node] = f
 		}
+		f.add(&e)
 		if e.Directory || !e.Mode.IsRegular() || r.files.Local() && (e.Owner != server.Owner || e.Mode.Perm()&0o600 != 0o600) {
-			f.foreign = &e
+			foreign := e
+			f.foreign = &foreign
 		}
-		f.files = append(f.files, e)
-		switch match[2] {
-		case "":
-			segment, _ := strconv.ParseUint("0"+match[3], 10, 32) // the pattern has at most six digits
-			f.segments = append(f.segments, uint32(segment))
-		case "_init":
+		switch {
+		case match[2] == "" && match[3] != "":
+			segment, _ := strconv.ParseUint(match[3], 10, 32) // the pattern has at most six digits
+			f.later = append(f.later, uint32(segment))
+		case match[2] == "_init":
 			f.init = true
 		}
-	}
-	return slices.SortedFunc(maps.Values(byNumber), func(a, b *relationFiles) int { return int(int64(a.node.Number) - int64(b.node.Number)) }), nil
+	})
+	return strays, ignoreGone(err)
 }
 
 // ownersSQL lists which files the relations of the database have. ACCESS SHARE on
@@ -238,29 +240,43 @@ const ownersSQL = `SELECT c.oid, n.nspname::text, c.relname::text, c.relpersiste
 	AND ($1::text[] IS NULL OR EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS wanted(schemaname, relname)
 		WHERE n.nspname = wanted.schemaname AND c.relname = wanted.relname))`
 
-func (r *reader) owners(ctx context.Context) (map[filenode]owner, error) {
+// claim takes the files of relations out of all, and gives those with which
+// something is wrong.
+func (r *reader) claim(ctx context.Context, all map[filenode]*relationFiles) (wrong []owned, err error) {
 	schemas, names := r.wanted()
 	rows, err := r.conn.Query(ctx, ownersSQL, schemas, names)
 	if err != nil {
 		return nil, fmt.Errorf("listing relations: %w", err)
 	}
-	owners := make(map[filenode]owner)
 	var o owner
 	var node filenode
 	_, err = pgx.ForEachRow(rows, []any{&o.OID, &o.Name.Schema, &o.Name.Name, &o.Permanent, &node.Number, &node.Tablespace}, func() error {
-		owners[node] = o
+		f := all[node]
+		delete(all, node)
+		switch {
+		case f == nil:
+		case f.foreign != nil || f.init && o.Permanent || f.gap() >= 0:
+			wrong = append(wrong, owned{f, o})
+		default:
+			r.looked(o.Name)
+		}
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing relations: %w", err)
 	}
-	return owners, nil
+	slices.SortFunc(wrong, func(a, b owned) int { return a.node.compare(b.node) })
+	return wrong, nil
+}
+
+func (n filenode) compare(other filenode) int {
+	return cmp.Or(cmp.Compare(n.Tablespace, other.Tablespace), cmp.Compare(n.Number, other.Number))
 }
 
 // owned judges the files of a relation.
-func (r *reader) owned(ctx context.Context, f *relationFiles, o owner) error {
+func (r *reader) owned(ctx context.Context, f owned) error {
 	if f.foreign != nil {
-		err := r.tell(ctx, f, o, "foreign", func(now *relationFiles) string {
+		err := r.tell(ctx, f, "foreign", func(now *relationFiles) string {
 			switch e := now.foreign; {
 			case e != nil && e.Directory:
 				return fmt.Sprintf("%s/%s is a directory instead of a file", f.directory.Path, e.Name)
@@ -276,8 +292,8 @@ func (r *reader) owned(ctx context.Context, f *relationFiles, o owner) error {
 			return err
 		}
 	}
-	if o.Permanent && f.init {
-		err := r.tell(ctx, f, o, "init", func(now *relationFiles) string {
+	if f.owner.Permanent && f.init {
+		err := r.tell(ctx, f, "init", func(now *relationFiles) string {
 			if now.init {
 				return fmt.Sprintf("the file %s_init is there although the relation is not unlogged", f.path())
 			}
@@ -289,28 +305,25 @@ func (r *reader) owned(ctx context.Context, f *relationFiles, o owner) error {
 		}
 	}
 	if f.gap() >= 0 {
-		return r.tell(ctx, f, o, "segment", func(now *relationFiles) string {
+		return r.tell(ctx, f, "segment", func(now *relationFiles) string {
 			if gap := now.gap(); gap >= 0 {
 				return fmt.Sprintf("the file %s.%d is missing although a later one is there", f.path(), gap)
 			}
 			return ""
 		}, "All rows from that file on are unreadable: statements fail or end early without an error.", heapAction)
 	}
-	r.looked(o.Name)
+	r.looked(f.owner.Name)
 	return nil
 }
 
 // gap is the number of a segment that is missing before another; -1 is none. The
 // first one is the check page's.
 func (f *relationFiles) gap() int {
-	have := make(map[uint32]bool, len(f.segments))
-	last := uint32(0)
-	for _, segment := range f.segments {
-		have[segment] = true
-		last = max(last, segment)
+	if f.later == nil {
+		return -1
 	}
-	for segment := uint32(1); segment < last; segment++ {
-		if !have[segment] {
+	for segment := uint32(1); segment < slices.Max(f.later); segment++ {
+		if !slices.Contains(f.later, segment) {
 			return int(segment)
 		}
 	}
@@ -319,33 +332,32 @@ func (f *relationFiles) gap() int {
 
 // tell reports what is wrong with the files of a relation when a later look sees
 // it again and they are still its files.
-func (r *reader) tell(ctx context.Context, f *relationFiles, o owner, kind string, wrong func(*relationFiles) string, impact, action string) error {
+func (r *reader) tell(ctx context.Context, f owned, kind string, wrong func(*relationFiles) string, impact, action string) error {
 	pauseToConfirm(ctx)
-	now, err := r.list(ctx, f.directory)
-	if err != nil {
+	all := make(map[filenode]*relationFiles)
+	if _, err := r.list(ctx, f.directory, all); err != nil {
 		return err
 	}
-	for _, again := range now {
-		if again.node != f.node {
-			continue
-		}
-		text := wrong(again)
-		var number *uint32
-		if err := r.conn.QueryRow(ctx, "SELECT pg_relation_filenode($1::oid)", o.OID).Scan(&number); err != nil {
-			return err
-		}
-		if text != "" && number != nil && *number == f.node.Number {
-			r.found(Finding{
-				Class: ClassCorruption, Severity: SeverityCritical, Schema: o.Name.Schema, Relation: o.Name.Name,
-				SQLState: "58P01", Message: text, Impact: impact, Action: action,
-			}, kind)
-		}
+	now := all[f.node]
+	if now == nil {
+		return nil
+	}
+	text := wrong(now)
+	var number *uint32
+	if err := r.conn.QueryRow(ctx, "SELECT pg_relation_filenode($1::oid)", f.owner.OID).Scan(&number); err != nil {
+		return err
+	}
+	if text != "" && number != nil && *number == f.node.Number {
+		r.found(Finding{
+			Class: ClassCorruption, Severity: SeverityCritical, Schema: f.owner.Name.Schema, Relation: f.owner.Name.Name,
+			SQLState: "58P01", Message: text, Impact: impact, Action: action,
+		}, kind)
 	}
 	return nil
 }
 
 // stray reports a file that is no server's.
-func (r *reader) stray(ctx context.Context, d directory, e datadir.Entry) error {
+func (r *reader) stray(ctx context.Context, d *directory, e datadir.Entry) error {
 	name := d.Path + "/" + e.Name
 	if time.Since(e.Modified) < time.Minute {
 		pauseToConfirm(ctx)
@@ -378,7 +390,8 @@ const orphansKey = "orphans"
 // before, and since then a checkpoint began and all transactions of that time
 // ended; or when it was written last before the last checkpoint began and before
 // the oldest transaction that is still open.
-func (r *reader) orphans(ctx context.Context, candidates []*relationFiles) error {
+func (r *reader) orphans(ctx context.Context, candidates map[filenode]*relationFiles) error {
+	maps.DeleteFunc(candidates, func(_ filenode, f *relationFiles) bool { return f.bytes == 0 })
 	seen := make(map[string]sighting)
 	if _, err := r.recall(ctx, orphansKey, &seen); err != nil {
 		return err
@@ -394,29 +407,19 @@ func (r *reader) orphans(ctx context.Context, candidates []*relationFiles) error
 	if err := r.conn.QueryRow(ctx, sql).Scan(&xmin, &position, &oldest, &hidden); err != nil {
 		return fmt.Errorf("asking for open transactions: %w", err)
 	}
-	if len(candidates) > 0 {
-		pauseToConfirm(ctx)
-	}
-	owners, err := r.owners(ctx)
+	left, err := r.stillThere(ctx, candidates)
 	if err != nil {
 		return err
 	}
 	now := make(map[string]sighting)
-	for _, f := range candidates {
-		still, err := r.stillThere(ctx, f, owners)
-		if err != nil {
-			return err
-		}
-		if !still {
-			continue
-		}
-		_, modified := f.size()
+	for _, f := range left {
 		first, before := seen[f.path()]
 		if !before {
 			first = sighting{WAL: uint64(position), NextXID: r.xids.Next}
 		}
 		now[f.path()] = first
 		twice := before && r.redo > first.WAL && int32(xmin-first.NextXID) >= 0
+		modified := candidates[f.node].modified
 		oldFile := modified.Before(r.still) && !hidden && (oldest == nil || modified.Before(*oldest))
 		if twice || oldFile {
 			r.orphan(f)
@@ -425,36 +428,47 @@ func (r *reader) orphans(ctx context.Context, candidates []*relationFiles) error
 	return r.remember(ctx, orphansKey, now)
 }
 
-// stillThere says that the files are still there and still nobody's.
-func (r *reader) stillThere(ctx context.Context, f *relationFiles, owners map[filenode]owner) (bool, error) {
-	if _, known := owners[f.node]; known {
-		return false, nil
+// stillThere are those of the files that a later look sees, and still nobody has.
+func (r *reader) stillThere(ctx context.Context, candidates map[filenode]*relationFiles) (left []*relationFiles, err error) {
+	if len(candidates) == 0 {
+		return nil, nil
 	}
-	left := false
-	for _, e := range f.files {
-		now, err := r.files.Stat(ctx, f.directory.Path+"/"+e.Name)
-		if err := ignoreGone(err); err != nil {
-			return false, err
+	pauseToConfirm(ctx)
+	directories := make(map[*directory]bool)
+	for _, f := range candidates {
+		directories[f.directory] = true
+	}
+	all := make(map[filenode]*relationFiles)
+	for d := range directories {
+		if _, err := r.list(ctx, d, all); err != nil {
+			return nil, err
 		}
-		left = left || err == nil && now.Size > 0
 	}
-	if !left {
-		return false, nil
+	maps.DeleteFunc(all, func(node filenode, f *relationFiles) bool { return candidates[node] == nil || f.bytes == 0 })
+	if _, err := r.claim(ctx, all); err != nil {
+		return nil, err
 	}
-	tablespace := f.node.Tablespace
-	if f.directory.Default {
-		tablespace = 0
+	for _, f := range all {
+		tablespace := f.node.Tablespace
+		if f.directory.Default {
+			tablespace = 0
+		}
+		var nobody bool
+		if err := r.conn.QueryRow(ctx, "SELECT pg_filenode_relation($1::oid, $2::oid) IS NULL", tablespace, f.node.Number).Scan(&nobody); err != nil {
+			return nil, err
+		}
+		if nobody {
+			left = append(left, f)
+		}
 	}
-	var nobody bool
-	err := r.conn.QueryRow(ctx, "SELECT pg_filenode_relation($1::oid, $2::oid) IS NULL", tablespace, f.node.Number).Scan(&nobody)
-	return nobody, err
+	slices.SortFunc(left, func(a, b *relationFiles) int { return a.node.compare(b.node) })
+	return left, nil
 }
 
 func (r *reader) orphan(f *relationFiles) {
-	size, modified := f.size()
 	r.found(Finding{
 		Class: ClassLeftover, Severity: SeverityWarning,
-		Message: fmt.Sprintf("the file %s belongs to no relation (%d files of it, %d bytes, written last %s)", f.path(), len(f.files), size, modified.UTC().Format(time.RFC3339)),
+		Message: fmt.Sprintf("the file %s belongs to no relation (%d files of it, %d bytes, written last %s)", f.path(), f.files, f.bytes, f.modified.UTC().Format(time.RFC3339)),
 		Impact:  "Its space is lost until somebody removes it. A crash or an interrupted command leaves such files; so does a relation whose entry in pg_class was lost, and then it holds the rows.",
 		Action:  "Look whether a relation is missing (checks catalog and drift) and whether the content is needed. Keep a copy outside of the data directory before it is removed.",
 	}, "orphan "+f.path())

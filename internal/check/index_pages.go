@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // dangerous says that nobody knows whether the pages of an index are sane, and
@@ -53,14 +54,14 @@ func (s *session) lookAtPages(ctx context.Context, tables [][]compared, gin func
 	if err != nil {
 		return err
 	}
-	for i := range forks {
-		if f := &forks[i]; unknown[f.OID] {
-			if err := r.columns(ctx, forks, i); err != nil {
-				return err
-			}
-			if err := r.pagesOf(ctx, f); err != nil {
-				return fmt.Errorf("looking at the pages of %s: %w", f.Name, err)
-			}
+	forks.places = slices.DeleteFunc(forks.places, func(p forkPlace) bool { return !unknown[p.OID] })
+	for i := range forks.places {
+		f, err := forks.at(ctx, i)
+		if err == nil && f != nil {
+			err = r.pagesOf(ctx, f)
+		}
+		if err != nil {
+			return fmt.Errorf("looking at the pages of %s: %w", forks.places[i].Name, err)
 		}
 	}
 	return nil

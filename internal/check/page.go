@@ -58,9 +58,6 @@ type reader struct {
 	// table is the table that was read last, and rows what it has, for its indexes.
 	table *fork
 	rows  rows
-	// loaded are the relations whose columns are known: from the first number to
-	// before the second.
-	loaded [2]int
 }
 
 func runPage(ctx context.Context, s *session) error {
@@ -73,15 +70,7 @@ func runPage(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	for _, f := range forks {
-		s.result.TotalBytes += int64(f.Pages) * page.Size
-	}
-	err = s.each(ctx, len(forks), func(i int) error {
-		if err := r.columns(ctx, forks, i); err != nil {
-			return err
-		}
-		return r.unreadable(ctx, &forks[i], r.fork(ctx, &forks[i]))
-	}, func(i int) string { return forks[i].Name.String() })
+	err = forks.each(ctx, func(f *fork) error { return r.unreadable(ctx, f, r.fork(ctx, f)) })
 	if err != nil {
 		return err
 	}

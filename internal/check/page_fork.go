@@ -3,21 +3,22 @@ package check
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
 	"pg_integrity_exporter/internal/page"
 )
 
-// columnBatch is for how many relations the columns are asked at a time.
-const columnBatch = 500
+// forkBatch is how many relations are asked for at a time.
+const forkBatch = 500
 
 // fork is a relation on disk.
 type fork struct {
 	OID   uint32
 	Name  RelationName
 	Path  string
-	Pages int32
 	Index bool
 	// Table is the table of an index that is complete: valid and kept up by every
 	// statement.
@@ -34,14 +35,11 @@ type fork struct {
 	natts    int
 }
 
-// forksSQL lists the relations that have files of their own, each index behind
+// placesSQL lists the relations that have files of their own, each index behind
 // its table. Unlogged ones have no data on a standby. ACCESS SHARE on catalogues
 // only.
-const forksSQL = `SELECT c.oid, n.nspname::text, c.relname::text, pg_relation_filepath(c.oid), greatest(c.relpages, 0), c.relkind = 'i',
-	CASE c.relkind WHEN 'S' THEN 'sequence' ELSE coalesce(am.amname::text, '') END,
-	CASE WHEN i.indisvalid AND i.indisready AND i.indislive THEN i.indrelid ELSE 0 END,
-	c.relpersistence = 'u', c.relisshared, c.xmin::text::bigint, c.reltoastrelid, c.relkind = 't', c.relnatts, coalesce(i.indnkeyatts, 0)
-	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am am ON am.oid = c.relam
+const placesSQL = `SELECT c.oid, greatest(c.relpages, 0), n.nspname::text, c.relname::text
+	FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 	LEFT JOIN pg_index i ON i.indexrelid = c.oid
 	JOIN pg_class b ON b.oid = coalesce(i.indrelid, c.oid) JOIN pg_namespace bn ON bn.oid = b.relnamespace
 	WHERE c.relkind IN ('r', 'm', 't', 'i', 'S') AND pg_relation_filepath(c.oid) IS NOT NULL
@@ -53,33 +51,121 @@ const forksSQL = `SELECT c.oid, n.nspname::text, c.relname::text, pg_relation_fi
 		WHERE c.oid IN (w.oid, w.reltoastrelid) OR i.indrelid IN (w.oid, w.reltoastrelid)))
 	ORDER BY bn.nspname, b.relname, b.oid, c.relkind = 'i', c.relname`
 
+// forksSQL asks for some of these relations. ACCESS SHARE on catalogues only.
+const forksSQL = `SELECT c.oid, pg_relation_filepath(c.oid), c.relkind = 'i',
+	CASE c.relkind WHEN 'S' THEN 'sequence' ELSE coalesce(am.amname::text, '') END,
+	CASE WHEN i.indisvalid AND i.indisready AND i.indislive THEN i.indrelid ELSE 0 END,
+	c.relpersistence = 'u', c.relisshared, c.xmin::text::bigint, c.reltoastrelid, c.relkind = 't', c.relnatts, coalesce(i.indnkeyatts, 0)
+	FROM pg_class c LEFT JOIN pg_am am ON am.oid = c.relam LEFT JOIN pg_index i ON i.indexrelid = c.oid
+	WHERE c.oid = ANY ($1::oid[]) AND pg_relation_filepath(c.oid) IS NOT NULL`
+
 // pageKinds are the kinds of pages by access method.
 var pageKinds = map[string]page.Kind{
 	"heap": page.Heap, "sequence": page.Sequence, "btree": page.Btree, "hash": page.Hash,
 	"gist": page.Gist, "gin": page.Gin, "spgist": page.Spgist, "brin": page.Brin,
 }
 
-func (r *reader) forks(ctx context.Context) ([]fork, error) {
+// forks are all relations on disk in the order of placesSQL. A database has tens of
+// thousands of them: only their names are kept, and the rest is asked for when it is
+// their turn, many at a time, and forgotten when others are needed.
+type forks struct {
+	reader *reader
+	places []forkPlace
+
+	// asked are those from the number first to before the number end; err is why
+	// nothing is known of them.
+	first, end int
+	asked      map[uint32]*fork
+	err        error
+}
+
+// forkPlace is a relation on disk whose turn has not come.
+type forkPlace struct {
+	OID   uint32
+	Pages int32
+	Name  RelationName
+}
+
+func (r *reader) forks(ctx context.Context) (*forks, error) {
 	schemas, names := r.wanted()
-	rows, err := r.conn.Query(ctx, forksSQL, schemas, names)
+	rows, err := r.conn.Query(ctx, placesSQL, schemas, names)
 	if err != nil {
 		return nil, fmt.Errorf("listing files: %w", err)
 	}
-	forks, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f fork, err error) {
+	schema := "" // is the same for many
+	places, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p forkPlace, err error) {
+		err = row.Scan(&p.OID, &p.Pages, &p.Name.Schema, &p.Name.Name)
+		if p.Name.Schema == schema {
+			p.Name.Schema = schema
+		}
+		schema = p.Name.Schema
+		return p, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing files: %w", err)
+	}
+	return &forks{reader: r, places: places}, nil
+}
+
+// each looks at all of them, and counts their bytes before.
+func (l *forks) each(ctx context.Context, look func(f *fork) error) error {
+	s := l.reader.session
+	for _, p := range l.places {
+		s.result.TotalBytes += int64(p.Pages) * page.Size
+	}
+	return s.each(ctx, len(l.places), func(i int) error {
+		f, err := l.at(ctx, i)
+		if err != nil || f == nil {
+			return err
+		}
+		return look(f)
+	}, func(i int) string { return l.places[i].Name.String() })
+}
+
+// at is the relation with a number, with its columns unless only data checksums are
+// verified; nil is one that was dropped.
+func (l *forks) at(ctx context.Context, i int) (*fork, error) {
+	if i < l.first || i >= l.end {
+		l.first, l.end = i, min(i+forkBatch, len(l.places))
+		l.asked, l.err = l.ask(ctx, l.places[l.first:l.end])
+		if l.err == nil && !l.reader.plain {
+			if err := l.reader.columns(ctx, l.asked); err != nil {
+				return nil, err // the others are looked at without
+			}
+		}
+	}
+	return l.asked[l.places[i].OID], l.err
+}
+
+func (l *forks) ask(ctx context.Context, places []forkPlace) (map[uint32]*fork, error) {
+	names := make(map[uint32]RelationName, len(places))
+	for _, p := range places {
+		names[p.OID] = p.Name
+	}
+	rows, err := l.reader.conn.Query(ctx, forksSQL, slices.Collect(maps.Keys(names)))
+	if err != nil {
+		return nil, fmt.Errorf("asking for files: %w", err)
+	}
+	known, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*fork, error) {
+		f := &fork{}
 		var method string
 		var xmin int64
 		var natts, keys int16
-		err = row.Scan(&f.OID, &f.Name.Schema, &f.Name.Name, &f.Path, &f.Pages, &f.Index, &method, &f.Table,
-			&f.Unlogged, &f.Shared, &xmin, &f.relation.Toast, &f.relation.Chunks, &natts, &keys)
+		err := row.Scan(&f.OID, &f.Path, &f.Index, &method, &f.Table, &f.Unlogged, &f.Shared, &xmin, &f.relation.Toast, &f.relation.Chunks, &natts, &keys)
+		f.Name = names[f.OID]
 		f.relation.Kind, f.Row, f.natts = pageKinds[method], uint32(xmin), int(natts)
 		f.relation.Keys, f.relation.Included = int(keys), natts > keys
 		f.relation.HasToast = f.relation.Kind == page.Heap
 		return f, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listing files: %w", err)
+		return nil, fmt.Errorf("asking for files: %w", err)
 	}
-	return forks, nil
+	asked := make(map[uint32]*fork, len(known))
+	for _, f := range known {
+		asked[f.OID] = f
+	}
+	return asked, nil
 }
 
 // storageSQL lists how the columns of some relations are stored. ACCESS SHARE on
@@ -95,22 +181,14 @@ const storageSQL = `SELECT a.attrelid, a.attlen, a.attalign::text,
 	FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_am am ON am.oid = c.relam
 	WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 ORDER BY a.attrelid, a.attnum`
 
-// columns makes sure that the columns of a relation are known. They are asked for
-// many at a time, and forgotten when others are needed.
-func (r *reader) columns(ctx context.Context, forks []fork, i int) error {
-	if r.loaded[0] <= i && i < r.loaded[1] {
-		return nil
-	}
-	for j := range forks[r.loaded[0]:r.loaded[1]] {
-		forks[r.loaded[0]+j].relation.Columns = nil
-	}
-	r.loaded = [2]int{i, min(i+columnBatch, len(forks))}
+// columns asks for the columns of relations.
+func (r *reader) columns(ctx context.Context, forks map[uint32]*fork) error {
 	byOID := make(map[uint32]*fork)
 	var oids []uint32
-	for j := r.loaded[0]; j < r.loaded[1]; j++ {
-		if f := &forks[j]; hasColumns(f) {
-			byOID[f.OID] = f
-			oids = append(oids, f.OID)
+	for oid, f := range forks {
+		if hasColumns(f) {
+			byOID[oid] = f
+			oids = append(oids, oid)
 		}
 	}
 	return r.columnsOf(ctx, oids, byOID)

@@ -30,9 +30,10 @@ type Directory interface {
 	// Size gives the size of a file in bytes. What is there and no file is an error of
 	// which Unreadable tells.
 	Size(ctx context.Context, name string) (int64, error)
-	// Stat tells of one file or directory, List of those in a directory.
+	// Stat tells of one file or directory, Each of those in a directory, in no order.
+	// Nothing else may be asked until Each has told of all.
 	Stat(ctx context.Context, name string) (Entry, error)
-	List(ctx context.Context, name string) ([]Entry, error)
+	Each(ctx context.Context, name string, tell func(Entry)) error
 	// Local says that files are read directly, at no cost for the server.
 	Local() bool
 	// Close lets go of what is open.
@@ -306,26 +307,67 @@ func entryOf(info fs.FileInfo) Entry {
 	return e
 }
 
-func (l *local) List(_ context.Context, name string) ([]Entry, error) {
-	names, err := os.ReadDir(l.path(name))
+// listBatch is how many names are read from a directory at a time.
+const listBatch = 1000
+
+func (l *local) Each(ctx context.Context, name string, tell func(Entry)) error {
+	d, err := os.Open(l.path(name))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	entries := make([]Entry, 0, len(names))
-	for _, n := range names {
-		info, err := os.Stat(l.path(name + "/" + n.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			// Gone meanwhile, or a link that leads nowhere.
-			if info, err = n.Info(); err != nil {
-				continue
+	defer d.Close()
+	for ctx.Err() == nil {
+		names, err := d.ReadDir(listBatch)
+		for _, n := range names {
+			info, err := os.Stat(l.path(name + "/" + n.Name()))
+			if errors.Is(err, fs.ErrNotExist) {
+				// Gone meanwhile, or a link that leads nowhere.
+				if info, err = n.Info(); err != nil {
+					continue
+				}
 			}
+			if err != nil {
+				return err
+			}
+			e := entryOf(info)
+			e.Name = n.Name()
+			tell(e)
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		e := entryOf(info)
-		e.Name = n.Name()
-		entries = append(entries, e)
 	}
-	return entries, nil
+	return ctx.Err()
+}
+
+// List tells of all files and directories in a directory, by name.
+func List(ctx context.Context, d Directory, name string) (entries []Entry, err error) {
+	err = d.Each(ctx, name, func(e Entry) { entries = append(entries, e) })
+	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	return entries, err
+}
+
+// Postmaster is the root directory and the executable of the process that runs a
+// server in a data directory of this machine. ok is false when this process may not
+// look at it, or sees another process by that number.
+func Postmaster(path string) (root, program string, ok bool) {
+	content, err := os.ReadFile(filepath.Join(path, "postmaster.pid"))
+	if err != nil {
+		return "", "", false
+	}
+	pid, _, _ := strings.Cut(string(content), "\n")
+	if _, err := strconv.Atoi(pid); err != nil {
+		return "", "", false
+	}
+	process := "/proc/" + pid
+	works, errWorks := os.Stat(process + "/cwd")
+	data, errData := os.Stat(path)
+	program, errProgram := os.Readlink(process + "/exe")
+	if errors.Join(errWorks, errData, errProgram) != nil || !os.SameFile(works, data) {
+		return "", "", false
+	}
+	return process + "/root", strings.TrimSuffix(program, " (deleted)"), true
 }

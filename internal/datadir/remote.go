@@ -51,19 +51,20 @@ func (r *remote) Stat(ctx context.Context, name string) (Entry, error) {
 	return entry, missing(name, err)
 }
 
-func (r *remote) List(ctx context.Context, name string) ([]Entry, error) {
+func (r *remote) Each(ctx context.Context, name string, tell func(Entry)) error {
 	// Files that go between the two functions have no size.
 	const sql = `SELECT f, size, modification, isdir FROM pg_catalog.pg_ls_dir($1, false, false) AS f,
 		pg_catalog.pg_stat_file($1 || '/' || f, true) WHERE size IS NOT NULL`
 	rows, err := r.conn.Query(ctx, sql, name)
 	if err != nil {
-		return nil, missing(name, err)
+		return missing(name, err)
 	}
-	entries, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (e Entry, err error) {
-		err = row.Scan(&e.Name, &e.Size, &e.Modified, &e.Directory)
-		return e, err
+	var e Entry
+	_, err = pgx.ForEachRow(rows, []any{&e.Name, &e.Size, &e.Modified, &e.Directory}, func() error {
+		tell(e)
+		return nil
 	})
-	return entries, missing(name, err)
+	return missing(name, err)
 }
 
 // missing makes fs.ErrNotExist of the server's 58P01.
