@@ -237,6 +237,8 @@ func TestBadInput(t *testing.T) {
 		"no jobs":               {[]string{"check", nobody, "--jobs=0"}, 2, []string{"--jobs"}},
 		"unknown key":           {[]string{"serve", state, "--config.file=" + file("key.yml", "target:\n  dns: x\n")}, 1, []string{"key.yml", "line 2", "dns"}},
 		"no DSN of a standby":   {[]string{"config", "check", "--config.file=" + file("standby.yml", "target: {dsn: host=a}\nstandby: {dsn: no dsn}\n")}, 1, []string{"standby: ", "failed to parse"}},
+		"no DSN of one of many": {[]string{"config", "check", "--config.file=" + file("many.yml", "targets: [{name: a, target: {dsn: host=x}}, {name: b, target: {dsn: no dsn}}]\n")}, 1, []string{"targets: b: ", "failed to parse"}},
+		"one of many has none":  {[]string{"config", "check", "--config.file=" + file("theirs.yml", "targets: [{name: a, target: {dsn: host=x}, standby: {dsn: no dsn}}]\n")}, 1, []string{"targets: a: standby: ", "failed to parse"}},
 		"wrong value":           {[]string{"config", "check", "--config.file=" + file("value.yml", "checks:\n  heap:\n    interval: soon\n")}, 1, []string{"value.yml", "line 3", "soon"}},
 		"no YAML":               {[]string{"config", "check", "--config.file=" + file("no.yml", "a: [b\n")}, 1, []string{"no.yml", "line"}},
 		"no file":               {[]string{"serve", state, "--config.file=/nowhere.yml"}, 1, []string{"/nowhere.yml", "no such file"}},

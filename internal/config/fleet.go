@@ -44,17 +44,16 @@ func (n *Named) UnmarshalYAML(node *yaml.Node) error {
 	return nil
 }
 
-// MarshalYAML shows the entry without passwords.
+// MarshalYAML shows the entry with all its settings, without passwords.
 func (n Named) MarshalYAML() (any, error) {
-	config := n.Settings.masked()
-	return struct {
-		Name      string           `yaml:"name"`
-		Target    Target           `yaml:"target"`
-		Databases Databases        `yaml:"databases"`
-		Log       Log              `yaml:"log"`
-		Checks    map[string]Check `yaml:"checks"`
-		Limits    Limits           `yaml:"limits"`
-	}{n.Name, config.Target, config.Databases, config.Log, config.Checks, config.Limits}, nil
+	var settings yaml.Node
+	if err := settings.Encode(n.Settings.masked()); err != nil {
+		return nil, err
+	}
+	entry := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	put(entry, "name", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: n.Name})
+	entry.Content = append(entry.Content, without(&settings, ofFile...).Content...)
+	return entry, nil
 }
 
 // Probe bounds what a request may make the exporter do.
@@ -141,6 +140,9 @@ const maxTargets = 1000
 // others belong to one server alone.
 var inherited = []string{"databases", "checks", "constraints", "limits", "log", "maintenance", "guard", "leader"}
 
+// ofFile are the settings that belong to no server.
+var ofFile = []string{"targets", "probe", "modules", "auth_modules"}
+
 // ownLog are the settings of log that belong to one server alone.
 var ownLog = []string{"path", "listen", "stdin"}
 
@@ -169,7 +171,7 @@ func (f *Fleet) resolve(document *yaml.Node) error {
 			return fail("the name %s occurs twice", named.Name)
 		}
 		names[named.Name] = true
-		for _, key := range []string{"targets", "probe", "modules", "auth_modules"} {
+		for _, key := range ofFile {
 			if lookup(named.node, key) != nil {
 				return fail("%s: %s belongs to the file, not to one server", named.Name, key)
 			}

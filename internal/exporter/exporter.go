@@ -4,10 +4,8 @@ package exporter
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,18 +111,15 @@ func (e *Exporter) Reload() error {
 	return err
 }
 
-// watch is a target to be watched.
-type watch struct {
-	name    string
-	config  config.Config
-	target  *pg.Target
-	results *state.Target
-}
-
 func (e *Exporter) reload() error {
-	validated, watches, err := e.resolve()
+	validated, watches, err := resolve(e.options.DSN, e.options.ConfigFile, e.options.Environment)
 	if err != nil {
 		return err
+	}
+	for i, w := range watches {
+		if watches[i].results, err = e.options.Store.Target(w.target.Name()); err != nil {
+			return err
+		}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -133,58 +128,10 @@ func (e *Exporter) reload() error {
 	turns := make(chan struct{}, validated.Get().Limits.ConcurrentChecks)
 	e.main = len(watches) > len(validated.Get().Targets)
 	for _, w := range watches {
-		r := e.start(w.config, w.target, w.results, turns)
-		r.name = w.name
+		r := e.start(w, turns)
 		e.running = append(e.running, r)
 	}
 	return nil
-}
-
-// resolve finds everything that is to be watched, or says what is wrong, before
-// anything changes. With targets in the configuration, the server of target and
-// of the environment is watched only when one is named.
-func (e *Exporter) resolve() (config.Validated, []watch, error) {
-	validated, main, err := Resolve(e.options.DSN, e.options.ConfigFile, e.options.Environment)
-	if err != nil {
-		return validated, nil, err
-	}
-	if err := validModules(validated.Get().Fleet); err != nil {
-		return validated, nil, err
-	}
-	var watches []watch
-	if given := validated.Get(); len(given.Targets) == 0 || e.named(given) {
-		watches = append(watches, watch{name: main.Name(), config: given, target: main})
-	}
-	for _, named := range validated.Get().Targets {
-		settings := named.Settings.Get()
-		target, err := pg.SourceTarget(settings.Target.Read, pg.NoEnvironment)
-		if err != nil {
-			return validated, nil, fmt.Errorf("targets: %s: %w", named.Name, err)
-		}
-		watches = append(watches, watch{name: named.Name, config: settings, target: target})
-	}
-	for i, w := range watches {
-		if slices.ContainsFunc(watches[:i], func(other watch) bool { return other.target.Name() == w.target.Name() }) {
-			return validated, nil, fmt.Errorf("targets: %s is watched already, under another name", w.target.Name())
-		}
-		if watches[i].results, err = e.options.Store.Target(w.target.Name()); err != nil {
-			return validated, nil, err
-		}
-	}
-	return validated, watches, nil
-}
-
-// named says whether a server is named outside of targets.
-func (e *Exporter) named(given config.Config) bool {
-	if e.options.DSN != "" || given.Target.Given() {
-		return true
-	}
-	for _, variable := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATA_SOURCE_URI_FILE", "PGHOST", "PGSERVICE"} {
-		if value, ok := e.options.Environment(variable); ok && value != "" {
-			return true
-		}
-	}
-	return false
 }
 
 // runtime finds a target by its name or address; nil is none.
@@ -197,68 +144,13 @@ func (e *Exporter) runtime(name string) *runtime {
 	return nil
 }
 
-// Resolve finds the configuration and the target in the order of the flags: a
-// DSN given on the command line, the configuration's, the environment's.
-func Resolve(dsn, configFile string, environment pg.Environment) (config.Validated, *pg.Target, error) {
-	validated := config.Default()
-	if configFile != "" {
-		var err error
-		if validated, err = config.Load(configFile); err != nil {
-			return config.Validated{}, nil, err
-		}
-	}
-	given := validated.Get().Target
-	source := func() (string, error) { return dsn, nil }
-	if dsn == "" && given.Given() {
-		source = given.Read
-	}
-	target, err := pg.SourceTarget(source, environment)
-	if err == nil {
-		_, err = standbyOf(validated.Get())
-	}
-	if err != nil {
-		return config.Validated{}, nil, err
-	}
-	return validated, target, nil
-}
-
-// standbyOf is the standby of a configuration; its Target is nil when there is none.
-func standbyOf(c config.Config) (schedule.Standby, error) {
-	standby := schedule.Standby{Checks: c.Standby.Checks}
-	if !c.Standby.Given() {
-		return standby, nil
-	}
-	var err error
-	if standby.Target, err = pg.SourceTarget(c.Standby.Read, pg.NoEnvironment); err != nil {
-		return standby, fmt.Errorf("standby: %w", err)
-	}
-	standby.Target.Bound(maxSessions)
-	return standby, nil
-}
-
-// ResolveNamed finds the settings and the target of one of targets.
-func ResolveNamed(name, configFile string) (config.Validated, *pg.Target, error) {
-	validated, err := config.Load(configFile)
-	if err != nil {
-		return config.Validated{}, nil, err
-	}
-	var names []string
-	for _, named := range validated.Get().Targets {
-		if named.Name == name {
-			target, err := pg.SourceTarget(named.Settings.Get().Target.Read, pg.NoEnvironment)
-			return named.Settings, target, err
-		}
-		names = append(names, named.Name)
-	}
-	return config.Validated{}, nil, fmt.Errorf("%s has no target %q; it has: %s", configFile, name, strings.Join(names[:min(len(names), 20)], ", "))
-}
-
-func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Target, turns chan struct{}) *runtime {
+func (e *Exporter) start(w watch, turns chan struct{}) *runtime {
+	c, target, results := w.config, w.target, w.results
 	logger := e.options.Logger.With("target", target.Name())
 	results.Limit(c.Limits.Findings)
 	purpose := collector.ScrapePurpose()
 	purpose.Keepalive = c.Leader.Enabled
-	r := &runtime{target: target, results: results, lane: pg.NewLane(target, purpose)}
+	r := &runtime{name: w.name, target: target, results: results, lane: pg.NewLane(target, purpose)}
 
 	intervals := make(map[string]time.Duration)
 	for name, settings := range c.Checks {
@@ -267,9 +159,9 @@ func (e *Exporter) start(c config.Config, target *pg.Target, results *state.Targ
 		}
 	}
 	target.Bound(maxSessions)
-	standby, err := standbyOf(c)
-	if err != nil {
-		logger.Error("the standby is not used", "err", err)
+	standby := schedule.Standby{Target: w.standby, Checks: c.Standby.Checks}
+	if standby.Target != nil {
+		standby.Target.Bound(maxSessions)
 	}
 	r.scheduler = schedule.New(target, r.lane, results, schedule.Settings{
 		Checks: intervals, Selects: c.Databases.Selects, RateLimit: int64(c.Limits.CheckRate), Share: c.Limits.CheckShare, Rules: c.Rules(), Turns: turns,
