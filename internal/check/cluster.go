@@ -49,6 +49,8 @@ type clusterReader struct {
 	files datadir.Directory
 	// control is the control file as it was read last.
 	control cluster.Control
+	// start is what the next start finds; without Value it is not known.
+	start conf.Start
 }
 
 func runCluster(ctx context.Context, s *session) error {
@@ -93,7 +95,7 @@ func runCluster(ctx context.Context, s *session) error {
 		return err
 	}
 	for _, look := range []func(context.Context) error{
-		r.layout, r.startFiles, r.alterSystem, r.versions, r.relationMaps, r.status, r.multixacts, r.commitTimes, r.slotFiles, r.twoPhase, r.replicationState, r.history, r.tablespaces, r.walRecords,
+		r.dataDirectory, r.layout, r.startFiles, r.startPlaces, r.alterSystem, r.versions, r.relationMaps, r.status, r.multixacts, r.commitTimes, r.slotFiles, r.twoPhase, r.replicationState, r.history, r.tablespaces, r.walRecords,
 	} {
 		if err := look(ctx); err != nil {
 			if ctx.Err() != nil || s.conn.IsClosed() {
@@ -273,7 +275,7 @@ func (r *clusterReader) fileSettings(ctx context.Context) error {
 			Action:  "Correct the line, reload (SELECT pg_reload_conf()), and see that pg_file_settings shows no error any more.",
 		}, "file setting "+f.File+detail)
 	}
-	return nil
+	return r.nextStart(ctx)
 }
 
 // rulesLine is a line of pg_hba.conf or pg_ident.conf that the server cannot read.

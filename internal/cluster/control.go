@@ -220,3 +220,11 @@ func precedes(a, b uint32) bool { return int32(a-b) < 0 }
 
 // precedesMulti says that one multixact is older than another.
 func precedesMulti(a, b uint32) bool { return int32(a-b) < 0 }
+
+// Limits are those of the server that wrote the control file, by parameter.
+func (c Control) Limits() map[string]int {
+	return map[string]int{
+		"max_connections": int(c.MaxConnections), "max_worker_processes": int(c.MaxWorkers), "max_wal_senders": int(c.MaxSenders),
+		"max_prepared_transactions": int(c.MaxPrepared), "max_locks_per_transaction": int(c.MaxLocks),
+	}
+}

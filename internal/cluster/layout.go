@@ -1,5 +1,22 @@
 package cluster
 
+import (
+	"fmt"
+	"io/fs"
+)
+
+// ModeProblem says why a server does not start in a data directory of a mode; "" is
+// that it does.
+func ModeProblem(mode fs.FileMode) string {
+	if mode.Perm()&0o027 == 0 {
+		return ""
+	}
+	return fmt.Sprintf("the data directory has the mode %04o; the server wants 0700 or 0750", mode.Perm())
+}
+
+// ModeAction is what to do then.
+const ModeAction = "chmod 0700 the data directory (0750 if the cluster was made with group access), and find out who changed it."
+
 // Directory is a directory that every cluster has.
 type Directory struct {
 	Name string

@@ -58,12 +58,10 @@ func (r *run) directoryItself() {
 		r.problem("", err)
 		return
 	}
-	if mode := info.Mode().Perm(); mode&0o027 != 0 {
+	if wrong := cluster.ModeProblem(info.Mode()); wrong != "" {
 		r.found(atDirectory, check.Finding{
 			Class: check.ClassRecoverability, Severity: check.SeverityCritical,
-			Message: fmt.Sprintf("the data directory has the mode %04o; the server wants 0700 or 0750", mode),
-			Impact:  "The server refuses to start.",
-			Action:  "chmod 0700 the data directory (0750 if the cluster was made with group access), and find out who changed it.",
+			Message: wrong, Impact: "The server refuses to start.", Action: cluster.ModeAction,
 		}, "mode")
 	}
 	owner, ok := info.Sys().(*syscall.Stat_t)
@@ -460,14 +458,6 @@ func (r *run) relationMap(directory string, shared bool) {
 func (r *run) parameter(name, otherwise string) string {
 	if value, set := r.parameters[name]; set {
 		return value
-	}
-	return otherwise
-}
-
-// number is a parameter that is a number.
-func (r *run) number(name string, otherwise int) int {
-	if n, err := strconv.Atoi(r.parameter(name, "")); err == nil {
-		return n
 	}
 	return otherwise
 }

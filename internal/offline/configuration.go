@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/conf"
@@ -126,58 +123,36 @@ func (r *run) unfit(at stage, object, message, impact, action string) {
 	}, check.KindOf(message))
 }
 
-// on says that a Boolean parameter is on.
-func (r *run) on(name string) bool {
-	value := strings.ToLower(r.parameter(name, "off"))
-	return value != "" && (value == "on" || value == "1" || strings.HasPrefix("true", value) || strings.HasPrefix("yes", value)) //nolint:gocritic // its beginnings are taken too
+// start is what the next start finds.
+func (r *run) start() conf.Start {
+	start := conf.Start{Major: r.major, Value: r.parameter}
+	if !r.known {
+		return start
+	}
+	start.Recovering = r.exists("standby.signal") || r.exists("recovery.signal")
+	start.Primary = r.control.Limits()
+	if prepared, err := r.list("pg_twophase"); err == nil {
+		start.Prepared = len(prepared)
+	}
+	return start
+}
+
+// misfits reports what stops a start although each line is right by itself.
+func (r *run) misfits(at stage, misfits []conf.Misfit) {
+	for _, m := range misfits {
+		r.unfit(at, m.Parameter, m.Text, m.Impact, m.Action)
+	}
 }
 
 // combinations looks at settings that the server takes one by one but not
 // together.
 func (r *run) combinations() {
-	const stops = "The server does not start."
-	level := strings.ToLower(r.parameter("wal_level", "replica"))
-	archive := strings.ToLower(r.parameter("archive_mode", "off"))
-	if level == "minimal" && !slices.Contains([]string{"off", "false", "no", "0"}, archive) {
-		r.unfit(atParameters, "wal_level", "archive_mode is on, but wal_level is minimal", stops, "Set wal_level to replica.")
-	}
-	if level == "minimal" && r.number("max_wal_senders", 10) > 0 {
-		r.unfit(atParameters, "wal_level", "max_wal_senders is not 0, but wal_level is minimal", stops, "Set wal_level to replica, or max_wal_senders to 0.")
-	}
-	if r.major >= 17 && level == "minimal" && r.on("summarize_wal") {
-		r.unfit(atParameters, "wal_level", "summarize_wal is on, but wal_level is minimal", stops, "Set wal_level to replica.")
-	}
-	reserved := r.number("superuser_reserved_connections", 3) + r.number("reserved_connections", 0)
-	if connections := r.number("max_connections", 100); reserved >= connections {
-		r.unfit(atParameters, "max_connections", fmt.Sprintf("%d connections are reserved, but max_connections is %d", reserved, connections), stops, "Raise max_connections, or reserve fewer.")
-	}
+	start := r.start()
+	r.misfits(atParameters, start.Combinations())
 	r.recovery()
-	if !r.known {
-		return
-	}
-	standby := r.exists("standby.signal") || r.exists("recovery.signal")
-	for _, needs := range []struct {
-		name      string
-		otherwise int
-		primary   int32
-	}{
-		{"max_connections", 100, r.control.MaxConnections},
-		{"max_worker_processes", 8, r.control.MaxWorkers},
-		{"max_wal_senders", 10, r.control.MaxSenders},
-		{"max_prepared_transactions", 0, r.control.MaxPrepared},
-		{"max_locks_per_transaction", 64, r.control.MaxLocks},
-	} {
-		if value := r.number(needs.name, needs.otherwise); standby && value < int(needs.primary) && !strings.EqualFold(r.parameter("hot_standby", "on"), "off") {
-			r.unfit(atRecovery, needs.name, fmt.Sprintf("%s is %d, but the primary had %d", needs.name, value, needs.primary),
-				"A hot standby does not start recovery, or pauses in it.", fmt.Sprintf("Set it to at least %d.", needs.primary))
-		}
-	}
-	if standby && r.control.WALLevel == 0 {
+	r.misfits(atRecovery, start.Limits())
+	if start.Recovering && r.control.WALLevel == 0 {
 		r.unfit(atRecovery, "wal_level", "the WAL was written with wal_level minimal", "Recovery from an archive, and a standby, cannot use it.", "Restore a base backup that was made after wal_level was raised.")
-	}
-	if prepared, err := r.list("pg_twophase"); err == nil && len(prepared) > r.number("max_prepared_transactions", 0) {
-		r.unfit(atRecovery, "max_prepared_transactions", fmt.Sprintf("there are %d prepared transactions, but max_prepared_transactions is %d", len(prepared), r.number("max_prepared_transactions", 0)),
-			stops, fmt.Sprintf("Set max_prepared_transactions to at least %d.", len(prepared)))
 	}
 	if r.parameter("data_directory", "") != "" {
 		a, errA := os.Stat(r.named("data_directory", "."))
@@ -196,22 +171,13 @@ func (r *run) recovery() {
 		r.unfit(atRecovery, "recovery.signal", "recovery.signal asks for recovery from an archive, but there is no restore_command",
 			"The server does not start.", "Set restore_command. Remove recovery.signal only when you are sure that this is no backup being restored.")
 	}
-	set := 0
-	for _, name := range []string{"recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"} {
-		if r.parameter(name, "") != "" {
-			set++
-		}
-	}
-	if set > 1 {
-		r.unfit(atParameters, "recovery_target", "several recovery targets are set", "The server does not start.", "Leave only one of the recovery_target parameters.")
-	}
 }
 
 // namedFiles looks at files that parameters name.
 func (r *run) namedFiles() {
-	if r.on("ssl") {
-		r.sslFiles()
-	}
+	start, place := r.start(), conf.Place{Data: r.Directory, Program: r.program()}
+	r.misfits(atHBA, start.Certificates(place))
+	r.misfits(atLibraries, start.Libraries(place))
 	for one := range strings.SplitSeq(r.parameter("unix_socket_directories", ""), ",") {
 		one = strings.Trim(strings.TrimSpace(one), `"`)
 		if one == "" || strings.HasPrefix(one, "@") {
@@ -228,26 +194,16 @@ func (r *run) namedFiles() {
 	}
 }
 
-// sslFiles looks at the certificate and the key.
-func (r *run) sslFiles() {
-	const stops = "The server does not start while ssl is on."
-	for parameter, otherwise := range map[string]string{"ssl_cert_file": "server.crt", "ssl_key_file": "server.key", "ssl_ca_file": "", "ssl_crl_file": ""} {
-		if r.parameter(parameter, otherwise) == "" {
-			continue
-		}
-		name := r.named(parameter, otherwise)
-		info, err := os.Stat(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			r.unfit(atHBA, parameter, fmt.Sprintf("%s names %s, which does not exist", parameter, name), stops, "Put the file there, or correct the parameter.")
-			continue
-		}
-		if err != nil || parameter != "ssl_key_file" {
-			continue
-		}
-		stat, ok := info.Sys().(*syscall.Stat_t)
-		mode := info.Mode().Perm()
-		if ok && (stat.Uid != 0 && mode&0o077 != 0 || stat.Uid == 0 && mode&0o037 != 0) {
-			r.unfit(atHBA, parameter, fmt.Sprintf("the private key %s has the mode %04o", name, mode), stops, "chmod 0600 the key when it belongs to the user of the server, 0640 when it belongs to root.")
-		}
+// program is the executable that ran here last, if it is on this machine.
+func (r *run) program() string {
+	content, err := os.ReadFile(r.path("postmaster.opts"))
+	if err != nil {
+		return ""
 	}
+	name, _, _ := strings.Cut(strings.TrimSpace(string(content)), ` "`)
+	program, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return ""
+	}
+	return program
 }

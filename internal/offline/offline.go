@@ -69,6 +69,7 @@ const (
 	atParameters
 	atLockFile
 	atControlFile
+	atLibraries
 	atHBA
 	atRecovery
 	atConnections

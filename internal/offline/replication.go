@@ -10,6 +10,7 @@ import (
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/cluster"
+	"pg_integrity_exporter/internal/conf"
 )
 
 // slots looks at the state of replication slots.
@@ -18,7 +19,7 @@ func (r *run) slots(context.Context) error {
 	if err != nil || r.major == 0 {
 		return err
 	}
-	persistent := 0
+	var persistent []conf.Slot
 	for _, name := range names {
 		if strings.HasSuffix(name, ".tmp") {
 			continue // removed at the start
@@ -43,43 +44,13 @@ func (r *run) slots(context.Context) error {
 			continue
 		}
 		if slot.Persistent {
-			persistent++
+			persistent = append(persistent, conf.Slot{Name: slot.Name, Logical: slot.Logical})
 		}
-		r.slotNeeds(slot)
 	}
-	if limit := r.number("max_replication_slots", 10); persistent > limit {
-		r.found(atRecovery, check.Finding{
-			Class: check.ClassUnsafeSetting, Severity: check.SeverityCritical, Relation: "pg_replslot",
-			Message: fmt.Sprintf("there are %d replication slots, but max_replication_slots is %d", persistent, limit),
-			Impact:  "The server does not start (FATAL: too many replication slots active before shutdown).",
-			Action:  fmt.Sprintf("Set max_replication_slots to at least %d.", persistent),
-		}, "too many slots")
-	}
+	start := r.start()
+	start.Recovering = r.exists("standby.signal")
+	r.misfits(atRecovery, start.Slots(persistent))
 	return nil
-}
-
-// slotNeeds compares wal_level with what a slot needs.
-func (r *run) slotNeeds(slot cluster.Slot) {
-	level := strings.ToLower(r.parameter("wal_level", "replica"))
-	needs := "replica"
-	if slot.Logical {
-		needs = "logical"
-	}
-	if !slot.Persistent || level == "logical" || level == needs {
-		return
-	}
-	if needs == "logical" && r.exists("standby.signal") {
-		return // invalidated or taken up by the standby's own rules
-	}
-	if needs == "replica" && level != "minimal" {
-		return
-	}
-	r.found(atRecovery, check.Finding{
-		Class: check.ClassUnsafeSetting, Severity: check.SeverityCritical, Relation: "pg_replslot/" + slot.Name,
-		Message: fmt.Sprintf("the replication slot %s needs wal_level = %s, but it is %s", slot.Name, needs, level),
-		Impact:  "The server does not start.",
-		Action:  "Set wal_level back to " + needs + "; or, when nobody needs the slot, start once with it and drop the slot.",
-	}, "wal_level")
 }
 
 // logical looks at what logical replication keeps.
