@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,10 @@ type acceptance struct {
 	SystemIdentifier int64 `json:"system_identifier"`
 	// Noticed is when each difference was first seen, by object.
 	Noticed map[string]time.Time `json:"noticed,omitempty"`
+	// Same is the sum of facts that were last seen not to differ, and Objects how
+	// many objects they were of.
+	Same    string `json:"same,omitempty"`
+	Objects int    `json:"objects,omitempty"`
 }
 
 // AcceptedBaseline says who accepted the baseline of a database and when.
@@ -109,7 +114,7 @@ func (s *session) acceptBaseline(ctx context.Context) error {
 	if s.scope.Memory == nil {
 		return errors.New("there is no place to keep a baseline; give --state.path")
 	}
-	now, err := s.readFacts(ctx)
+	now, sum, err := s.facts(ctx)
 	if err != nil {
 		return err
 	}
@@ -121,7 +126,7 @@ func (s *session) acceptBaseline(ctx context.Context) error {
 	if err := s.scope.Memory.Remember(factsKey(s.database), now); err != nil {
 		return err
 	}
-	return s.scope.Memory.Remember(acceptedKey(s.database), acceptance{Acceptance: *s.scope.Accept, SystemIdentifier: identifier})
+	return s.scope.Memory.Remember(acceptedKey(s.database), acceptance{Acceptance: *s.scope.Accept, SystemIdentifier: identifier, Same: sum, Objects: len(now)})
 }
 
 // Difference is one object that differs from the baseline.
@@ -156,25 +161,31 @@ func Differences(ctx context.Context, target *pg.Target, database string, memory
 	return differences, failed
 }
 
+var errNoBaseline = errors.New("no baseline was accepted: run baseline accept")
+
+// facts reads all facts, and their sum.
+func (s *session) facts(ctx context.Context) (facts, string, error) {
+	all := make(facts)
+	var sum factSum
+	err := s.readFacts(ctx, func(object, attribute, value string) {
+		all.add(object, attribute, value)
+		sum.add(object, attribute, value)
+	})
+	return all, sum.String(), err
+}
+
 // differences compares the facts of now with the baseline, the gravest first.
 func (s *session) differences(ctx context.Context) ([]Difference, error) {
 	var kept acceptance
 	if s.scope.Memory == nil {
-		return nil, errors.New("no baseline was accepted")
+		return nil, errNoBaseline
 	}
 	found, err := s.scope.Memory.Recall(acceptedKey(s.database), &kept)
 	if err != nil {
 		return nil, err
 	}
-	var before facts
-	if found {
-		found, err = s.scope.Memory.Recall(factsKey(s.database), &before)
-	}
-	if err != nil {
-		return nil, err
-	}
 	if !found {
-		return nil, errors.New("no baseline was accepted: run baseline accept")
+		return nil, errNoBaseline
 	}
 	identifier, err := s.systemIdentifier(ctx)
 	if err != nil {
@@ -183,12 +194,30 @@ func (s *session) differences(ctx context.Context) ([]Difference, error) {
 	if kept.SystemIdentifier != identifier {
 		return nil, errors.New("the baseline is of another cluster that had the same address: look at baseline show, then run baseline accept")
 	}
-	now, err := s.readFacts(ctx)
+	if kept.Same != "" {
+		var sum factSum
+		if err := s.readFacts(ctx, sum.add); err != nil {
+			return nil, err
+		}
+		if sum.String() == kept.Same {
+			s.result.Objects = kept.Objects
+			return nil, nil
+		}
+	}
+	var before facts
+	if found, err = s.scope.Memory.Recall(factsKey(s.database), &before); err != nil || !found {
+		return nil, cmp.Or(err, errNoBaseline)
+	}
+	now, sum, err := s.facts(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s.result.Objects = len(now)
 	differences := compareFacts(before, now)
+	same := ""
+	if len(differences) == 0 {
+		same = sum
+	}
 	noticed := make(map[string]time.Time)
 	for i := range differences {
 		d := &differences[i]
@@ -198,8 +227,8 @@ func (s *session) differences(ctx context.Context) ([]Difference, error) {
 		}
 		noticed[d.Object] = d.Noticed
 	}
-	if !maps.Equal(noticed, kept.Noticed) {
-		kept.Noticed = noticed
+	if !maps.Equal(noticed, kept.Noticed) || same != kept.Same {
+		kept.Noticed, kept.Same, kept.Objects = noticed, same, len(now)
 		if err := s.scope.Memory.Remember(acceptedKey(s.database), kept); err != nil {
 			return nil, err
 		}

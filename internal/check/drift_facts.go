@@ -2,6 +2,8 @@ package check
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -19,6 +21,20 @@ func (f facts) add(object, attribute, value string) {
 	}
 	f[object][attribute] = value
 }
+
+// factSum is a sum of facts that does not depend on their order: a database with tens
+// of thousands of objects that has not changed is seen to have not without all of its
+// facts in memory, twice.
+type factSum [4]uint64
+
+func (s *factSum) add(object, attribute, value string) {
+	digest := sha256.Sum256(fmt.Appendf(nil, "%d %d %s%s%s", len(object), len(attribute), object, attribute, value))
+	for i := range s {
+		s[i] += binary.LittleEndian.Uint64(digest[8*i:])
+	}
+}
+
+func (s *factSum) String() string { return fmt.Sprintf("%016x", *s) }
 
 // userSchemas is the condition for schemas of users, with n as pg_namespace.
 const userSchemas = `n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\_toast%' AND n.nspname NOT LIKE 'pg\_temp%'`
@@ -173,13 +189,12 @@ var guardedFacts = []struct {
 
 // readFacts reads the facts of the session's database, and of the server when it
 // is the database that the target names.
-func (s *session) readFacts(ctx context.Context) (facts, error) {
+func (s *session) readFacts(ctx context.Context, tell func(object, attribute, value string)) error {
 	tx, err := s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = tx.Commit(ctx) }() // it wrote nothing; a rollback would count as a failure of the user's
-	all := make(facts)
 	list := databaseFactsSQL
 	if s.database == s.home {
 		list = append(append([]string(nil), list...), serverFactsSQL...)
@@ -188,31 +203,31 @@ func (s *session) readFacts(ctx context.Context) (facts, error) {
 		}
 	}
 	for _, sql := range list {
-		if err := all.read(ctx, tx, sql); err != nil {
-			return nil, fmt.Errorf("reading the schema: %w", err)
+		if err := factsOf(ctx, tx, sql, tell); err != nil {
+			return fmt.Errorf("reading the schema: %w", err)
 		}
 	}
 	if err := tx.Commit(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if s.database != s.home {
-		return all, nil
+		return nil
 	}
 	for _, g := range guardedFacts {
 		if s.conn.Facts.VersionNum < g.since {
 			continue
 		}
-		err := all.read(ctx, s.conn, g.sql)
+		err := factsOf(ctx, s.conn, g.sql, tell)
 		if sqlstate(err) == "42501" {
 			s.partlyf("%s: not compared, the role may not read %s (docs/grants/grants.sql)", g.object, g.view)
-			all.add(g.object, unreadable, "")
+			tell(g.object, unreadable, "")
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("reading the configuration: %w", err)
+			return fmt.Errorf("reading the configuration: %w", err)
 		}
 	}
-	return all, nil
+	return nil
 }
 
 // unreadable is the attribute of an object that the role may not read.
@@ -223,7 +238,7 @@ type querier interface {
 	Query(ctx context.Context, sql string, arguments ...any) (pgx.Rows, error)
 }
 
-func (f facts) read(ctx context.Context, from querier, sql string) error {
+func factsOf(ctx context.Context, from querier, sql string, tell func(object, attribute, value string)) error {
 	rows, err := from.Query(ctx, sql)
 	if err != nil {
 		return err
@@ -232,7 +247,7 @@ func (f facts) read(ctx context.Context, from querier, sql string) error {
 	var value *string
 	_, err = pgx.ForEachRow(rows, []any{&object, &attribute, &value}, func() error {
 		if value != nil && *value != "" {
-			f.add(object, secret.Mask(attribute), secret.Mask(*value))
+			tell(object, secret.Mask(attribute), secret.Mask(*value))
 		}
 		return nil
 	})

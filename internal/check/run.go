@@ -350,7 +350,9 @@ func (s *session) problem(object string, err error) {
 // partlyf notes what was left for another run on purpose. It is no failure, but
 // the whole database was not looked at.
 func (s *session) partlyf(format string, args ...any) {
-	s.parts = append(s.parts, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(s.parts, text) {
+		s.parts = append(s.parts, text)
+	}
 }
 
 // skipf notes that the check does not apply here, and what to do.
