@@ -179,6 +179,8 @@ type Result struct {
 	Bytes int64 `json:"bytes"`
 	// Seconds is how long it took.
 	Seconds float64 `json:"seconds"`
+	// On is the standby whose answer it is; empty is the target's own.
+	On string `json:"-"`
 
 	Started  time.Time `json:"-"`
 	Finished time.Time `json:"-"`

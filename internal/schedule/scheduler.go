@@ -619,7 +619,7 @@ func (s *Scheduler) run(ctx context.Context, name, database string, scope check.
 	logger := s.logger.With("check", name, "datname", database)
 	scope.Rules = s.current().Rules
 	scope.RateLimit, scope.Memory, scope.Pace = s.current().RateLimit, s.state.Files().Memory(), s.governor.pace
-	result, on := s.runOn(ctx, check.All()[index], database, scope)
+	result := s.runOn(ctx, check.All()[index], database, scope)
 	if ctx.Err() != nil {
 		return check.Result{}, false
 	}
@@ -627,7 +627,7 @@ func (s *Scheduler) run(ctx context.Context, name, database string, scope check.
 	if result.Outcome == check.OutcomeFindings || result.Outcome == check.OutcomeFailed {
 		level = slog.LevelWarn
 	}
-	logger.Log(ctx, level, "check ended", "on", on.Name(), "outcome", result.Outcome, "findings", len(result.Findings),
+	logger.Log(ctx, level, "check ended", "on", cmp.Or(result.On, s.target.Name()), "outcome", result.Outcome, "findings", len(result.Findings),
 		"objects", result.Objects, "bytes", result.Bytes, "seconds", fmt.Sprintf("%.1f", result.Seconds), "reason", result.Reason)
 	return result, true
 }

@@ -96,21 +96,21 @@ func (s *Scheduler) keepsUp(ctx context.Context, settings Settings) error {
 
 // runOn runs a check, on the standby where it may. What is found or cannot be looked
 // at there is looked at on the target: only what is found there, too, is true of it.
-// on is the server whose answer it is.
-func (s *Scheduler) runOn(ctx context.Context, c check.Check, database string, scope check.Scope) (result check.Result, on *pg.Target) {
+func (s *Scheduler) runOn(ctx context.Context, c check.Check, database string, scope check.Scope) check.Result {
 	logger := s.logger.With("check", c.Name, "datname", database)
 	standby := s.standby(ctx, c.Name)
 	if standby == nil {
-		return check.Run(ctx, s.target, database, c, scope, logger), s.target
+		return check.Run(ctx, s.target, database, c, scope, logger)
 	}
 	there := scope
 	there.Heaps = check.NewHeaps() // damage to its files is its own
 	first := check.Run(ctx, standby, database, c, there, logger.With("standby", standby.Name()))
 	if ctx.Err() != nil || first.Outcome == check.OutcomeOK && (first.Whole || first.Partly) {
-		return first, standby
+		first.On = standby.Name()
+		return first
 	}
 	logger.Info("what the standby could not answer is asked of the server itself", "standby", standby.Name(), "outcome", first.Outcome, "reason", first.Reason)
-	result = check.Run(ctx, s.target, database, c, scope, logger)
+	result := check.Run(ctx, s.target, database, c, scope, logger)
 	for _, f := range first.Findings {
 		if !slices.ContainsFunc(result.Findings, func(other check.Finding) bool { return other.Fingerprint == f.Fingerprint }) {
 			f.Message = fmt.Sprintf("on the standby %s and not on this server: %s", standby.Name(), f.Message)
@@ -120,5 +120,5 @@ func (s *Scheduler) runOn(ctx context.Context, c check.Check, database string, s
 			}
 		}
 	}
-	return result, s.target
+	return result
 }

@@ -45,10 +45,13 @@ func TestStandby(t *testing.T) {
 		}
 		constraint := check.All()[places()["constraint"]]
 		messages := func() string {
-			result, _ := s.runOn(t.Context(), constraint, "postgres", check.Scope{Heaps: check.NewHeaps()})
+			result := s.runOn(t.Context(), constraint, "postgres", check.Scope{Heaps: check.NewHeaps()})
 			var all []string
 			for _, f := range result.Findings {
 				all = append(all, f.Message)
+			}
+			if there := result.On == settings.Standby.Target.Name(); there != (result.Outcome == check.OutcomeOK) {
+				t.Errorf("%s is said to be the answer of %q", result.Outcome, result.On)
 			}
 			return string(result.Outcome) + " " + strings.Join(all, "; ")
 		}

@@ -71,6 +71,8 @@ type CheckState struct {
 	// Outcome and Reason are those of the last whole run; empty before it.
 	Outcome check.Outcome `json:"outcome,omitempty"`
 	Reason  string        `json:"reason,omitempty"`
+	// On is the standby on which it was; empty is the target itself.
+	On string `json:"on,omitempty"`
 	// LastRun is when the last whole run ended, LastSuccess when one last looked
 	// at everything; zero is never.
 	LastRun     time.Time     `json:"last_run,omitzero"`

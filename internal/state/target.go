@@ -230,7 +230,7 @@ func (s *Snapshot) told(findings []Finding) []Finding {
 }
 
 func (c *CheckState) record(result check.Result) {
-	c.Outcome, c.Reason = result.Outcome, result.Reason
+	c.Outcome, c.Reason, c.On = result.Outcome, result.Reason, result.On
 	c.LastRun = result.Finished
 	c.Duration = result.Finished.Sub(result.Started)
 	c.Objects = result.Objects
@@ -251,9 +251,14 @@ func (c *CheckState) record(result check.Result) {
 
 // clear takes away the findings that result proves to be over.
 func (s *Snapshot) clear(result check.Result, whole bool) {
-	verified := make(map[check.RelationName]bool, len(result.Verified))
+	verified := make(map[check.RelationName]bool) // of those that have findings: there are tens of thousands of others
+	for _, f := range s.Findings {
+		verified[check.RelationName{Schema: f.Schema, Name: f.Relation}] = false
+	}
 	for _, r := range result.Verified {
-		verified[r] = true
+		if _, has := verified[r]; has {
+			verified[r] = true
+		}
 	}
 	s.Findings = slices.DeleteFunc(s.Findings, func(f Finding) bool {
 		if f.Database != result.Database || !f.LastSeen.Before(result.Started) {

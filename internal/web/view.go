@@ -97,6 +97,7 @@ type CheckView struct {
 	Database    string        `json:"database,omitempty"`
 	Outcome     string        `json:"outcome"`
 	Reason      string        `json:"reason,omitempty"`
+	On          string        `json:"on,omitempty"` // the standby on which it ran
 	LastRun     time.Time     `json:"last_run,omitzero"`
 	LastSuccess time.Time     `json:"last_success,omitzero"`
 	NextRun     time.Time     `json:"next_run"`
@@ -202,7 +203,7 @@ func look(w Watched, database string, now time.Time) (View, error) {
 	for _, c := range w.Snapshot.Checks {
 		shown := CheckView{
 			Check: c.Check, Question: questions[c.Check], Database: c.Database, Outcome: cmp.Or(string(c.Outcome), outcomeNever),
-			Reason: c.Reason, LastRun: c.LastRun, LastSuccess: c.LastSuccess, NextRun: w.NextRun(c).UTC(), Interval: c.Interval,
+			Reason: c.Reason, On: c.On, LastRun: c.LastRun, LastSuccess: c.LastSuccess, NextRun: w.NextRun(c).UTC(), Interval: c.Interval,
 			Duration: c.Duration, Objects: c.Objects, Coverage: c.Coverage, History: c.History,
 			Overdue: !c.LastSuccess.IsZero() && now.Sub(c.LastSuccess) > overdueIntervals*c.Interval,
 		}
