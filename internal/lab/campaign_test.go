@@ -32,6 +32,8 @@ type kind struct {
 	// unit is what is damaged, made in a schema of its own; empty is that the kind
 	// needs a whole database.
 	unit string
+	// later is what is written to the unit after its files were copied (victim.old).
+	later string
 	// sql is damage by statements of a superuser, with allow_system_table_mods.
 	sql string
 	// do damages the files of a stopped server.
@@ -51,6 +53,9 @@ type victim struct {
 	data string
 	// paths are the files of relations by their names.
 	paths map[string]string
+	// old are the contents of these files, and of their maps, before what was written
+	// later, by path.
+	old map[string][]byte
 }
 
 // relation finds the files of a relation.
@@ -163,7 +168,7 @@ func (l *outcomes) print() {
 
 func TestCampaign(t *testing.T) {
 	wanted, binary, try := areas(t), builtProgram(t), chosen()
-	list := slices.Concat(heapKinds(), toastKinds(), indexKinds(), fileKinds())
+	list := slices.Concat(heapKinds(), toastKinds(), indexKinds(), fileKinds(), staleKinds())
 	if wanted("catalog") {
 		server := launch(t, versionsOf()[0], false, schema)
 		more, err := catalogKindsOf(server)
@@ -333,13 +338,14 @@ func runUnits(t *testing.T, binary string, major int, checksums bool, kinds []ki
 	for _, finding := range healthy.Findings {
 		t.Errorf("%d, checksums %v, before the damage: %+v", major, checksums, finding)
 	}
+	olds := writeLater(t, server, f, kinds)
 	if err := server.Stop(pgtest.Fast); err != nil {
 		t.Error(err)
 		return
 	}
 	failed := make(map[int]error)
 	for i, k := range kinds {
-		if err := k.damage(&victim{data: server.DataDirectory, paths: f.paths[fmt.Sprintf("d%d", i)]}); err != nil {
+		if err := k.damage(&victim{data: server.DataDirectory, paths: f.paths[fmt.Sprintf("d%d", i)], old: olds[i]}); err != nil {
 			failed[i] = err
 		}
 	}
@@ -380,6 +386,45 @@ func runUnits(t *testing.T, binary string, major int, checksums bool, kinds []ki
 			tell(outcome{Area: "stray", Name: kinds[0].area, Version: major, Checksums: checksums, Result: "failed", Findings: []string{c.Check + ": " + c.Reason}})
 		}
 	}
+}
+
+// writeLater copies the files of the kinds that put older ones back, and then writes
+// what makes them older.
+func writeLater(t *testing.T, server *pgtest.Server, f fileNames, kinds []kind) map[int]map[string][]byte {
+	t.Helper()
+	olds := make(map[int]map[string][]byte)
+	if !slices.ContainsFunc(kinds, func(k kind) bool { return k.later != "" }) {
+		return olds
+	}
+	if err := server.Exec(t.Context(), "lab", "CHECKPOINT"); err != nil {
+		t.Error(err)
+	}
+	for i, k := range kinds {
+		if k.later == "" {
+			continue
+		}
+		olds[i] = make(map[string][]byte)
+		for _, path := range f.paths[fmt.Sprintf("d%d", i)] {
+			for _, fork := range []string{"", "_vm", "_fsm"} {
+				path := filepath.Join(server.DataDirectory, path) + fork
+				if content, err := os.ReadFile(path); err == nil {
+					olds[i][path] = content
+				}
+			}
+		}
+		for statement := range strings.SplitSeq(k.later, ";\n") {
+			if before, table, is := strings.Cut(statement, "VACUUM "); is && before == "" { // it runs in no transaction
+				at := strings.LastIndexByte(table, ' ') + 1
+				statement = fmt.Sprintf("VACUUM %sd%d.%s", table[:at], i, table[at:])
+			} else {
+				statement = fmt.Sprintf("SET search_path = d%d, public; %s", i, statement)
+			}
+			if err := server.Exec(t.Context(), "lab", statement); err != nil {
+				t.Errorf("%s: %v", k.name, err)
+			}
+		}
+	}
+	return olds
 }
 
 // damage does what the kind is about.

@@ -3,7 +3,7 @@
 // and writes one line of JSON for each.
 //
 //	PGTEST_LAB            areas of damage (heap, toast, index, index page, index file,
-//	                      files, bytes, catalog, catalog files, cluster) or full
+//	                      files, bytes, stale, catalog, catalog files, cluster) or full
 //	PGTEST_LAB_ONLY       a pattern of the names of damages
 //	PGTEST_LAB_SAMPLE     n: one of n
 //	PGTEST_LAB_SEED       a number that says which of n
