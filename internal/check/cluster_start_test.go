@@ -16,9 +16,9 @@ func TestNextStart(t *testing.T) {
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
 		server := pgtest.Start(t, pgtest.Version(major), pgtest.Setting("max_prepared_transactions", "2"), pgtest.Setting("shared_preload_libraries", "pg_stat_statements"), pgtest.Setting("wal_level", "logical"))
 		server.MustExec(t, "postgres", "CREATE TABLE t (i int)")
-		server.MustExec(t, "postgres", "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'payment'")
 		server.MustExec(t, "postgres", "SELECT pg_create_physical_replication_slot('kept')")
 		server.MustExec(t, "postgres", "SELECT pg_create_logical_replication_slot('audit', 'pgoutput')")
+		server.MustExec(t, "postgres", "BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'payment'")
 		standby := server.Standby(t)
 		for _, c := range []struct {
 			name, settings string

@@ -227,7 +227,7 @@ func (s *session) constraints(ctx context.Context, t table, p *promised, part pa
 		return err
 	}
 	for _, k := range p.keys {
-		if err := s.ask(ctx, t, k.Name, size, func() error { return s.uniqueKey(ctx, t, k, part) }); err != nil {
+		if err := s.ask(ctx, t, k.Name, 0, func() error { return s.uniqueKey(ctx, t, k, part) }); err != nil {
 			return err
 		}
 	}

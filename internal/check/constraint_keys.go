@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // uniqueKey is a primary key, a unique constraint or a unique index.
@@ -79,25 +81,34 @@ func (s *session) uniqueKey(ctx context.Context, t table, k uniqueKey, part part
 	return nil
 }
 
-// allDifferent says that no key occurs twice, which costs less than half of
-// what it costs to group the rows: single values are sorted instead of rows,
-// and what has many bytes or parts is sorted by its hash of 64 bits. Equal keys
-// have equal hashes; where two others have the same, nothing is said.
-func (s *session) allDifferent(ctx context.Context, k uniqueKey, from, where string) (bool, error) {
+// hash is a hash of 64 bits of a key that no other row may have, as an SQL expression;
+// it is null for a key that may occur again. "" is that there is none.
+func (k uniqueKey) hash(version int) string {
 	keys := strings.Join(k.Keys, ", ")
-	var value string
 	switch {
-	case k.ByValue, len(k.Keys) == 1 && s.conn.Facts.VersionNum < 140000:
-		value = keys
-	case !k.Hashable, s.conn.Facts.VersionNum < 140000:
-		return false, nil
+	case !k.Hashable && !k.ByValue, version < 140000:
+		return ""
 	case k.NullsEqual:
-		value = "hash_record_extended(ROW(" + keys + "), 0)"
+		return "hash_record_extended(ROW(" + keys + "), 0)"
 	default:
-		value = fmt.Sprintf("CASE WHEN num_nulls(%[1]s) = 0 THEN hash_record_extended(ROW(%[1]s), 0) END", keys)
+		return fmt.Sprintf("CASE WHEN num_nulls(%[1]s) = 0 THEN hash_record_extended(ROW(%[1]s), 0) END", keys)
+	}
+}
+
+// allDifferent says that no key occurs twice, in one statement, which costs less than
+// half of what it costs to group the rows: single values are sorted instead of rows,
+// and what has many bytes or parts is sorted by its hash. Equal keys
+// have equal hashes; where two others have the same, nothing is said.
+func (s *session) allDifferent(ctx context.Context, t table, k uniqueKey, where string) (bool, error) {
+	value := k.hash(s.conn.Facts.VersionNum)
+	if k.ByValue || len(k.Keys) == 1 && s.conn.Facts.VersionNum < 140000 {
+		value = strings.Join(k.Keys, ", ")
+	}
+	if value == "" {
+		return false, nil
 	}
 	var rows, values, different int64
-	err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*), count(v), count(DISTINCT v) FROM (SELECT %s AS v FROM %s WHERE %s) AS keys", value, from, where)).Scan(&rows, &values, &different)
+	err := s.conn.QueryRow(ctx, fmt.Sprintf("SELECT count(*), count(v), count(DISTINCT v) FROM (SELECT %s AS v FROM ONLY %s WHERE %s) AS keys", value, t.Name.sql(), where)).Scan(&rows, &values, &different)
 	return values == different && (!k.NullsEqual || rows-values <= 1), err
 }
 
@@ -107,7 +118,9 @@ type double struct {
 	Count int64
 }
 
-// doubles asks for the keys that occur more than once.
+// doubles asks for the keys that occur more than once. Of a table of several pieces
+// the hashes of the keys come first, piece by piece: one long statement would keep
+// VACUUM, and the pruning of pages, from what others delete meanwhile.
 func (s *session) doubles(ctx context.Context, t table, k uniqueKey, part part) ([]double, error) {
 	conditions := []string{"true"}
 	keys := strings.Join(k.Keys, ", ")
@@ -118,6 +131,34 @@ func (s *session) doubles(ctx context.Context, t table, k uniqueKey, part part) 
 		conditions = append(conditions, fmt.Sprintf("hash_record_extended(ROW(%s), 0) & 2147483647 BETWEEN %d AND %d",
 			keys, part.Number*(1<<31/part.Of), (part.Number+1)*(1<<31/part.Of)))
 	}
+	blocks, err := s.blocks(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	where := strings.Join(conditions, " AND ")
+	hash, pieces := k.hash(s.conn.Facts.VersionNum), s.split(blockRange{End: blocks, whole: true}, rangeBlocks)
+	several := hash != "" && len(pieces) > 1
+	if several {
+		hashes, err := s.repeated(ctx, t, hash, where, pieces, blocks)
+		if sqlstate(err) == "42883" { // a value within has no hash
+			several = false
+		} else if err != nil || len(hashes) == 0 {
+			return nil, err
+		} else {
+			where += fmt.Sprintf(" AND %s = ANY (%s)", hash, bigints(hashes))
+		}
+	}
+	if !several {
+		started := time.Now()
+		different, err := s.allDifferent(ctx, t, k, where)
+		s.throttle(ctx, started, int64(blocks)*int64(s.conn.Facts.BlockSize))
+		if err != nil || different {
+			return nil, err
+		}
+	}
+	if !k.NullsEqual {
+		where += " AND num_nulls(" + keys + ") = 0"
+	}
 	texts := make([]string, len(k.Keys))
 	for i, key := range k.Keys {
 		texts[i] = "coalesce(left((" + key + ")::text, 80), 'null')"
@@ -126,58 +167,95 @@ func (s *session) doubles(ctx context.Context, t table, k uniqueKey, part part) 
 	if s.scope.Rules.MaskKeys {
 		shown = "'masked'"
 	}
-	blocks, err := s.blocks(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	from, where := s.paced(t, blocks), strings.Join(conditions, " AND ")
-	if different, err := s.allDifferent(ctx, k, from, where); err != nil || different {
-		return nil, err
-	}
-	if !k.NullsEqual {
-		where += " AND num_nulls(" + keys + ") = 0"
-	}
-	rows, err := s.conn.Query(ctx, fmt.Sprintf("SELECT %s, count(*) FROM %s WHERE %s GROUP BY %s HAVING count(*) > 1 LIMIT %d",
-		shown, from, where, keys, rowLimit))
+	rows, err := s.conn.Query(ctx, fmt.Sprintf("SELECT %s, count(*) FROM ONLY %s WHERE %s GROUP BY %s HAVING count(*) > 1 LIMIT %d",
+		shown, t.Name.sql(), where, keys, rowLimit))
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[double])
 }
 
-const (
-	// maxPieces bounds the pieces of a paced scan, and so the length of its statement.
-	maxPieces = 512
-	// maxPaced is how long a paced scan is stretched at most, well below
-	// statement_timeout.
-	maxPaced = 20 * time.Minute
-)
+// hashesAtATime is how many pages of a table are in one row of hashes.
+const hashesAtATime = 1024
 
-// paced is a table as an item of FROM that the server reads no faster than the
-// rate limit and the share of the time allow, within one statement and one snapshot: it is the sum of pieces,
-// each of which is not begun before its time. Before 14 the server would read
-// the whole table for each piece.
-func (s *session) paced(t table, blocks uint32) string {
-	if s.scope.RateLimit <= 0 || s.conn.Facts.VersionNum < 140000 {
-		return "ONLY " + t.Name.sql()
+// repeated gives hashes of keys that several rows have at one moment, up to rowLimit
+// of them. The pieces of the table are read in passes until few hashes are left, in
+// statements that are short: see repeats. A row that was moved meanwhile is met twice,
+// so those that are met are looked at once more, together. ACCESS SHARE on the table.
+func (s *session) repeated(ctx context.Context, t table, hash, where string, pieces []blockRange, blocks uint32) ([]int64, error) {
+	var r repeats
+	for more := true; more; more = r.again() {
+		for i, piece := range pieces {
+			r.progress = float64(i+1) / float64(len(pieces))
+			var lists []string
+			parts := s.split(blockRange{Start: piece.Start, End: max(min(piece.End, blocks), piece.Start+1)}, hashesAtATime)
+			parts[len(parts)-1].End = piece.End
+			for _, some := range parts {
+				lists = append(lists, fmt.Sprintf("SELECT string_agg(int8send(%s), '') FROM ONLY %s WHERE %s AND %s", hash, t.Name.sql(), where, some.condition("")))
+			}
+			err := s.piece(ctx, piece, blocks, strings.Join(lists, " UNION ALL "), func(rows pgx.Rows) error {
+				var some pgtype.DriverBytes
+				err := rows.Scan(&some)
+				r.add(some)
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
 	}
-	pieces := s.split(blockRange{End: blocks, whole: true}, max(rangeBlocks, blocks/maxPieces+1))
-	if len(pieces) == 1 {
-		return "ONLY " + t.Name.sql()
+	hashes := r.found()
+	if len(hashes) == 0 {
+		return nil, nil
 	}
-	size := float64(blocks) * float64(s.conn.Facts.BlockSize)
-	total := size / float64(s.scope.RateLimit)
-	if s.scope.Share > 0 {
-		total = max(total, size*s.perByte/s.scope.Share)
+	hashes = hashes[:min(len(hashes), rowLimit)]
+	same := fmt.Sprintf("%s = ANY (%s)", hash, bigints(hashes))
+	var places []string
+	for _, piece := range pieces {
+		sql := fmt.Sprintf("SELECT ctid::text FROM ONLY %s WHERE %s AND %s AND %s LIMIT %d", t.Name.sql(), where, piece.condition(""), same, rowLimit)
+		err := s.piece(ctx, piece, blocks, sql, func(rows pgx.Rows) error {
+			var place string
+			err := rows.Scan(&place)
+			places = append(places, place)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
-	total = min(total, maxPaced.Seconds())
-	s.slept = time.Duration(total * float64(time.Second))
-	scans := make([]string, len(pieces))
-	for i, piece := range pieces {
-		scans[i] = fmt.Sprintf("SELECT * FROM ONLY %s WHERE %s AND (SELECT pg_sleep_until(statement_timestamp() + %f * interval '1 s')) IS NOT NULL",
-			t.Name.sql(), piece.condition(""), total*float64(i)/float64(len(pieces)))
+	const sql = "SELECT h FROM (SELECT %s AS h FROM ONLY %s WHERE ctid = ANY ($1::text[]::tid[])) AS rows GROUP BY h HAVING count(*) > 1 AND h = ANY ($2)"
+	rows, err := s.conn.Query(ctx, fmt.Sprintf(sql, hash, t.Name.sql()), places, hashes)
+	if err != nil {
+		return nil, err
 	}
-	return "(" + strings.Join(scans, " UNION ALL ") + ") AS " + quote(t.Name.Name)
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
+}
+
+// piece asks something of a piece of a table, and waits as long as the limits want.
+func (s *session) piece(ctx context.Context, piece blockRange, blocks uint32, sql string, tell func(rows pgx.Rows) error) error {
+	started := time.Now()
+	rows, err := s.conn.Query(ctx, sql)
+	if err != nil {
+		return err
+	}
+	for rows.Next() && err == nil {
+		err = tell(rows)
+	}
+	rows.Close()
+	if err = errors.Join(err, rows.Err()); err != nil {
+		return err
+	}
+	s.throttle(ctx, started, int64(piece.pages(blocks))*int64(s.conn.Facts.BlockSize))
+	return ctx.Err()
+}
+
+// bigints is a list of numbers as an array in SQL.
+func bigints(list []int64) string {
+	texts := make([]string, len(list))
+	for i, n := range list {
+		texts[i] = strconv.FormatInt(n, 10)
+	}
+	return "'{" + strings.Join(texts, ",") + "}'::bigint[]"
 }
 
 // exclusion is an exclusion constraint, or a key WITHOUT OVERLAPS (18).

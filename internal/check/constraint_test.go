@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -243,4 +244,62 @@ func TestConstraintParts(t *testing.T) {
 	if reason := document.Checks[0].Reason; !strings.Contains(reason, "part 1 of 4") || strings.Contains(reason, "hash") {
 		t.Errorf("reason: %s", reason)
 	}
+}
+
+// TestConstraintPieces looks for doubles in a table that is read in several pieces,
+// while rows move from one to another.
+func TestConstraintPieces(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := pgtest.Start(t, pgtest.Version(major))
+		server.MustExec(t, "postgres", `CREATE DATABASE erp`)
+		server.MustExec(t, "erp", `CREATE TABLE big (id int PRIMARY KEY, a int, b text, n text, pad text DEFAULT repeat('x', 1900), UNIQUE (a, b));
+			CREATE UNIQUE INDEX named ON big (lower(n)) WHERE n <> 'none'; ALTER TABLE big ALTER pad SET STORAGE PLAIN;
+			INSERT INTO big SELECT g, g / 2, 'b' || g % 2, CASE WHEN g % 3 = 0 THEN 'none' WHEN g % 3 = 1 THEN 'n' || g END FROM generate_series(1, 40000) g; ANALYZE big`)
+		one, constraint := target(t, server.DSN("erp")), named(t, "constraint")[0]
+		look := func() check.Result {
+			return check.Run(t.Context(), one, "erp", constraint, check.Scope{Heaps: check.NewHeaps()}, discard)
+		}
+		stop, moved := make(chan struct{}), make(chan error)
+		go func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					moved <- nil
+					return
+				default:
+				}
+				if err := server.Exec(t.Context(), "erp", fmt.Sprintf("UPDATE big SET pad = pad || 'y' WHERE id %% 200 = %d", n%200)); err != nil {
+					moved <- err
+					return
+				}
+			}
+		}()
+		for range 5 {
+			if result := look(); result.Outcome != check.OutcomeOK {
+				t.Errorf("while rows move: %+v", result)
+			}
+		}
+		close(stop)
+		if err := <-moved; err != nil {
+			t.Fatal(err)
+		}
+		const keys = "SET allow_system_table_mods = on; UPDATE pg_index SET indisready = %[1]s, indislive = %[1]s WHERE indrelid = 'big'::regclass"
+		server.MustExec(t, "erp", fmt.Sprintf(keys, "false"))
+		server.MustExec(t, "erp", "INSERT INTO big VALUES (5, -1, 'x', NULL), (5, -2, 'x', 'none'), (50001, 2500, 'b1', NULL), (50002, -3, 'x', 'N31'), (50003, NULL, 'x', NULL), (50004, NULL, 'x', 'none')")
+		server.MustExec(t, "erp", fmt.Sprintf(keys, "true"))
+		result := look()
+		for _, want := range []string{
+			`primary key "big_pkey" is broken: 1 key occurs more than once: (id)=(5) in 3 rows`,
+			`unique constraint "big_a_b_key" is broken: 1 key occurs more than once: (a, b)=(2500, b1) in 2 rows`,
+			`unique index "named" is broken: 1 key occurs more than once: (lower(n))=(n31) in 2 rows`,
+		} {
+			if !slices.ContainsFunc(result.Findings, func(f check.Finding) bool { return f.Message == want }) {
+				t.Errorf("not found: %s", want)
+			}
+		}
+		if len(result.Findings) != 3 {
+			t.Errorf("%+v", result)
+		}
+	})
 }

@@ -61,10 +61,8 @@ type session struct {
 	// told is when the progress was last told.
 	told time.Time
 	// waited is for how long the session had waited for the server when throttle was
-	// last called, slept for how long a paced statement slept since, free how much of
-	// freeWork is used up, and perByte how many seconds the last byte took.
-	waited, slept, free time.Duration
-	perByte             float64
+	// last called, free how much of freeWork is used up.
+	waited, free time.Duration
 	// lostAt is at which relations the server process of the check died lately.
 	lostAt map[string]time.Time
 	// blamed says that it died in this run, or ended on purpose.
@@ -408,7 +406,7 @@ func (s *session) looked(r RelationName) {
 // pressure.
 func (s *session) throttle(ctx context.Context, started time.Time, bytes int64) {
 	s.result.Bytes += bytes
-	busy, took := s.work(bytes), time.Since(started)
+	busy, took := s.work(), time.Since(started)
 	if s.scope.Progress != nil && time.Since(s.told) > progressInterval {
 		s.told = time.Now()
 		part := *s.result
@@ -436,14 +434,11 @@ func (s *session) throttle(ctx context.Context, started time.Time, bytes int64) 
 const freeWork = 5 * time.Second
 
 // work is for how long the session has kept the server busy since it was last
-// asked, without what is free and without the time that paced statements slept.
-func (s *session) work(bytes int64) time.Duration {
+// asked, without what is free.
+func (s *session) work() time.Duration {
 	waited := s.conn.Waited()
-	busy := max(0, waited-s.waited-s.slept)
-	if bytes > 0 && s.slept == 0 {
-		s.perByte = busy.Seconds() / float64(bytes)
-	}
-	s.waited, s.slept = waited, 0
+	busy := max(0, waited-s.waited)
+	s.waited = waited
 	free := min(busy, freeWork-s.free)
 	s.free += free
 	return busy - free

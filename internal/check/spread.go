@@ -75,7 +75,7 @@ func (s *session) beside(ctx context.Context, n int, prepare string) []*session 
 		}
 		other := *s
 		other.conn, other.result = conn, &Result{Check: s.result.Check, Database: s.result.Database, Started: s.result.Started}
-		other.waited, other.slept = conn.Waited(), 0
+		other.waited = conn.Waited()
 		other.problems, other.parts, other.lostAt = nil, nil, maps.Clone(s.lostAt)
 		other.ofRelation, other.seen = make(map[RelationName]int), make(map[string]bool)
 		others = append(others, &other)

@@ -17,8 +17,8 @@ import (
 // change is what is written to a unit after its files were copied.
 type change struct{ name, sql string }
 
-const indexedRows = `SELECT g, g * 3, g % 2 = 0, g * 1.25, '2026-01-01'::timestamptz + g * interval '1 min', '2026-01-01'::date + g % 1000,
-	md5(g::text), jsonb_build_object('a', g % 100), int4range(g, g + 10), point(g % 97, g), g * 1000000000::bigint, g % 100, ARRAY[g % 3, g] FROM generate_series(%d, %d) g`
+const indexedRows = `SELECT g, g * 3, g %% 2 = 0, g * 1.25, '2026-01-01'::timestamptz + g * interval '1 min', '2026-01-01'::date + g %% 1000,
+	md5(g::text), jsonb_build_object('a', g %% 100), int4range(g, g + 10), point(g %% 97, g), g * 1000000000::bigint, g %% 100, ARRAY[g %% 3, g] FROM generate_series(%d, %d) g`
 
 // changesOf are the changes of a unit's table.
 func changesOf(table string) []change {
@@ -104,8 +104,7 @@ func staleKinds() []kind {
 	for _, index := range indexes {
 		of(unitOf(index), "t", index)
 	}
-	of(unitOf("plain_unique"), "t", "t")
-	of(unitOf("plain_brin"), "t", "t")
+	of(unitOf("plain_unique"), "t", "t") // every other index has its own damage only
 	of(unitOf("keys_hash"), "keys", "keys", "keys_hash")
 	of(unitOf("keys_gin"), "keys", "keys_gin")
 	of(unitOf("bare"), "bare", "bare")
