@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -345,7 +343,7 @@ func (r *clusterReader) walRecords(ctx context.Context) error {
 			return "", err
 		}
 		var err error
-		if report, err = wal.Verify(ctx, redo, expect, r.openWAL(ctx)); err != nil {
+		if report, err = wal.Verify(ctx, redo, expect, r.openWAL(ctx, r.files, &r.control)); err != nil {
 			return "", err
 		}
 		// The position behind the last record may lie in the middle of one that is
@@ -363,37 +361,4 @@ func (r *clusterReader) walRecords(ctx context.Context) error {
 		r.damagedFile(segment, wrong, "A crash now would lose everything that was committed behind that place; standbys and the archive get the same damage.", "wal records")
 	}
 	return err
-}
-
-// openWAL opens segments of pg_wal on the present timeline or those before it.
-func (r *clusterReader) openWAL(ctx context.Context) wal.Opener {
-	size := int64(r.control.WALSegmentSize)
-	return func(number uint64) (*wal.File, error) {
-		for timeline := r.control.Timeline + 1; timeline >= 1 && timeline+16 > r.control.Timeline; timeline-- {
-			segment := wal.Segment{Timeline: timeline, Number: number}
-			name := "pg_wal/" + segment.Name(size)
-			if _, err := r.files.Size(ctx, name); err == nil {
-				return &wal.File{ReaderAt: &throttledFile{ctx: ctx, r: r, name: name}, Closer: io.NopCloser(nil), Segment: segment}, nil
-			}
-		}
-		return nil, fmt.Errorf("segment %d: %w", number, fs.ErrNotExist)
-	}
-}
-
-// throttledFile reads a file of the data directory no faster than allowed.
-type throttledFile struct {
-	ctx  context.Context //nolint:containedctx // io.ReaderAt has no room for it
-	r    *clusterReader
-	name string
-}
-
-// ReadAt reads like io.ReaderAt.
-func (f *throttledFile) ReadAt(p []byte, offset int64) (int, error) {
-	started := time.Now()
-	n, err := f.r.files.ReadAt(f.ctx, f.name, p, offset)
-	f.r.throttle(f.ctx, started, int64(n))
-	if err == nil && n < len(p) {
-		err = io.EOF
-	}
-	return n, err
 }

@@ -55,6 +55,8 @@ type reader struct {
 	// workers look at pages beside each other, and own looks again at one.
 	workers []*worker
 	own     *worker
+	// written is what the WAL before the last checkpoint changed.
+	written written
 	// table is the table that was read last, and rows what it has, for its indexes.
 	table *fork
 	rows  rows
@@ -68,6 +70,9 @@ func runPage(ctx context.Context, s *session) error {
 	defer r.files.Close()
 	forks, err := r.forks(ctx)
 	if err != nil {
+		return err
+	}
+	if r.written, err = r.readWritten(ctx); err != nil {
 		return err
 	}
 	err = forks.each(ctx, func(f *fork) error { return r.unreadable(ctx, f, r.fork(ctx, f)) })
@@ -338,6 +343,9 @@ func (r *reader) page(ctx context.Context, f *fork, p []byte, block uint32, seen
 			r.zeroes = append(r.zeroes, block)
 		}
 		return nil
+	case r.lostWrite(p, block).text != "":
+		r.unsettled++
+		return r.confirm(ctx, f, p, block)
 	case seen.settled:
 		r.settledTo = max(r.settledTo, block)
 		r.note(f, p, block)
@@ -428,6 +436,8 @@ func (r *reader) judge(ctx context.Context, f *fork, p []byte, block uint32) (pr
 		return seen.problem, nil
 	case seen.zero && block > r.settledTo:
 		return problem{}, nil
+	case !seen.zero && r.lostWrite(p, block).text != "":
+		return r.lostWrite(p, block), nil
 	}
 	if f.relation.Kind != page.Heap || f.Unlogged || r.plain {
 		return problem{}, nil
@@ -465,6 +475,9 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 		severity = SeverityWarning
 		impact = "No data is lost: statements only look at more pages. But a file that went from a directory of the database is often not alone."
 		action = "Find out what removed it, and what else is missing (check files). VACUUM of the table makes the map anew."
+	case seen.kind == "lost write":
+		impact = "What was changed on the page since then is gone from it: rows or entries are missing, old versions of rows are valid again, or deleted ones are back. Other pages of the disk may be as old."
+		action = "Look at the disk's and the kernel's messages, and whether a file was restored or copied by itself. Keep a copy of the file, and compare the table with a standby or a restored backup; an index can be rebuilt with REINDEX INDEX CONCURRENTLY once its table is sane."
 	case f.Index:
 		impact = "Statements that use this index fail, miss rows or give wrong data; the table itself may be intact."
 		action = "Check the index's table for damage first. If it is sane, keep a copy of the index's file and rebuild it with REINDEX INDEX CONCURRENTLY."

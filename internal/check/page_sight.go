@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"pg_integrity_exporter/internal/page"
+	"pg_integrity_exporter/internal/wal"
 )
 
 const (
@@ -42,6 +43,8 @@ type sight struct {
 	// others.
 	anySettled bool
 	unsettled  int
+	// wrote is where the WAL changed its pages before the last checkpoint.
+	wrote map[uint32]wal.Position
 	// marked says that such a page is marked as seen by everybody.
 	marked bool
 	// uncertain says that a row could not be judged.
@@ -163,7 +166,7 @@ func (r *reader) begin(f *fork, segments []uint32) {
 	for _, n := range segments {
 		blocks += n
 	}
-	r.sight = sight{uncertain: new(atomic.Bool), labels: make(map[string]bool), dangling: &dangling{blocks: make(map[uint32]*missingRows)}}
+	r.sight = sight{wrote: r.written[nodeOf(f.Path)], uncertain: new(atomic.Bool), labels: make(map[string]bool), dangling: &dangling{blocks: make(map[uint32]*missingRows)}}
 	switch {
 	case f.relation.Kind == page.Heap:
 		r.rows.begin(f.OID, blocks)

@@ -34,12 +34,22 @@ func Blocks(ctx context.Context, start Position, e Expect, open Opener, block fu
 	w := &walker{expect: e, open: open, keep: true}
 	defer w.close()
 	report := Report{First: start, End: start}
-	return w.each(ctx, &report, nil, func() { decodeBlocks(w.body, w.major, block) })
+	return w.each(ctx, &report, nil, func(Record) { decodeBlocks(w.body, w.major, func(r reference) { block(r.Block, r.whole) }) })
+}
+
+// reference is a page as a record names it.
+type reference struct {
+	Block
+
+	id byte
+	// whole says that the record holds the page or makes it anew, and image that the
+	// page which it holds is put in place when it is replayed.
+	whole, image bool
 }
 
 // decodeBlocks reads the headers of the pages of a record, which lie at the
 // beginning of its body. What it does not understand it leaves out.
-func decodeBlocks(body []byte, major int, block func(b Block, whole bool)) {
+func decodeBlocks(body []byte, major int, tell func(r reference)) {
 	compressed, applies := uint8(0x02), uint8(0x04)
 	if major >= 15 {
 		compressed, applies = 0x04|0x08|0x10, 0x02
@@ -65,7 +75,7 @@ func decodeBlocks(body []byte, major int, block func(b Block, whole bool)) {
 		flags := body[at]
 		data += int(binary.LittleEndian.Uint16(body[at+1:]))
 		at += 3
-		whole := flags&willInit != 0
+		whole, image := flags&willInit != 0, false
 		if flags&hasImage != 0 {
 			if !has(5) {
 				return
@@ -76,7 +86,8 @@ func decodeBlocks(body []byte, major int, block func(b Block, whole bool)) {
 			if info&hasHole != 0 && info&compressed != 0 {
 				at += 2
 			}
-			whole = whole || info&applies != 0
+			image = info&applies != 0
+			whole = whole || image
 		}
 		if flags&sameRelation == 0 {
 			if !has(12) {
@@ -91,6 +102,6 @@ func decodeBlocks(body []byte, major int, block func(b Block, whole bool)) {
 		}
 		last.Fork, last.Number = flags&forkMask, binary.LittleEndian.Uint32(body[at:])
 		at += 4
-		block(last, whole)
+		tell(reference{last, id, whole, image})
 	}
 }

@@ -322,11 +322,11 @@ func VerifySegment(ctx context.Context, file io.ReaderAt, segment Segment, e Exp
 
 // follow reads records from the end of the report on, up to a limit.
 func (w *walker) follow(ctx context.Context, report *Report, limit *Position) error {
-	return w.each(ctx, report, limit, func() {})
+	return w.each(ctx, report, limit, func(Record) {})
 }
 
 // each is follow with something done for each valid record.
-func (w *walker) each(ctx context.Context, report *Report, limit *Position, valid func()) error {
+func (w *walker) each(ctx context.Context, report *Report, limit *Position, valid func(r Record)) error {
 	for {
 		if limit != nil && report.End >= *limit {
 			report.Complete = true
@@ -348,7 +348,7 @@ func (w *walker) each(ctx context.Context, report *Report, limit *Position, vali
 			report.Complete = limit != nil && bad.Page >= *limit
 			return nil
 		}
-		valid()
+		valid(r)
 		report.note(w)
 		if report.Records == 0 {
 			report.First = r.Start
