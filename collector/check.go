@@ -111,7 +111,9 @@ func emitChecks(snapshot *state.Snapshot, sink *Sink) {
 	detailed := len(snapshot.Checks) <= maxDetailedChecks
 	for _, c := range snapshot.Checks {
 		emitFindings(snapshot, sink, c, kinds[c.Check], detailed)
-		sink.Add(checkLastSuccess, timestamp(c.LastSuccess), c.Check, c.Database)
+		if !c.LastSuccess.IsZero() || detailed { // else it waits
+			sink.Add(checkLastSuccess, timestamp(c.LastSuccess), c.Check, c.Database)
+		}
 		if waiting := c.WaitingSince(); !waiting.IsZero() || detailed {
 			sink.Add(checkWaitingSince, timestamp(waiting), c.Check, c.Database)
 		}

@@ -114,10 +114,13 @@ func sweepAs(t *testing.T, server *pgtest.Server, user string, options check.Opt
 	return document
 }
 
+// keepWAL is so that much of it can be held against the pages.
+var keepWAL = pgtest.Setting("wal_keep_size", "64MB")
+
 func TestHealthy(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
-		server := start(t, pgtest.Version(major), pgtest.Checksums())
+		server := start(t, pgtest.Version(major), pgtest.Checksums(), keepWAL)
 		before := rollbacks(t, server)
 		document := sweep(t, server, check.Options{})
 		if after := rollbacks(t, server); after != before {
@@ -478,7 +481,7 @@ func TestInvalidIndexIsALeftover(t *testing.T) {
 func TestBusy(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
-		server := start(t, pgtest.Version(major), pgtest.Checksums())
+		server := start(t, pgtest.Version(major), pgtest.Checksums(), keepWAL)
 		for i := range 3 {
 			server.MustExec(t, "erp", fmt.Sprintf("CREATE TABLE busy%d (id int PRIMARY KEY, v text); INSERT INTO busy%d SELECT g, md5(g::text) FROM generate_series(1, 2000) g", i, i))
 		}
@@ -545,7 +548,7 @@ func TestBusy(t *testing.T) {
 func TestCrash(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
-		server := start(t, pgtest.Version(major), pgtest.Checksums())
+		server := start(t, pgtest.Version(major), pgtest.Checksums(), keepWAL)
 		for range 3 {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
