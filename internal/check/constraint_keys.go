@@ -139,12 +139,12 @@ func (s *session) doubles(ctx context.Context, t table, k uniqueKey, part part) 
 	hash, pieces := k.hash(s.conn.Facts.VersionNum), s.split(blockRange{End: blocks, whole: true}, rangeBlocks)
 	several := hash != "" && len(pieces) > 1
 	if several {
-		hashes, err := s.repeated(ctx, t, hash, where, pieces, blocks)
-		if sqlstate(err) == "42883" { // a value within has no hash
+		switch hashes, err := s.repeated(ctx, t, hash, where, pieces, blocks); {
+		case sqlstate(err) == "42883": // a value within has no hash
 			several = false
-		} else if err != nil || len(hashes) == 0 {
+		case err != nil || len(hashes) == 0:
 			return nil, err
-		} else {
+		default:
 			where += fmt.Sprintf(" AND %s = ANY (%s)", hash, bigints(hashes))
 		}
 	}

@@ -79,6 +79,7 @@ func (f *relationFiles) add(e *datadir.Entry) {
 // owned are files whose owner has something to be told of.
 type owned struct {
 	*relationFiles
+
 	owner owner
 }
 

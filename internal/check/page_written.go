@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// writtenSegments is how many segments of WAL before that of the last checkpoint
-	// are read, as far as they are still there.
-	writtenSegments = 8
+	// writtenBytes is how much WAL before the last checkpoint is read, as far as it is
+	// still there.
+	writtenBytes = 128 << 20
 	// maxWritten bounds the pages that are kept in mind: some 20 MB.
 	maxWritten = 300_000
 )
@@ -33,7 +33,7 @@ type written map[filenode]map[uint32]wal.Position
 // readWritten reads the WAL before the last checkpoint, where it is at hand.
 func (r *reader) readWritten(ctx context.Context) (written, error) {
 	if !r.files.Local() || r.redo == 0 {
-		return nil, nil
+		return written{}, nil
 	}
 	content, err := datadir.ReadFile(ctx, r.files, cluster.ControlFile, cluster.ControlFileSize)
 	if err != nil {
@@ -41,24 +41,25 @@ func (r *reader) readWritten(ctx context.Context) (written, error) {
 	}
 	control, err := cluster.DecodeControl(content)
 	if err != nil || control.WALPageSize != wal.PageSize || !wal.ValidSegmentSize(int64(control.WALSegmentSize)) {
-		return nil, nil //nolint:nilerr // the check cluster tells of it
+		return written{}, nil //nolint:nilerr // the check cluster tells of it
 	}
 	var database uint32
 	if err := r.conn.QueryRow(ctx, "SELECT oid FROM pg_database WHERE datname = current_database()").Scan(&database); err != nil {
 		return nil, err
 	}
-	size := int64(control.WALSegmentSize)
+	size := uint64(control.WALSegmentSize)
 	open := r.openWAL(ctx, r.files, &control)
-	first := r.redo / uint64(size)
-	for n := 0; n < writtenSegments && first > 0; n++ {
+	from := (r.redo - min(r.redo, writtenBytes)) &^ (wal.PageSize - 1)
+	first := r.redo / size
+	for first > from/size {
 		if _, err := open(first - 1); err != nil {
 			break
 		}
 		first--
 	}
 	all, count := make(written), 0
-	expect := wal.Expect{Major: r.conn.Facts.Major(), System: control.System, SegmentSize: size}
-	err = wal.Written(ctx, wal.Position(first*uint64(size)), wal.Position(r.redo), expect, open, func(b wal.Block, at wal.Position) {
+	expect := wal.Expect{Major: r.conn.Facts.Major(), System: control.System, SegmentSize: int64(size)}
+	err = wal.Written(ctx, wal.Position(max(from, first*size)), wal.Position(r.redo), expect, open, func(b wal.Block, at wal.Position) {
 		if b.Fork != 0 || b.Database != database && b.Database != 0 {
 			return
 		}

@@ -137,7 +137,7 @@ func noLibrary(names ...string) (problem string, there bool) {
 		if err != nil {
 			return "", true // who may read it is not this process's business
 		}
-		defer file.Close()
+		defer func() { _ = file.Close() }() // it was only read
 		magic := make([]byte, 4)
 		if info, err := file.Stat(); err == nil && info.IsDir() {
 			continue

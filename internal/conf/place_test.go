@@ -64,7 +64,7 @@ func TestLibraries(t *testing.T) {
 			"the library text of shared_preload_libraries is no library (looked for at /opt/pg/lib/text, /opt/more/text)",
 		},
 	} {
-		start := Start{Value: func(name, otherwise string) string {
+		start := Start{Value: func(name, _ string) string {
 			return map[string]string{"shared_preload_libraries": value, "dynamic_library_path": "$libdir:/opt/more"}[name]
 		}}
 		var got []string

@@ -315,7 +315,7 @@ func (l *local) Each(ctx context.Context, name string, tell func(Entry)) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }() // it was only read
 	for ctx.Err() == nil {
 		names, err := d.ReadDir(listBatch)
 		for _, n := range names {
@@ -363,7 +363,7 @@ func Postmaster(path string) (root, program string, ok bool) {
 		return "", "", false
 	}
 	process := "/proc/" + pid
-	works, errWorks := os.Stat(process + "/cwd")
+	works, errWorks := os.Stat(process + "/cwd") //nolint:gosec // the name is a number
 	data, errData := os.Stat(path)
 	program, errProgram := os.Readlink(process + "/exe")
 	if errors.Join(errWorks, errData, errProgram) != nil || !os.SameFile(works, data) {

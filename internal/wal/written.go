@@ -16,7 +16,7 @@ const (
 	heapInfo     = 0x70
 )
 
-// Written follows the records from the first one in the segment that begins at from, up
+// Written follows the records from the first one behind the beginning of a page on, up
 // to a limit, and gives the pages of which each one says that it changed them, with
 // where the record begins: a page that was changed then has a larger LSN ever after. Those
 // of other access methods are left out, because they name pages that they only locked. A
