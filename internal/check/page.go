@@ -14,6 +14,7 @@ import (
 
 	"pg_integrity_exporter/internal/datadir"
 	"pg_integrity_exporter/internal/page"
+	"pg_integrity_exporter/internal/wal"
 )
 
 const (
@@ -55,8 +56,10 @@ type reader struct {
 	// workers look at pages beside each other, and own looks again at one.
 	workers []*worker
 	own     *worker
-	// written is what the WAL before the last checkpoint changed.
-	written written
+	// written is where the WAL changed pages before the last checkpoint, of the database
+	// with this OID.
+	written     map[wal.Block]wal.Position
+	databaseOID uint32
 	// table is the table that was read last, and rows what it has, for its indexes.
 	table *fork
 	rows  rows

@@ -43,8 +43,8 @@ type sight struct {
 	// others.
 	anySettled bool
 	unsettled  int
-	// wrote is where the WAL changed its pages before the last checkpoint.
-	wrote map[uint32]wal.Position
+	// at is what the WAL calls its first page.
+	at wal.Block
 	// marked says that such a page is marked as seen by everybody.
 	marked bool
 	// uncertain says that a row could not be judged.
@@ -166,7 +166,7 @@ func (r *reader) begin(f *fork, segments []uint32) {
 	for _, n := range segments {
 		blocks += n
 	}
-	r.sight = sight{wrote: r.written[nodeOf(f.Path)], uncertain: new(atomic.Bool), labels: make(map[string]bool), dangling: &dangling{blocks: make(map[uint32]*missingRows)}}
+	r.sight = sight{at: r.place(f), uncertain: new(atomic.Bool), labels: make(map[string]bool), dangling: &dangling{blocks: make(map[uint32]*missingRows)}}
 	switch {
 	case f.relation.Kind == page.Heap:
 		r.rows.begin(f.OID, blocks)

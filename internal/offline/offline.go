@@ -108,6 +108,8 @@ type run struct {
 	label *cluster.BackupLabel
 	// opened opens segments of pg_wal; nil is not known how.
 	opened wal.Opener
+	// changed is where the WAL changed pages before the last checkpoint.
+	changed map[wal.Block]wal.Position
 	// names are what the catalogues say of the files.
 	names *names
 	// chunk holds the pages that are being looked at.

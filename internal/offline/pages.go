@@ -57,6 +57,13 @@ func (r *run) pages(ctx context.Context) error {
 	directories = append(directories, r.partsOfDatabases()...)
 	var suspects []suspect
 	r.chunk = make([]byte, readPages*page.Size)
+	if r.opened != nil && r.label == nil {
+		expect := wal.Expect{Major: r.major, System: r.control.System, SegmentSize: int64(r.control.WALSegmentSize)}
+		var err error
+		if r.changed, err = wal.Written(ctx, r.control.Redo, expect, r.opened, func(b wal.Block) bool { return b.Fork == 0 }); err != nil {
+			r.problem("pg_wal", err)
+		}
+	}
 	for _, directory := range directories {
 		names, err := r.list(directory)
 		if err != nil {
@@ -148,6 +155,7 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 		}
 	}
 	what := &page.Relation{Kind: kind, XIDs: r.transactionsOf(rel)}
+	block := r.block(directory, match)
 	segment, _ := strconv.ParseUint(match[3], 10, 32) // "" is the first
 	var suspects []suspect
 	chunk := r.chunk
@@ -156,13 +164,14 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 		r.throttle(ctx, n)
 		for i := range uint32(n / page.Size) {
 			number := uint32(segment)*segmentBlocks + first + i
-			if text := r.pageProblem(chunk[i*page.Size:(i+1)*page.Size], number, what); text != "" {
-				suspects = append(suspects, suspect{rel, path, r.block(directory, match, number), text})
+			block.Number = number
+			if text := r.pageProblem(chunk[i*page.Size:(i+1)*page.Size], block, what); text != "" {
+				suspects = append(suspects, suspect{rel, path, block, text})
 			}
 		}
 		if n%page.Size != 0 && r.control.State.Clean() {
-			block := uint32(segment)*segmentBlocks + first + uint32(n/page.Size)
-			r.foundInFile(rel, path, &block, fmt.Sprintf("the file %s ends in the middle of a page", path), "ragged")
+			last := uint32(segment)*segmentBlocks + first + uint32(n/page.Size)
+			r.foundInFile(rel, path, &last, fmt.Sprintf("the file %s ends in the middle of a page", path), "ragged")
 		}
 		if n < len(chunk) || ctx.Err() != nil || len(suspects) > maxSuspects {
 			if n < len(chunk) {
@@ -174,7 +183,8 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 }
 
 // pageProblem says what is wrong with a page; "" is nothing.
-func (r *run) pageProblem(p []byte, number uint32, what *page.Relation) string {
+func (r *run) pageProblem(p []byte, block wal.Block, what *page.Relation) string {
+	number := block.Number
 	if page.IsNew(p) {
 		return ""
 	}
@@ -190,13 +200,13 @@ func (r *run) pageProblem(p []byte, number uint32, what *page.Relation) string {
 	if r.walEnd != 0 && wal.Position(h.LSN) > r.walEnd && what.Kind != page.Other {
 		return fmt.Sprintf("the page was changed at %s, behind the end of the WAL at %s: WAL was lost, or the page is from another place", wal.Position(h.LSN), r.walEnd)
 	}
-	return ""
+	return wal.Lost(r.changed, block, wal.Position(h.LSN))
 }
 
-// block is what the WAL calls a page.
-func (r *run) block(directory string, match []string, number uint32) wal.Block {
+// block is what the WAL calls the first page of a file.
+func (r *run) block(directory string, match []string) wal.Block {
 	const pgDefault, pgGlobal = 1663, 1664
-	b := wal.Block{Tablespace: pgDefault, Number: number, Fork: map[string]uint8{"": 0, "_fsm": 1, "_vm": 2, "_init": 3}[match[2]]}
+	b := wal.Block{Tablespace: pgDefault, Fork: map[string]uint8{"": 0, "_fsm": 1, "_vm": 2, "_init": 3}[match[2]]}
 	if file, err := strconv.ParseUint(match[1], 10, 32); err == nil {
 		b.Relation = uint32(file)
 	}

@@ -2,6 +2,8 @@ package wal
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 )
 
 // Resource managers (rmgrlist.h) and their records that change pages of tables, B-trees
@@ -16,33 +18,76 @@ const (
 	heapInfo     = 0x70
 )
 
-// Written follows the records from the first one behind the beginning of a page on, up
-// to a limit, and gives the pages of which each one says that it changed them, with
-// where the record begins: a page that was changed then has a larger LSN ever after. Those
-// of other access methods are left out, because they name pages that they only locked. A
-// segment that is missing ends it.
-func Written(ctx context.Context, from, limit Position, e Expect, open Opener, tell func(b Block, record Position)) error {
+const (
+	// writtenBytes is how much WAL before the last checkpoint is read, as far as it is
+	// still there.
+	writtenBytes = 128 << 20
+	// maxWritten bounds the pages that are kept in mind: some 8 MB.
+	maxWritten = 150_000
+)
+
+// Written gives the pages that the WAL changed before redo, where the last completed
+// checkpoint began, the last time of each, as far back as the WAL is there: pages of
+// tables, B-trees and sequences that wanted asks for. That checkpoint wrote them, so
+// each of them has a larger LSN on disk ever after: else its write was lost, or an older
+// page was put back. Those of other access methods are left out, because records name
+// pages of them that were only locked.
+func Written(ctx context.Context, redo Position, e Expect, open Opener, wanted func(Block) bool) (map[Block]Position, error) {
+	size := Position(e.SegmentSize)
+	from := (redo - min(redo, writtenBytes)) &^ (PageSize - 1)
+	first := redo / size
+	for first > from/size {
+		file, err := open(uint64(first - 1))
+		if err != nil {
+			break
+		}
+		_ = file.Close() // it was only looked for
+		first--
+	}
 	w := &walker{expect: e, open: open, keep: true}
 	defer w.close()
-	first, bad, err := w.skip(from)
+	start, bad, err := w.skip(max(from, first*size))
 	if err != nil || bad != nil {
-		return err
+		return nil, ignoreGone(err)
 	}
-	report := Report{First: first, End: first}
-	return w.each(ctx, &report, &limit, func(r Record) {
+	written := make(map[Block]Position)
+	report := Report{First: start, End: start}
+	err = w.each(ctx, &report, &redo, func(r Record) {
 		switch r.Manager {
 		case xlogManager, heap2Manager, heapManager, btreeManager, sequenceManager:
 		default:
 			return
 		}
-		if r.End > limit {
+		if r.End > redo {
 			return
 		}
 		decodeBlocks(w.body, w.major, func(b reference) {
-			if r.Manager == heap2Manager && r.Info&heapInfo == heap2Visible && b.id != 0 && !b.image {
-				return // the page of the table gets no LSN then
+			if !wanted(b.Block) || r.Manager == heap2Manager && r.Info&heapInfo == heap2Visible && b.id != 0 && !b.image {
+				return // nobody's, or the page of a table that only its visibility map tells of
 			}
-			tell(b.Block, r.Start)
+			if len(written) == maxWritten {
+				clear(written) // the newest are the ones that are looked for
+			}
+			written[b.Block] = r.Start
 		})
 	})
+	return written, ignoreGone(err)
+}
+
+// ignoreGone drops the error that a segment was removed meanwhile.
+func ignoreGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Lost says of a page with an LSN that its last write was lost; "" is not known.
+func Lost(written map[Block]Position, b Block, lsn Position) string {
+	at, known := written[b]
+	if !known || lsn > at {
+		return ""
+	}
+	return "the page is older than it must be: the WAL changed it at " + at.String() + ", before the last checkpoint, but it was changed last at " + lsn.String() +
+		": a write was lost, or an older page was put back"
 }
