@@ -219,8 +219,8 @@ var catalogRules = []catalogRule{
 	}, {
 		"pg_attribute", "pg_attribute lets the column %s be NULL, although its primary key, its identity or the partitioned table forbids it",
 		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'f') WHERE NOT a.attnotnull AND NOT a.attisdropped AND a.attnum > 0
-		AND (a.attidentity <> '' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisprimary AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
-		OR c.relispartition AND EXISTS (SELECT FROM pg_inherits h JOIN pg_attribute b ON b.attrelid = h.inhparent AND b.attname = a.attname AND b.attnotnull WHERE h.inhrelid = a.attrelid))`,
+		AND (a.attidentity <> '' OR (a.attrelid, a.attnum) IN (SELECT i.indrelid, k FROM pg_index i CROSS JOIN unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k WHERE i.indisprimary)
+		OR c.relispartition AND (a.attrelid, a.attname) IN (SELECT h.inhrelid, b.attname FROM pg_inherits h JOIN pg_attribute b ON b.attrelid = h.inhparent AND b.attnotnull))`,
 	}, {
 		"pg_attribute", "pg_attribute contradicts itself about the column %s (missing value, generated, identity)",
 		`SELECT format('%s.%I', attrelid::regclass, attname) FROM pg_attribute WHERE NOT attisdropped
