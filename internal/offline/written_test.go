@@ -27,13 +27,13 @@ func TestLostWrite(t *testing.T) {
 			if err := server.Stop(how); err != nil {
 				t.Fatal(err)
 			}
-			if document := look(t, server.DataDirectory); len(document.Findings) != 0 {
+			if document := look(t, server.DataDirectory, "page"); len(document.Findings) != 0 {
 				t.Errorf("healthy: %s", text(t, document))
 			}
 			if err := relation.RestorePage(0, old); err != nil {
 				t.Fatal(err)
 			}
-			document := look(t, server.DataDirectory)
+			document := look(t, server.DataDirectory, "page")
 			if len(document.Findings) != 1 || document.Findings[0].Relation != "t" || !strings.Contains(document.Findings[0].Message, "the page is older than it must be") {
 				t.Errorf("an older page: %s", text(t, document))
 			}
