@@ -119,8 +119,9 @@ type double struct {
 }
 
 // doubles asks for the keys that occur more than once. Of a table of several pieces
-// the hashes of the keys come first, piece by piece: one long statement would keep
-// VACUUM, and the pruning of pages, from what others delete meanwhile.
+// the hashes of the keys come first, piece by piece, where limits are to be kept: one
+// statement is faster, but one that is slowed down would keep VACUUM, and the pruning of
+// pages, from what others delete meanwhile.
 func (s *session) doubles(ctx context.Context, t table, k uniqueKey, part part) ([]double, error) {
 	conditions := []string{"true"}
 	keys := strings.Join(k.Keys, ", ")
@@ -137,7 +138,7 @@ func (s *session) doubles(ctx context.Context, t table, k uniqueKey, part part) 
 	}
 	where := strings.Join(conditions, " AND ")
 	hash, pieces := k.hash(s.conn.Facts.VersionNum), s.split(blockRange{End: blocks, whole: true}, rangeBlocks)
-	several := hash != "" && len(pieces) > 1
+	several := hash != "" && len(pieces) > 1 && (s.scope.RateLimit > 0 || s.scope.Share > 0)
 	if several {
 		switch hashes, err := s.repeated(ctx, t, hash, where, pieces, blocks); {
 		case sqlstate(err) == "42883": // a value within has no hash

@@ -258,7 +258,7 @@ func TestConstraintPieces(t *testing.T) {
 			INSERT INTO big SELECT g, g / 2, 'b' || g % 2, CASE WHEN g % 3 = 0 THEN 'none' WHEN g % 3 = 1 THEN 'n' || g END FROM generate_series(1, 40000) g; ANALYZE big`)
 		one, constraint := target(t, server.DSN("erp")), named(t, "constraint")[0]
 		look := func() check.Result {
-			return check.Run(t.Context(), one, "erp", constraint, check.Scope{Heaps: check.NewHeaps()}, discard)
+			return check.Run(t.Context(), one, "erp", constraint, check.Scope{Heaps: check.NewHeaps(), RateLimit: 1 << 40}, discard)
 		}
 		stop, moved := make(chan struct{}), make(chan error)
 		go func() {
