@@ -224,15 +224,7 @@ func (f *drillFlags) options() (drill.Options, *state.Files, error) {
 
 // named says whether somebody said which server is the living one.
 func (f *drillFlags) named(t config.Target) bool {
-	if f.dsn != "" || t.Given() {
-		return true
-	}
-	for _, name := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATA_SOURCE_URI_FILE", "PGHOST", "PGSERVICE"} {
-		if value, ok := f.environment(name); ok && value != "" {
-			return true
-		}
-	}
-	return false
+	return f.dsn != "" || t.Given() || f.environment.NamesServer()
 }
 
 func either(values ...string) string {

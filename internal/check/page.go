@@ -56,10 +56,8 @@ type reader struct {
 	// workers look at pages beside each other, and own looks again at one.
 	workers []*worker
 	own     *worker
-	// written is where the WAL changed pages before the last checkpoint, of the database
-	// with this OID.
-	written     map[wal.Block]wal.Position
-	databaseOID uint32
+	// written is where the WAL changed pages of the database before the last checkpoint.
+	written map[wal.Block]wal.Position
 	// table is the table that was read last, and rows what it has, for its indexes.
 	table *fork
 	rows  rows

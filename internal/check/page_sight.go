@@ -166,7 +166,7 @@ func (r *reader) begin(f *fork, segments []uint32) {
 	for _, n := range segments {
 		blocks += n
 	}
-	r.sight = sight{at: r.place(f), uncertain: new(atomic.Bool), labels: make(map[string]bool), dangling: &dangling{blocks: make(map[uint32]*missingRows)}}
+	r.sight = sight{at: wal.BlockOf(f.Path), uncertain: new(atomic.Bool), labels: make(map[string]bool), dangling: &dangling{blocks: make(map[uint32]*missingRows)}}
 	switch {
 	case f.relation.Kind == page.Heap:
 		r.rows.begin(f.OID, blocks)

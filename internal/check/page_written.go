@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strconv"
-	"strings"
 	"time"
 
 	"pg_integrity_exporter/internal/cluster"
@@ -29,28 +27,14 @@ func (r *reader) readWritten(ctx context.Context) (map[wal.Block]wal.Position, e
 	if err != nil || control.WALPageSize != wal.PageSize || !wal.ValidSegmentSize(int64(control.WALSegmentSize)) {
 		return map[wal.Block]wal.Position{}, nil //nolint:nilerr // the check cluster tells of it
 	}
-	if err := r.conn.QueryRow(ctx, "SELECT oid FROM pg_database WHERE datname = current_database()").Scan(&r.databaseOID); err != nil {
+	var database uint32
+	if err := r.conn.QueryRow(ctx, "SELECT oid FROM pg_database WHERE datname = current_database()").Scan(&database); err != nil {
 		return nil, err
 	}
 	expect := wal.Expect{Major: r.conn.Facts.Major(), System: control.System, SegmentSize: int64(control.WALSegmentSize)}
 	return wal.Written(ctx, wal.Position(r.redo), expect, r.openWAL(ctx, r.files, &control), func(b wal.Block) bool {
-		return b.Fork == 0 && (b.Database == r.databaseOID || b.Database == 0)
+		return b.Fork == 0 && (b.Database == database || b.Database == 0)
 	})
-}
-
-// place is what the WAL calls the first page of a relation.
-func (r *reader) place(f *fork) wal.Block {
-	parts := strings.Split(f.Path, "/")
-	number, _ := strconv.ParseUint(parts[len(parts)-1], 10, 32) // 0 is no relation's
-	b := wal.Block{Tablespace: defaultTablespace, Database: r.databaseOID, Relation: uint32(number)}
-	switch {
-	case parts[0] == "global":
-		b.Tablespace, b.Database = globalTablespace, 0
-	case parts[0] == "pg_tblspc" && len(parts) > 1:
-		tablespace, _ := strconv.ParseUint(parts[1], 10, 32)
-		b.Tablespace = uint32(tablespace)
-	}
-	return b
 }
 
 // lostWrite says that a page is older than the WAL before the last checkpoint says.

@@ -45,7 +45,7 @@ func resolve(dsn, configFile string, environment pg.Environment) (config.Validat
 		return validated, nil, err
 	}
 	var watches []watch
-	if len(given.Targets) == 0 || dsn != "" || given.Target.Given() || named(environment) {
+	if len(given.Targets) == 0 || dsn != "" || given.Target.Given() || environment.NamesServer() {
 		w, err := newWatch(main.Name(), given, main)
 		if err != nil {
 			return validated, nil, err
@@ -79,16 +79,6 @@ func Targets(dsn, configFile string, environment pg.Environment) (config.Validat
 		names[i] = w.target.Name()
 	}
 	return validated, names, err
-}
-
-// named says whether the environment names a server.
-func named(environment pg.Environment) bool {
-	for _, variable := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATA_SOURCE_URI_FILE", "PGHOST", "PGSERVICE"} {
-		if value, ok := environment(variable); ok && value != "" {
-			return true
-		}
-	}
-	return false
 }
 
 // Resolve finds the configuration and the target in the order of the flags: a

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/page"
@@ -155,7 +154,8 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 		}
 	}
 	what := &page.Relation{Kind: kind, XIDs: r.transactionsOf(rel)}
-	block := r.block(directory, match)
+	block := wal.BlockOf(directory + "/" + match[1])
+	block.Fork = map[string]uint8{"": 0, "_fsm": 1, "_vm": 2, "_init": 3}[match[2]]
 	segment, _ := strconv.ParseUint(match[3], 10, 32) // "" is the first
 	var suspects []suspect
 	chunk := r.chunk
@@ -201,29 +201,6 @@ func (r *run) pageProblem(p []byte, block wal.Block, what *page.Relation) string
 		return fmt.Sprintf("the page was changed at %s, behind the end of the WAL at %s: WAL was lost, or the page is from another place", wal.Position(h.LSN), r.walEnd)
 	}
 	return wal.Lost(r.changed, block, wal.Position(h.LSN))
-}
-
-// block is what the WAL calls the first page of a file.
-func (r *run) block(directory string, match []string) wal.Block {
-	const pgDefault, pgGlobal = 1663, 1664
-	b := wal.Block{Tablespace: pgDefault, Fork: map[string]uint8{"": 0, "_fsm": 1, "_vm": 2, "_init": 3}[match[2]]}
-	if file, err := strconv.ParseUint(match[1], 10, 32); err == nil {
-		b.Relation = uint32(file)
-	}
-	parts := strings.Split(directory, "/")
-	switch parts[0] {
-	case "global":
-		b.Tablespace = pgGlobal
-		return b
-	case "pg_tblspc":
-		if space, err := strconv.ParseUint(parts[1], 10, 32); err == nil {
-			b.Tablespace = uint32(space)
-		}
-	}
-	if database, err := strconv.ParseUint(parts[len(parts)-1], 10, 32); err == nil {
-		b.Database = uint32(database)
-	}
-	return b
 }
 
 // mended says which of the suspects the next start writes anew.

@@ -56,6 +56,16 @@ type Target struct {
 // Environment looks up an environment variable, like os.LookupEnv.
 type Environment func(name string) (string, bool)
 
+// NamesServer says whether the environment names a server.
+func (e Environment) NamesServer() bool {
+	for _, variable := range []string{"DATA_SOURCE_NAME", "DATA_SOURCE_URI", "DATA_SOURCE_URI_FILE", "PGHOST", "PGSERVICE"} {
+		if value, ok := e(variable); ok && value != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // ResolveTarget finds the target in the order of the ecosystem: dsn when not
 // empty (a URL or a keyword/value string), DATA_SOURCE_NAME, DATA_SOURCE_URI
 // with DATA_SOURCE_USER and DATA_SOURCE_PASS (each also as a file named by

@@ -3,6 +3,8 @@ package wal
 import (
 	"context"
 	"encoding/binary"
+	"strconv"
+	"strings"
 )
 
 // Block is a page of a relation, as records name it.
@@ -10,6 +12,31 @@ type Block struct {
 	Tablespace, Database, Relation uint32
 	Fork                           uint8
 	Number                         uint32
+}
+
+// The tablespaces pg_default and pg_global (pg_tablespace.dat).
+const defaultTablespace, globalTablespace = 1663, 1664
+
+// BlockOf is the first page of a relation by the path of its first file within the data
+// directory, as pg_relation_filepath gives it.
+func BlockOf(path string) Block {
+	parts := strings.Split(path, "/")
+	number := func(text string) uint32 {
+		n, _ := strconv.ParseUint(text, 10, 32) // 0 is none
+		return uint32(n)
+	}
+	b := Block{Tablespace: defaultTablespace, Relation: number(parts[len(parts)-1])}
+	switch {
+	case parts[0] == "global":
+		b.Tablespace = globalTablespace
+		return b
+	case parts[0] == "pg_tblspc" && len(parts) > 1:
+		b.Tablespace = number(parts[1])
+	}
+	if len(parts) > 1 {
+		b.Database = number(parts[len(parts)-2])
+	}
+	return b
 }
 
 // Identifiers of the parts of a record (xlogrecord.h).
