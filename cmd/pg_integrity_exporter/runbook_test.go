@@ -90,8 +90,12 @@ func TestRunbook(t *testing.T) {
 	}
 
 	space := filepath.Join(pgtest.SharedDirectory(t), "new")
-	listening := fmt.Sprintf("--options=\"-c port=%d -c archive_mode=off\" --wait start", server.Port+1)
-	recovered := strings.Replace(server.DSN("postgres"), fmt.Sprint(server.Port), fmt.Sprint(server.Port+1), 1)
+	free, err := pgtest.FreeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := fmt.Sprintf("--options=\"-c port=%d -c archive_mode=off\" --wait start", free.Port)
+	recovered := strings.Replace(server.DSN("postgres"), fmt.Sprint(server.Port), fmt.Sprint(free.Port), 1)
 	sh := func(block string) {
 		t.Helper()
 		for name, value := range map[string]string{

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
@@ -32,15 +33,20 @@ func patience() int {
 	return 1
 }
 
+// Ports that servers are given. Operating systems give higher ones to clients and to
+// whoever asks for any: such a port may be taken before its server has it, or while the
+// server is down.
+const firstPort, lastPort = 12000, 32000
+
 // FreeAddress is an address on 127.0.0.1 that nothing listens on now.
 func FreeAddress() (*net.TCPAddr, error) {
-	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		return nil, fmt.Errorf("looking for a free port: %w", err)
+	var err error
+	for range 100 {
+		address := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: firstPort + rand.IntN(lastPort-firstPort)}
+		var listener *net.TCPListener
+		if listener, err = net.ListenTCP("tcp", address); err == nil {
+			return address, listener.Close()
+		}
 	}
-	address := listener.Addr().String()
-	if err := listener.Close(); err != nil {
-		return nil, fmt.Errorf("looking for a free port: %w", err)
-	}
-	return net.ResolveTCPAddr("tcp", address)
+	return nil, fmt.Errorf("looking for a free port: %w", err)
 }
