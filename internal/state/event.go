@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/owner"
 )
 
 // EventKind says what happened. The values are a closed list.
@@ -104,7 +105,7 @@ func (f *Files) Record(event Event) error {
 }
 
 func appendLine(path string, line []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := owner.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	_, err := os.Stat(path)
@@ -135,7 +136,7 @@ func appendLine(path string, line []byte) error {
 		return err
 	}
 	if created {
-		return forgetOldEvents(filepath.Dir(path))
+		return errors.Join(owner.Give(path), forgetOldEvents(filepath.Dir(path)))
 	}
 	return nil
 }

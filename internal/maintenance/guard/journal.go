@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"pg_integrity_exporter/internal/owner"
 	"pg_integrity_exporter/internal/state"
 )
 
@@ -159,7 +160,7 @@ func newJournal(files *state.Files, id string) (*Journal, error) {
 	if files.Directory() == "" {
 		return nil, errors.New("the guard needs a directory for its journal: give one with --state.path")
 	}
-	if err := os.MkdirAll(directory(files), 0o700); err != nil {
+	if err := owner.MkdirAll(directory(files), 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory of the journal: %w (choose another with --state.path)", err)
 	}
 	path := filepath.Join(directory(files), id+".jsonl")
@@ -171,7 +172,7 @@ func newJournal(files *state.Files, id string) (*Journal, error) {
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("locking the journal: %w", err), j.Close())
 	}
-	return j, syncDirectory(directory(files))
+	return j, errors.Join(owner.Give(path), syncDirectory(directory(files)))
 }
 
 // openJournal takes over the journal of a run whose guard died.
