@@ -6,16 +6,27 @@ import (
 	"io/fs"
 )
 
-// Resource managers (rmgrlist.h) and their records that change pages of tables, B-trees
-// and sequences. The numbers are the same in all versions.
+// Resource managers (rmgrlist.h) whose records change pages of relations, and their
+// records of which not every page that they name is changed. The numbers are the same in
+// all versions.
 const (
 	heap2Manager    = 9
 	heapManager     = 10
 	btreeManager    = 11
+	hashManager     = 12
+	ginManager      = 13
+	gistManager     = 14
 	sequenceManager = 15
+	spgistManager   = 16
+	brinManager     = 17
+	genericManager  = 20
 
 	heap2Visible = 0x40
 	heapInfo     = 0x70
+
+	hashMovePage = 0x70
+	hashSqueeze  = 0x80
+	hashDelete   = 0x90
 )
 
 const (
@@ -26,12 +37,30 @@ const (
 	maxWritten = 150_000
 )
 
-// Written gives the pages that the WAL changed before redo, where the last completed
-// checkpoint began, the last time of each, as far back as the WAL is there: pages of
-// tables, B-trees and sequences that wanted asks for. That checkpoint wrote them, so
-// each of them has a larger LSN on disk ever after: else its write was lost, or an older
-// page was put back. Those of other access methods are left out, because records name
-// pages of them that were only locked.
+// changes says that the record changed a page that it names for certain: it may have only
+// been locked.
+func (r Record) changes(b reference) bool {
+	switch r.Manager {
+	case xlogManager, heapManager, btreeManager, ginManager, gistManager, sequenceManager, spgistManager, brinManager, genericManager:
+		return true
+	case heap2Manager: // of a table's page only its visibility map may tell
+		return r.Info&heapInfo != heap2Visible || b.id == 0 || b.image
+	case hashManager: // the first page of the bucket is locked while another is changed
+		switch r.Info & infoMask {
+		case hashSqueeze:
+			return false
+		case hashMovePage, hashDelete:
+			return b.id != 0
+		}
+		return true
+	}
+	return false
+}
+
+// Written gives the pages that wanted asks for and the WAL changed before redo, where the
+// last completed checkpoint began: the last time of each, as far back as the WAL is there.
+// That checkpoint wrote them, so each of them has a larger LSN on disk ever after: else
+// its write was lost, or an older page was put back.
 func Written(ctx context.Context, redo Position, e Expect, open Opener, wanted func(Block) bool) (map[Block]Position, error) {
 	size := Position(e.SegmentSize)
 	from := (redo - min(redo, writtenBytes)) &^ (PageSize - 1)
@@ -53,17 +82,12 @@ func Written(ctx context.Context, redo Position, e Expect, open Opener, wanted f
 	written := make(map[Block]Position)
 	report := Report{First: start, End: start}
 	err = w.each(ctx, &report, &redo, func(r Record) {
-		switch r.Manager {
-		case xlogManager, heap2Manager, heapManager, btreeManager, sequenceManager:
-		default:
-			return
-		}
 		if r.End > redo {
 			return
 		}
 		decodeBlocks(w.body, w.major, func(b reference) {
-			if !wanted(b.Block) || r.Manager == heap2Manager && r.Info&heapInfo == heap2Visible && b.id != 0 && !b.image {
-				return // nobody's, or the page of a table that only its visibility map tells of
+			if !wanted(b.Block) || !r.changes(b) {
+				return
 			}
 			if len(written) == maxWritten {
 				clear(written) // the newest are the ones that are looked for
@@ -82,10 +106,14 @@ func ignoreGone(err error) error {
 	return err
 }
 
+// unlogged is less than any LSN that a record gives a page: pages of GiST indexes that
+// were built by sorting have 1, although the WAL has them.
+const unlogged = 1 << 16
+
 // Lost says of a page with an LSN that its last write was lost; "" is not known.
 func Lost(written map[Block]Position, b Block, lsn Position) string {
 	at, known := written[b]
-	if !known || lsn > at {
+	if !known || lsn > at || lsn < unlogged {
 		return ""
 	}
 	return "the page is older than it must be: the WAL changed it at " + at.String() + ", before the last checkpoint, but it was changed last at " + lsn.String() +
