@@ -7,6 +7,7 @@ import (
 
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/offline"
+	"pg_integrity_exporter/internal/state"
 )
 
 // lookOffline looks at the data directory of a server that is down or will not
@@ -23,7 +24,7 @@ func (f *checkFlags) lookOffline(ctx context.Context) (check.Document, error) {
 		return check.Document{}, errors.New("--rate-limit must not be negative")
 	}
 	options := offline.Options{
-		Directory: f.pgdata, Only: f.only, Exclude: f.exclude, RateLimit: int64(f.rateLimit), Logger: f.logger,
+		Directory: f.pgdata, Imprints: state.ImprintDirectories(f.statePath), Only: f.only, Exclude: f.exclude, RateLimit: int64(f.rateLimit), Logger: f.logger,
 	}
 	if terminal(f.stderr) {
 		options.Progress = func(r check.Result) { fmt.Fprint(f.stderr, progress(r)) }

@@ -31,6 +31,8 @@ func (n notes) Remember(key string, value any) error {
 	return err
 }
 
+func (n notes) Directory() string { return "" }
+
 // TestFiles puts files where they do not belong and takes segments away.
 func TestFiles(t *testing.T) {
 	t.Parallel()

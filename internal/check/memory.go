@@ -17,6 +17,8 @@ type Memory interface {
 	Recall(key string, into any) (found bool, err error)
 	// Remember keeps a value, as JSON, under a key.
 	Remember(key string, value any) error
+	// Directory is where to keep what is too large for that; "" is nowhere.
+	Directory() string
 }
 
 // remembered is a value together with the cluster that it belongs to: another

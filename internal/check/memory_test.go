@@ -28,6 +28,8 @@ func (k kept) Remember(key string, value any) error {
 	return err
 }
 
+func (k kept) Directory() string { return "" }
+
 // TestMemory remembers from one run to the next in each database, and runs a
 // check of the whole server once. Facts of another cluster at the same address
 // are not recalled.

@@ -58,6 +58,11 @@ type reader struct {
 	own     *worker
 	// written is where the WAL changed pages of the database before the last checkpoint.
 	written map[wal.Block]wal.Position
+	// replayed are pages that the WAL since the last restartpoint changes, and whether it
+	// holds them as a whole; nil was not asked for.
+	replayed map[wal.Block]bool
+	// imprints are what the pages of tables said in earlier passes.
+	imprints *imprints
 	// table is the table that was read last, and rows what it has, for its indexes.
 	table *fork
 	rows  rows
@@ -76,9 +81,16 @@ func runPage(ctx context.Context, s *session) error {
 	if r.written, err = r.readWritten(ctx); err != nil {
 		return err
 	}
+	if err := r.openImprints(ctx); err != nil {
+		return err
+	}
+	defer r.imprints.close()
 	err = forks.each(ctx, func(f *fork) error { return r.unreadable(ctx, f, r.fork(ctx, f)) })
 	if err != nil {
 		return err
+	}
+	if err := r.imprints.finish(); err != nil {
+		r.logger.Warn("what pages say is not kept for the next pass", "err", err)
 	}
 	if len(s.problems) == 0 {
 		s.scope.Heaps.noteRead()
@@ -158,11 +170,14 @@ func (r *reader) fork(ctx context.Context, f *fork) error {
 // when the relation was dropped or rewritten meanwhile, or has nothing new to tell.
 func (r *reader) walk(ctx context.Context, f *fork, segments []uint32, first uint32, reached func(block uint32)) (whole bool, err error) {
 	for number := first / segmentBlocks; number < uint32(len(segments)); number++ {
+		r.beginImprints(f, segmentName(f.Path, number), segments[number], first%segmentBlocks)
 		err := r.segment(ctx, f, number, first, segments[number], reached)
-		if errors.Is(err, fs.ErrNotExist) || r.full(f.Name) {
-			return false, nil
+		gone := errors.Is(err, fs.ErrNotExist)
+		if err != nil && !gone {
+			return false, err
 		}
-		if err != nil {
+		whole := !gone && !r.full(f.Name)
+		if err := r.compareImprints(ctx, f, whole); err != nil || !whole {
 			return false, err
 		}
 		first = 0
@@ -350,6 +365,7 @@ func (r *reader) page(ctx context.Context, f *fork, p []byte, block uint32, seen
 	case seen.settled:
 		r.settledTo = max(r.settledTo, block)
 		r.note(f, p, block)
+		r.imprints.see(p, block, seen)
 	default:
 		r.unsettled++
 	}
@@ -440,6 +456,9 @@ func (r *reader) judge(ctx context.Context, f *fork, p []byte, block uint32) (pr
 	case !seen.zero && r.lostWrite(p, block).text != "":
 		return r.lostWrite(p, block), nil
 	}
+	if changed := r.imprints.changed(p, block, seen, r.redo); changed.text != "" {
+		return changed, nil
+	}
 	if f.relation.Kind != page.Heap || f.Unlogged || r.plain {
 		return problem{}, nil
 	}
@@ -455,6 +474,11 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 	same, err := r.unchanged(ctx, f)
 	if err != nil || !same {
 		return err
+	}
+	if block != nil {
+		if anew, err := r.willReplace(ctx, f, *block); err != nil || anew {
+			return err
+		}
 	}
 	label := lostLabel(seen.text)
 	severity := SeverityCritical
@@ -479,11 +503,14 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 	case seen.kind == "lost write":
 		impact = "What was changed on the page since then is gone from it: rows or entries are missing, old versions of rows are valid again, or deleted ones are back. Other pages of the disk may be as old."
 		action = "Look at the disk's and the kernel's messages, and whether a file was restored or copied by itself. Keep a copy of the file, and compare the table with a standby or a restored backup; an index can be rebuilt with REINDEX INDEX CONCURRENTLY once its table is sane."
+	case seen.kind == "changed":
+		impact = "The page is sound, but it is not what was written: values of its rows may be wrong, rows may be missing, old versions may be back. No statement fails, and no checksum tells."
+		action = fmt.Sprintf("Look at the disk's and the kernel's messages, and whether somebody changed, copied or restored the file by itself. Keep a copy of the file, and compare the rows of the page (WHERE ctid >= '(%[1]d,0)' AND ctid < '(%[2]d,0)') with a standby or a restored backup.", *block, *block+1)
 	case f.Index:
 		impact = "Statements that use this index fail, miss rows or give wrong data; the table itself may be intact."
 		action = "Check the index's table for damage first. If it is sane, keep a copy of the index's file and rebuild it with REINDEX INDEX CONCURRENTLY."
 	}
-	if label == "" && seen.kind != "fsm" && seen.kind != "lost vm" {
+	if label == "" && !slices.Contains([]string{"fsm", "lost vm", "changed"}, seen.kind) {
 		r.scope.Heaps.note(f.OID, false)
 	}
 	r.found(Finding{

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pg_integrity_exporter/internal/datadir"
+	"pg_integrity_exporter/internal/imprint"
 	"pg_integrity_exporter/internal/page"
 	"pg_integrity_exporter/internal/pg"
 )
@@ -28,12 +29,18 @@ type horizon struct {
 	// still is a time: what a file that was written last before it says was followed
 	// by a checkpoint. Zero is unknown.
 	still time.Time
+	// recovers says that not all that was replayed is on disk: the server is a standby, or
+	// was one, and has not made a checkpoint since.
+	recovers bool
+	// started is when the server was.
+	started time.Time
 	// finished is a transaction: those before it ended before the last checkpoint,
 	// so that pg_xact on disk tells how. 0 is unknown.
 	finished uint32
-	// database is the transaction that made the database, or changed it last.
-	database uint32
-	xids     page.XIDs
+	// database is the transaction that made the database, or changed it last, and
+	// databaseOID its OID.
+	database, databaseOID uint32
+	xids                  page.XIDs
 }
 
 // oldestLSN is less than any position in the WAL: a page below it was written
@@ -47,9 +54,9 @@ const oldestLSN = 1 << 16
 // the last checkpoint may still be one of the old timeline.
 const horizonSQL = `SELECT (redo_lsn - '0/0')::bigint, redo_lsn = checkpoint_lsn AND current_setting('wal_level') <> 'minimal', checkpoint_time, pg_postmaster_start_time(),
 	pg_is_in_recovery(), coalesce(CASE WHEN NOT pg_is_in_recovery() THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END = lpad(upper(to_hex(timeline_id)), 8, '0'), false),
-	(SELECT xmin::text::bigint FROM pg_database WHERE datname = current_database()),
+	d.xmin::text::bigint, d.oid,
 	oldest_xid::text::bigint, oldest_active_xid::text::bigint, split_part(next_xid, ':', 2)::bigint, oldest_multi_xid::text::bigint
-	FROM pg_control_checkpoint()`
+	FROM pg_control_checkpoint(), pg_database d WHERE d.datname = current_database()`
 
 // lookAhead learns the horizon. Without a control file that can be read there is
 // none, and each page is judged alone.
@@ -58,7 +65,7 @@ func (h *horizon) lookAhead(ctx context.Context, s *session, files datadir.Direc
 	var quiet, standby, sameTimeline bool
 	var began, started time.Time
 	var database, oldest, active, next, oldestMulti int64
-	err := s.conn.QueryRow(ctx, horizonSQL).Scan(&redo, &quiet, &began, &started, &standby, &sameTimeline, &database, &oldest, &active, &next, &oldestMulti)
+	err := s.conn.QueryRow(ctx, horizonSQL).Scan(&redo, &quiet, &began, &started, &standby, &sameTimeline, &database, &h.databaseOID, &oldest, &active, &next, &oldestMulti)
 	if pg.Unreadable(err) {
 		h.xids.Oldest, h.xids.OldestMulti, err = s.oldestXIDs(ctx)
 		return errors.Join(err, h.lookNow(ctx, s))
@@ -66,7 +73,8 @@ func (h *horizon) lookAhead(ctx context.Context, s *session, files datadir.Direc
 	if err != nil {
 		return fmt.Errorf("asking for the last checkpoint: %w", err)
 	}
-	h.redo, h.database = uint64(redo), uint32(database)
+	h.redo, h.database, h.started = uint64(redo), uint32(database), started
+	h.recovers = standby || !sameTimeline
 	h.xids.Oldest, h.xids.OldestMulti = uint32(oldest), uint32(oldestMulti)
 	switch {
 	case active != 0:
@@ -245,6 +253,7 @@ type worker struct {
 	end      uint64
 	relation page.Relation
 	buffer   []byte
+	digested [page.Size]byte
 	chunk    *chunk
 }
 
@@ -271,6 +280,8 @@ type seen struct {
 	settled bool
 	// visible is the page's own flag.
 	visible bool
+	// imprint is that of a table's page that is settled, when imprints are kept.
+	imprint imprint.Imprint
 }
 
 // look reads pages and looks at each.
@@ -311,6 +322,9 @@ func (w *worker) judge(f *fork, p []byte, block uint32) seen {
 	s := seen{settled: r.settled(f, h.LSN), visible: h.Flags&page.AllVisible != 0}
 	if s.settled && f.relation.Kind == page.Heap {
 		r.rows.add(p, block)
+		if r.imprints != nil && h.LSN >= oldestLSN {
+			s.imprint = imprint.Take(p, &w.digested)
+		}
 	}
 	if s.settled && f.Index && r.rows.table == f.Table && f.Table != 0 {
 		page.Entries(p, f.relation.Kind, func(t page.TID) {

@@ -428,6 +428,9 @@ func (r *reader) confirmDangling(ctx context.Context, table, f *fork, block uint
 	if err != nil || entry == nil || !r.settled(f, page.DecodeHeader(entry).LSN) {
 		return err
 	}
+	if anew, err := r.willReplace(ctx, table, block); err != nil || anew {
+		return err
+	}
 	p, err := r.read(ctx, table, block)
 	if err != nil || p == nil {
 		return err
@@ -580,7 +583,12 @@ func (r *reader) mapPage(ctx context.Context, f, fork *fork, p []byte, number ui
 		if err != nil || again == nil {
 			return err
 		}
+		at := wal.BlockOf(f.Path)
+		at.Fork, at.Number = map[string]uint8{"fsm": 1, "vm": 2}[kind], number
 		if s := r.own.judge(fork, again, number); s.problem.text != "" && slices.Equal(p, again) {
+			if anew, err := r.replaying(ctx, at); err != nil || anew {
+				return err
+			}
 			return r.report(ctx, f, nil, problem{fmt.Sprintf("page %d of %s: %s", number, name, s.problem.text), "XX001", cmp.Or(kind, s.problem.kind)})
 		}
 		return nil

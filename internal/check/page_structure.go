@@ -77,6 +77,10 @@ func (r *reader) concludeStructure(ctx context.Context, f *fork) error {
 			if failed = err; err != nil || p == nil || !r.settled(f, page.DecodeHeader(p).LSN) || !r.structure.same(p, one) {
 				return
 			}
+			anew, err := r.willReplace(ctx, f, one)
+			if failed = err; err != nil || anew {
+				return
+			}
 		}
 		failed = r.report(ctx, f, &block, corrupt("structure "+kindOf(text), "%s", text))
 	})

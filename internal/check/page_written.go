@@ -19,23 +19,30 @@ func (r *reader) readWritten(ctx context.Context) (map[wal.Block]wal.Position, e
 	if !r.files.Local() || r.redo == 0 {
 		return map[wal.Block]wal.Position{}, nil
 	}
+	expect, open, err := r.ownWAL(ctx)
+	if err != nil || open == nil {
+		return map[wal.Block]wal.Position{}, err
+	}
+	return wal.Written(ctx, wal.Position(r.redo), expect, open, func(b wal.Block) bool { return b.Fork == 0 && r.ours(b) })
+}
+
+// ownWAL says what the WAL of the server must look like, and opens its segments; nil is
+// that its control file does not tell.
+func (r *reader) ownWAL(ctx context.Context) (wal.Expect, wal.Opener, error) {
 	content, err := datadir.ReadFile(ctx, r.files, cluster.ControlFile, cluster.ControlFileSize)
 	if err != nil {
-		return nil, err
+		return wal.Expect{}, nil, err
 	}
 	control, err := cluster.DecodeControl(content)
 	if err != nil || control.WALPageSize != wal.PageSize || !wal.ValidSegmentSize(int64(control.WALSegmentSize)) {
-		return map[wal.Block]wal.Position{}, nil //nolint:nilerr // the check cluster tells of it
-	}
-	var database uint32
-	if err := r.conn.QueryRow(ctx, "SELECT oid FROM pg_database WHERE datname = current_database()").Scan(&database); err != nil {
-		return nil, err
+		return wal.Expect{}, nil, nil //nolint:nilerr // the check cluster tells of it
 	}
 	expect := wal.Expect{Major: r.conn.Facts.Major(), System: control.System, SegmentSize: int64(control.WALSegmentSize)}
-	return wal.Written(ctx, wal.Position(r.redo), expect, r.openWAL(ctx, r.files, &control), func(b wal.Block) bool {
-		return b.Fork == 0 && (b.Database == database || b.Database == 0)
-	})
+	return expect, r.openWAL(ctx, r.files, &control), nil
 }
+
+// ours says that a page is one of the database, or of all.
+func (r *reader) ours(b wal.Block) bool { return b.Database == r.databaseOID || b.Database == 0 }
 
 // lostWrite says that a page is older than the WAL before the last checkpoint says.
 func (r *reader) lostWrite(p []byte, block uint32) problem {

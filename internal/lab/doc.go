@@ -8,6 +8,7 @@
 //	PGTEST_LAB_SAMPLE     n: one of n
 //	PGTEST_LAB_SEED       a number that says which of n
 //	PGTEST_LAB_CHECKSUMS  true or false: only with data checksums on or off
+//	PGTEST_LAB_SEEN       the program looks at the tables before the damage, too, and remembers
 //	PGTEST_LAB_FAST       catalog: only the checks that read files and catalogues
 //	PGTEST_LAB_PEERS      look what pg_amcheck (of the PATH) and pg_checksums find
 //	PGTEST_LAB_BINARY     the program that is tried, instead of one built now

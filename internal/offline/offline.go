@@ -23,6 +23,8 @@ import (
 type Options struct {
 	// Directory is the data directory.
 	Directory string
+	// Imprints are directories in which exporters keep what pages of tables said.
+	Imprints []string
 	// Only and Exclude are names of checks; without Only all are run.
 	Only, Exclude []string
 	// RateLimit is how many bytes per second may be read; 0 is no limit.
@@ -108,8 +110,10 @@ type run struct {
 	label *cluster.BackupLabel
 	// opened opens segments of pg_wal; nil is not known how.
 	opened wal.Opener
-	// changed is where the WAL changed pages before the last checkpoint.
-	changed map[wal.Block]wal.Position
+	// writtenAt is where the WAL changed pages before the last checkpoint.
+	writtenAt map[wal.Block]wal.Position
+	// imprints are what was kept of the pages of the present directory.
+	imprints *imprints
 	// names are what the catalogues say of the files.
 	names *names
 	// chunk holds the pages that are being looked at.

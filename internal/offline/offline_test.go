@@ -40,7 +40,13 @@ BEGIN; SELECT * FROM accounts WHERE id < 100 FOR SHARE; INSERT INTO postings VAL
 
 func look(t *testing.T, directory string, only ...string) check.Document {
 	t.Helper()
-	document, err := offline.Run(t.Context(), offline.Options{Directory: directory, Only: only, Logger: slog.New(slog.DiscardHandler)})
+	return lookWith(t, offline.Options{Directory: directory, Only: only})
+}
+
+func lookWith(t *testing.T, options offline.Options) check.Document {
+	t.Helper()
+	options.Logger = slog.New(slog.DiscardHandler)
+	document, err := offline.Run(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}

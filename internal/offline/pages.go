@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/imprint"
 	"pg_integrity_exporter/internal/page"
 	"pg_integrity_exporter/internal/wal"
 )
@@ -59,26 +60,16 @@ func (r *run) pages(ctx context.Context) error {
 	if r.opened != nil && r.label == nil {
 		expect := wal.Expect{Major: r.major, System: r.control.System, SegmentSize: int64(r.control.WALSegmentSize)}
 		var err error
-		if r.changed, err = wal.Written(ctx, r.control.Redo, expect, r.opened, func(b wal.Block) bool { return b.Fork == 0 }); err != nil {
+		if r.writtenAt, err = wal.Written(ctx, r.control.Redo, expect, r.opened, func(b wal.Block) bool { return b.Fork == 0 }); err != nil {
 			r.problem("pg_wal", err)
 		}
 	}
 	for _, directory := range directories {
-		names, err := r.list(directory)
+		more, err := r.pagesIn(ctx, directory)
 		if err != nil {
-			r.problem(directory, err)
-			continue
+			return err
 		}
-		for _, name := range names {
-			more, err := r.pagesOf(ctx, directory, name)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err != nil {
-				r.problem(directory+"/"+name, err)
-			}
-			suspects = append(suspects, more[:min(len(more), maxSuspects-len(suspects))]...)
-		}
+		suspects = append(suspects, more[:min(len(more), maxSuspects-len(suspects))]...)
 	}
 	mended, err := r.mended(ctx, suspects)
 	if err != nil {
@@ -116,6 +107,28 @@ func (r *run) partsOfDatabases() []string {
 		}
 	}
 	return list
+}
+
+// pagesIn reads the pages of all files in a directory.
+func (r *run) pagesIn(ctx context.Context, directory string) (suspects []suspect, err error) {
+	names, err := r.list(directory)
+	if err != nil {
+		r.problem(directory, err)
+		return nil, nil
+	}
+	r.imprints = r.openImprints(directory)
+	defer r.imprints.close()
+	for _, name := range names {
+		more, err := r.pagesOf(ctx, directory, name)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			r.problem(directory+"/"+name, err)
+		}
+		suspects = append(suspects, more[:min(len(more), maxSuspects-len(suspects))]...)
+	}
+	return suspects, nil
 }
 
 // pagesOf reads the pages of one file.
@@ -157,6 +170,10 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 	block := wal.BlockOf(directory + "/" + match[1])
 	block.Fork = map[string]uint8{"": 0, "_fsm": 1, "_vm": 2, "_init": 3}[match[2]]
 	segment, _ := strconv.ParseUint(match[3], 10, 32) // "" is the first
+	var before *imprint.File
+	if kind == page.Heap {
+		before = r.imprints.of(path)
+	}
 	var suspects []suspect
 	chunk := r.chunk
 	for first := uint32(0); ; first += readPages {
@@ -165,7 +182,12 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 		for i := range uint32(n / page.Size) {
 			number := uint32(segment)*segmentBlocks + first + i
 			block.Number = number
-			if text := r.pageProblem(chunk[i*page.Size:(i+1)*page.Size], block, what); text != "" {
+			p := chunk[i*page.Size : (i+1)*page.Size]
+			text := r.pageProblem(p, block, what)
+			if text == "" {
+				text = r.changed(before, p, number)
+			}
+			if text != "" {
 				suspects = append(suspects, suspect{rel, path, block, text})
 			}
 		}
@@ -200,7 +222,7 @@ func (r *run) pageProblem(p []byte, block wal.Block, what *page.Relation) string
 	if r.walEnd != 0 && wal.Position(h.LSN) > r.walEnd && what.Kind != page.Other {
 		return fmt.Sprintf("the page was changed at %s, behind the end of the WAL at %s: WAL was lost, or the page is from another place", wal.Position(h.LSN), r.walEnd)
 	}
-	return wal.Lost(r.changed, block, wal.Position(h.LSN))
+	return wal.Lost(r.writtenAt, block, wal.Position(h.LSN))
 }
 
 // mended says which of the suspects the next start writes anew.

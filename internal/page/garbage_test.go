@@ -58,6 +58,7 @@ func look(p []byte, block uint32, kind page.Kind, chunks bool) string {
 		switch kind {
 		case page.Heap:
 			page.Targets(p)
+			page.Digest(p, new([page.Size]byte))
 		case page.Btree:
 			page.BtreeChildren(p, func(_, _ uint32) {})
 			page.BtreeHighKey(p)

@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/owner"
 )
 
 const (
@@ -49,6 +50,13 @@ func OpenFiles(statePath, target string) *Files {
 		f.directory = filepath.Join(statePath, targetsDirectory, fileNameOf(target))
 	}
 	return f
+}
+
+// ImprintDirectories are where the imprints of pages of all targets are below a state
+// directory.
+func ImprintDirectories(statePath string) []string {
+	names, _ := filepath.Glob(filepath.Join(statePath, targetsDirectory, "*", check.ImprintsDirectory)) // of a path with signs of a pattern there may be none
+	return names
 }
 
 // Directory is where the files are; empty is memory.
@@ -158,7 +166,7 @@ func (f *Files) read(relative string) ([]byte, error) {
 // and gives it its name.
 func replaceFile(path string, content []byte) error {
 	directory := filepath.Dir(path)
-	if err := os.MkdirAll(directory, 0o700); err != nil {
+	if err := owner.MkdirAll(directory, 0o700); err != nil {
 		return fmt.Errorf("making the state directory: %w (choose another with --state.path)", err)
 	}
 	temporary, err := os.CreateTemp(directory, ".new-*")
@@ -166,7 +174,7 @@ func replaceFile(path string, content []byte) error {
 		return fmt.Errorf("writing the state: %w", err)
 	}
 	_, err = temporary.Write(content)
-	err = errors.Join(err, temporary.Sync(), temporary.Close())
+	err = errors.Join(err, owner.Give(temporary.Name()), temporary.Sync(), temporary.Close())
 	if err == nil {
 		err = os.Rename(temporary.Name(), path)
 	}
@@ -210,3 +218,5 @@ func (m memory) Recall(key string, into any) (bool, error) {
 }
 
 func (m memory) Remember(key string, value any) error { return m.files.Put(memoryKind, key, value) }
+
+func (m memory) Directory() string { return m.files.Directory() }
