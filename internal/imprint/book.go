@@ -251,11 +251,8 @@ func (b *Book) Begin(resumable, resume bool) error {
 				return err
 			}
 		}
-		for b.end = int64(headSize); ; {
-			f, err := readFile(b.next, b.end)
-			if err != nil {
-				break
-			}
+		b.end = int64(headSize)
+		for f, _ := readFile(b.next, b.end); f != nil; f, _ = readFile(b.next, b.end) { // up to the first that is not whole
 			b.end += fileHeadSize + int64(len(f.Name)+len(f.imprints))
 		}
 		return nil
