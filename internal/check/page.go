@@ -61,7 +61,7 @@ type reader struct {
 	// replayed are pages that the WAL since the last restartpoint changes, and whether it
 	// holds them as a whole; nil was not asked for.
 	replayed map[wal.Block]bool
-	// imprints are what the pages of tables said in earlier passes.
+	// imprints are what pages said in earlier passes.
 	imprints *imprints
 	// table is the table that was read last, and rows what it has, for its indexes.
 	table *fork
@@ -500,7 +500,7 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 		severity = SeverityWarning
 		impact = "No data is lost: statements only look at more pages. But a file that went from a directory of the database is often not alone."
 		action = "Find out what removed it, and what else is missing (check files). VACUUM of the table makes the map anew."
-	case seen.kind == "lost write":
+	case seen.kind == "lost write", seen.kind == "changed" && f.relation.Kind != page.Heap:
 		impact = "What was changed on the page since then is gone from it: rows or entries are missing, old versions of rows are valid again, or deleted ones are back. Other pages of the disk may be as old."
 		action = "Look at the disk's and the kernel's messages, and whether a file was restored or copied by itself. Keep a copy of the file, and compare the table with a standby or a restored backup; an index can be rebuilt with REINDEX INDEX CONCURRENTLY once its table is sane."
 	case seen.kind == "changed":

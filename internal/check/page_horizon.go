@@ -280,7 +280,7 @@ type seen struct {
 	settled bool
 	// visible is the page's own flag.
 	visible bool
-	// imprint is that of a table's page that is settled, when imprints are kept.
+	// imprint is that of a settled page, when imprints are kept.
 	imprint imprint.Imprint
 }
 
@@ -322,9 +322,9 @@ func (w *worker) judge(f *fork, p []byte, block uint32) seen {
 	s := seen{settled: r.settled(f, h.LSN), visible: h.Flags&page.AllVisible != 0}
 	if s.settled && f.relation.Kind == page.Heap {
 		r.rows.add(p, block)
-		if r.imprints != nil && h.LSN >= oldestLSN {
-			s.imprint = imprint.Take(p, &w.digested)
-		}
+	}
+	if s.settled && r.imprints != nil && h.LSN >= oldestLSN {
+		s.imprint = imprint.Take(p, f.relation.Kind, &w.digested)
 	}
 	if s.settled && f.Index && r.rows.table == f.Table && f.Table != 0 {
 		page.Entries(p, f.relation.Kind, func(t page.TID) {

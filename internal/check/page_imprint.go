@@ -24,7 +24,7 @@ const (
 	minImprintSpace = 1 << 30
 )
 
-// imprints compare the pages of tables with what they said when they were read last.
+// imprints compare pages with what they said when they were read last.
 // Nil knows nothing and keeps nothing.
 type imprints struct {
 	book *imprint.Book
@@ -32,7 +32,7 @@ type imprints struct {
 	writes bool
 	// proven is how far in the WAL the server has the same history, see [imprint.Book.Proven].
 	proven uint64
-	// old are the imprints of the present file, and now the new ones; nil is no table.
+	// old are the imprints of the present file, and now the new ones; nil is none.
 	old, now *imprint.File
 	// suspects are pages that are not as they were.
 	suspects []uint32
@@ -75,7 +75,7 @@ func (r *reader) openImprints(ctx context.Context) error {
 	return nil
 }
 
-// beginImprints takes out the imprints of a file of a table whose pages are read from the page
+// beginImprints takes out the imprints of a file whose pages are read from the page
 // first on.
 func (r *reader) beginImprints(f *fork, name string, blocks, first uint32) {
 	m := r.imprints
@@ -83,7 +83,7 @@ func (r *reader) beginImprints(f *fork, name string, blocks, first uint32) {
 		return
 	}
 	m.old, m.now, m.suspects = nil, nil, nil
-	if f.relation.Kind != page.Heap || f.Unlogged {
+	if f.relation.Kind == page.Other || f.Unlogged {
 		return
 	}
 	old, err := m.book.Recall(name)
@@ -116,6 +116,7 @@ func (m *imprints) see(p []byte, block uint32, seen seen) {
 	before := m.old.At(at.Block)
 	switch {
 	case before == 0 || at.LSN > m.old.Settled:
+	case before == seen.imprint && !before.Proves():
 	case before == seen.imprint:
 		m.proven = max(m.proven, at.LSN)
 	default:

@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,11 +43,16 @@ func TestImprint(t *testing.T) {
 		for _, options := range [][]pgtest.Option{{pgtest.Version(major)}, {pgtest.Version(major), pgtest.Checksums()}} {
 			server := pgtest.Start(t, options...)
 			look := imprinted(t, server)
-			old, err := server.MustRelation(t, "postgres", "older").Copy()
-			if err != nil {
-				t.Fatal(err)
+			server.MustExec(t, "postgres", "CREATE INDEX older_v ON older USING gin (string_to_array(v, 'a')) WITH (fastupdate = off); CREATE SEQUENCE numbers; SELECT nextval('numbers'); CHECKPOINT")
+			olds := make(map[string][]byte)
+			for _, name := range []string{"older", "older_v", "numbers"} {
+				content, err := server.MustRelation(t, "postgres", name).Copy()
+				if err != nil {
+					t.Fatal(err)
+				}
+				olds[name] = content
 			}
-			server.MustExec(t, "postgres", "UPDATE older SET v = 'updated' WHERE id = 100")
+			server.MustExec(t, "postgres", "UPDATE older SET v = 'updated' WHERE id = 100; SELECT nextval('numbers') FROM generate_series(1, 100)")
 			server.MustExec(t, "postgres", "VACUUM older")
 			server.MustExec(t, "postgres", settle)
 			healthy := func(when string) {
@@ -80,7 +86,12 @@ func TestImprint(t *testing.T) {
 				t.Fatal(err)
 			}
 			kept, older, long := server.MustRelation(t, "postgres", "kept"), server.MustRelation(t, "postgres", "older"), server.MustRelation(t, "postgres", toast)
+			numbers, index := server.MustRelation(t, "postgres", "numbers"), server.MustRelation(t, "postgres", "older_v")
 			whole, err := kept.Copy()
+			if err != nil {
+				t.Fatal(err)
+			}
+			indexed, err := index.Copy()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,11 +102,11 @@ func TestImprint(t *testing.T) {
 				if err := long.EditValid(2, pgtest.Tuple(1, func(tuple []byte) { tuple[1000] ^= 1 })); err != nil {
 					return err
 				}
-				return older.RestorePage(0, old)
+				return errors.Join(older.RestorePage(0, olds["older"]), numbers.RestorePage(0, olds["numbers"]), index.RestorePage(changed(olds["older_v"], indexed), olds["older_v"]))
 			})
 			for _, when := range []string{"damaged", "again"} {
 				document := look(server)
-				if len(document.Findings) != 3 || !finds(document, "the page was changed, but not by the server: ") || !finds(document, "the page is another than it was when it was read at ") {
+				if len(document.Findings) != 5 || !finds(document, "the page was changed, but not by the server: ") || !finds(document, "the page is another than it was when it was read at ") {
 					t.Errorf("%s: %s", when, messages(document))
 				}
 				for _, f := range document.Findings {
@@ -106,7 +117,7 @@ func TestImprint(t *testing.T) {
 				server.MustExec(t, "postgres", "INSERT INTO busy VALUES (0, 'later'); "+settle)
 			}
 			server.WhileDown(t, func() error { return kept.RestorePage(3, whole) })
-			server.MustExec(t, "postgres", "TRUNCATE long")
+			server.MustExec(t, "postgres", "TRUNCATE long; SELECT setval('numbers', 1000); CHECKPOINT")
 			server.MustExec(t, "postgres", "TRUNCATE older")
 			healthy("mended")
 		}

@@ -33,7 +33,7 @@ const (
 	maxWitnesses = 256
 	// maxName and maxBlocks are of names and files of relations.
 	maxName, maxBlocks = 1024, 1 << 17
-	// maxBytes bounds a book: the imprints of 800 GB of tables. Those of more are not kept.
+	// maxBytes bounds a book: the imprints of 800 GB. Those of more are not kept.
 	maxBytes = 1 << 29
 	// maxPass is more than a pass takes, and maxAge more than there is between two.
 	maxPass, maxAge = 7 * 24 * time.Hour, 90 * 24 * time.Hour
@@ -49,7 +49,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // seed is that of the hashes of names, which are kept instead of the names.
 var seed = maphash.MakeSeed()
 
-// Book are the imprints of the tables of one database, as the last pass over it left
+// Book are the imprints of the relations of one database, as the last pass over it left
 // them, and those of the present pass. It is for one goroutine.
 type Book struct {
 	path            string
@@ -124,7 +124,9 @@ func (b *Book) index() error {
 			return err
 		}
 		b.places[maphash.Bytes(seed, name)] = offset
-		b.newest = append(b.newest, place{h.newest.LSN, offset})
+		if h.newest.LSN != 0 {
+			b.newest = append(b.newest, place{h.newest.LSN, offset})
+		}
 		offset += h.size()
 	}
 	slices.SortFunc(b.newest, func(a, b place) int { return cmp.Compare(b.lsn, a.lsn) })
@@ -189,7 +191,7 @@ func readFile(r io.ReaderAt, offset int64) (*File, error) {
 	}, nil
 }
 
-// Recall gives what is kept of a file of a table; nil is nothing.
+// Recall gives what is kept of a file of a relation; nil is nothing.
 func (b *Book) Recall(name string) (*File, error) {
 	offset, known := b.places[maphash.String(seed, name)]
 	if !known {
@@ -220,7 +222,7 @@ func (b *Book) Proven(read func(name string, block uint32, p []byte) error) uint
 		if err != nil || read(f.Name, f.Newest.Block, p) != nil || page.DecodeHeader(p).LSN != f.Newest.LSN {
 			continue
 		}
-		if page.Problem(p, f.first()+f.Newest.Block, &page.Relation{Kind: page.Heap}) == "" && Take(p, buffer) == f.At(f.Newest.Block) {
+		if page.Problem(p, f.first()+f.Newest.Block, &page.Relation{Kind: page.Heap}) == "" && Take(p, page.Heap, buffer) == f.At(f.Newest.Block) {
 			return f.Newest.LSN
 		}
 	}

@@ -1,7 +1,7 @@
-// Package imprint keeps five bytes of each page of each table: where in the WAL it was
-// changed last, and what it said then. Whatever changes a page has written to the WAL
-// before, so a page that says that it was not changed since must still say the same.
-// That is seen with data checksums and without, and also when the checksum fits.
+// Package imprint keeps five bytes of each page of each relation: where in the WAL it was
+// changed last, and, of tables, what it said then. Whatever changes a page has written to
+// the WAL before, so a page that says that it was not changed since must still say the
+// same. That is seen with data checksums and without, and also when the checksum fits.
 //
 // The imprints of a database are a [Book]: a file that is written anew, beside the old
 // one, in each pass over the database, and takes its place at the end of it.
@@ -32,10 +32,19 @@ const (
 	alignment = 3
 )
 
-// Take takes the imprint of a table's page without a problem, and uses the buffer.
-func Take(p []byte, buffer *[page.Size]byte) Imprint {
-	return of(page.DecodeHeader(p).LSN, page.Digest(p, buffer))
+// Take takes the imprint of a page without a problem, and uses the buffer. That of a page
+// of an index or a sequence is its LSN alone: the server changes more in them without WAL,
+// and an index is compared with its table.
+func Take(p []byte, kind page.Kind, buffer *[page.Size]byte) Imprint {
+	lsn := page.DecodeHeader(p).LSN
+	if kind == page.Heap {
+		return of(lsn, page.Digest(p, buffer))
+	}
+	return of(lsn, 0)
 }
+
+// Proves says that a page with the same imprint is the same page.
+func (i Imprint) Proves() bool { return i>>positions != 0 }
 
 // of is the imprint of a page with an LSN and a digest.
 func of(lsn uint64, digest uint32) Imprint {
@@ -56,7 +65,7 @@ type Page struct {
 	LSN   uint64
 }
 
-// File are the imprints of one file of a table. Nil has none.
+// File are the imprints of one file of a relation. Nil has none.
 type File struct {
 	// Name is its path in the data directory.
 	Name string
@@ -65,7 +74,7 @@ type File struct {
 	Settled uint64
 	// Taken is when the first of them was taken.
 	Taken time.Time
-	// Newest is one of the pages with the largest LSN.
+	// Newest is one of the pages with the largest LSN, of those whose imprint proves them.
 	Newest Page
 
 	imprints []byte
@@ -101,7 +110,7 @@ func (f *File) Set(page Page, i Imprint) {
 	b := f.imprints[size*page.Block:]
 	b[0] = byte(i)
 	binary.LittleEndian.PutUint32(b[1:], uint32(i>>8))
-	if i != 0 && page.LSN > f.Newest.LSN {
+	if i.Proves() && page.LSN > f.Newest.LSN {
 		f.Newest = page
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"pg_integrity_exporter/internal/page"
 )
 
-// imprints are what an exporter has kept of the pages of the tables of one directory when
-// it read them last. Nil is nothing.
+// imprints are what an exporter has kept of the pages of one directory when it read them
+// last. Nil is nothing.
 type imprints struct {
 	book   *imprint.Book
 	proven uint64
@@ -66,7 +66,7 @@ func (r *run) readPage(name string, block uint32, p []byte) error {
 	return errors.Join(err, file.Close())
 }
 
-// of are the imprints of a file of a table.
+// of are the imprints of a file.
 func (m *imprints) of(name string) *imprint.File {
 	if m == nil {
 		return nil
@@ -81,10 +81,10 @@ func (m *imprints) close() {
 	}
 }
 
-// changed says of a sound page of a table that it is not as it was.
-func (r *run) changed(f *imprint.File, p []byte, block uint32) string {
+// changed says of a sound page that it is not as it was.
+func (r *run) changed(f *imprint.File, p []byte, block uint32, kind page.Kind) string {
 	if f == nil || page.IsNew(p) {
 		return ""
 	}
-	return f.Changed(block%segmentBlocks, page.DecodeHeader(p).LSN, imprint.Take(p, &r.imprints.buffer), r.imprints.proven, uint64(r.control.Redo))
+	return f.Changed(block%segmentBlocks, page.DecodeHeader(p).LSN, imprint.Take(p, kind, &r.imprints.buffer), r.imprints.proven, uint64(r.control.Redo))
 }

@@ -171,7 +171,7 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 	block.Fork = map[string]uint8{"": 0, "_fsm": 1, "_vm": 2, "_init": 3}[match[2]]
 	segment, _ := strconv.ParseUint(match[3], 10, 32) // "" is the first
 	var before *imprint.File
-	if kind == page.Heap {
+	if match[2] == "" && kind != page.Other {
 		before = r.imprints.of(path)
 	}
 	var suspects []suspect
@@ -185,7 +185,7 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 			p := chunk[i*page.Size : (i+1)*page.Size]
 			text := r.pageProblem(p, block, what)
 			if text == "" {
-				text = r.changed(before, p, number)
+				text = r.changed(before, p, number, kind)
 			}
 			if text != "" {
 				suspects = append(suspects, suspect{rel, path, block, text})
