@@ -191,7 +191,7 @@ func (r *reader) keepImprints() {
 // stop says that no more imprints are kept.
 func (m *imprints) stop(err error, logger *slog.Logger) {
 	m.writes = false
-	logger.Warn("what the other pages of tables say is not kept for the next pass", "err", err)
+	logger.Warn("what the other pages say is not kept for the next pass", "err", err)
 	if !errors.Is(err, imprint.ErrFull) {
 		m.book.Abandon()
 	}
