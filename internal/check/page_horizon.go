@@ -13,6 +13,7 @@ import (
 	"pg_integrity_exporter/internal/imprint"
 	"pg_integrity_exporter/internal/page"
 	"pg_integrity_exporter/internal/pg"
+	"pg_integrity_exporter/internal/wal"
 )
 
 // horizon is what is known of the server's time, before any page is read.
@@ -42,10 +43,6 @@ type horizon struct {
 	database, databaseOID uint32
 	xids                  page.XIDs
 }
-
-// oldestLSN is less than any position in the WAL: a page below it was written
-// without WAL (a GiST index is built with 1).
-const oldestLSN = 1 << 16
 
 // horizonSQL reads the control file. A checkpoint that is its own beginning was
 // written at a shutdown or at the end of recovery: nothing else was going on. With
@@ -170,7 +167,7 @@ func (r *reader) beyondWAL(ctx context.Context, lsn uint64) (bool, error) {
 // that was written without WAL, as by the build of an index, was not changed
 // since its file was made.
 func (h *horizon) settled(f *fork, lsn uint64) bool {
-	return lsn < h.redo && !f.Unlogged && (lsn >= oldestLSN || h.old(f))
+	return lsn < h.redo && !f.Unlogged && (wal.Position(lsn) >= wal.Oldest || h.old(f))
 }
 
 // old says that a relation's file was there before the last checkpoint.
@@ -323,7 +320,7 @@ func (w *worker) judge(f *fork, p []byte, block uint32) seen {
 	if s.settled && f.relation.Kind == page.Heap {
 		r.rows.add(p, block)
 	}
-	if s.settled && r.imprints != nil && h.LSN >= oldestLSN {
+	if s.settled && r.imprints != nil && wal.Position(h.LSN) >= wal.Oldest {
 		s.imprint = imprint.Take(p, f.relation.Kind, &w.digested)
 	}
 	if s.settled && f.Index && r.rows.table == f.Table && f.Table != 0 {

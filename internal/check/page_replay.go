@@ -11,18 +11,11 @@ import (
 // maxReplayed bounds the pages that are kept in mind: some 20 MB.
 const maxReplayed = 300_000
 
-// willReplace is replaying for a page of a relation.
+// willReplace says that recovery has made a page anew that is not on disk yet. What is
+// there may be torn, as a crash or a base backup left it: the WAL since the last
+// restartpoint holds the page as a whole, and the next restartpoint writes it. So it is on
+// standbys, and on a server that was promoted until its first checkpoint.
 func (r *reader) willReplace(ctx context.Context, f *fork, block uint32) (bool, error) {
-	b := wal.BlockOf(f.Path)
-	b.Number = block
-	return r.replaying(ctx, b)
-}
-
-// replaying says that recovery has made a page anew that is not on disk yet. What is there
-// may be torn, as a crash or a base backup left it: the WAL since the last restartpoint
-// holds the page as a whole, and the next restartpoint writes it. So it is on standbys,
-// and on a server that was promoted until its first checkpoint.
-func (r *reader) replaying(ctx context.Context, b wal.Block) (bool, error) {
 	if !r.recovers {
 		return false, nil
 	}
@@ -31,6 +24,8 @@ func (r *reader) replaying(ctx context.Context, b wal.Block) (bool, error) {
 			return false, fmt.Errorf("a page is damaged on disk, but it is not known whether the next restartpoint writes it anew: %w", err)
 		}
 	}
+	b := wal.BlockOf(f.Path)
+	b.Number = block
 	return r.replayed[b], nil
 }
 

@@ -583,10 +583,8 @@ func (r *reader) mapPage(ctx context.Context, f, fork *fork, p []byte, number ui
 		if err != nil || again == nil {
 			return err
 		}
-		at := wal.BlockOf(f.Path)
-		at.Fork, at.Number = map[string]uint8{"fsm": 1, "vm": 2}[kind], number
 		if s := r.own.judge(fork, again, number); s.problem.text != "" && slices.Equal(p, again) {
-			if anew, err := r.replaying(ctx, at); err != nil || anew {
+			if anew, err := r.willReplace(ctx, fork, number); err != nil || anew {
 				return err
 			}
 			return r.report(ctx, f, nil, problem{fmt.Sprintf("page %d of %s: %s", number, name, s.problem.text), "XX001", cmp.Or(kind, s.problem.kind)})

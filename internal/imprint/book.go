@@ -31,8 +31,8 @@ const (
 	fileHeadSize = 40
 	// maxWitnesses is how many pages are read to learn which history a server has.
 	maxWitnesses = 256
-	// maxName and maxBlocks are of names and files of relations.
-	maxName, maxBlocks = 1024, 1 << 17
+	// maxName bounds the names of files.
+	maxName = 1024
 	// maxBytes bounds a book: the imprints of 800 GB. Those of more are not kept.
 	maxBytes = 1 << 29
 	// maxPass is more than a pass takes, and maxAge more than there is between two.
@@ -124,8 +124,8 @@ func (b *Book) index() error {
 			return err
 		}
 		b.places[maphash.Bytes(seed, name)] = offset
-		if h.newest.LSN != 0 {
-			b.newest = append(b.newest, place{h.newest.LSN, offset})
+		if h.LSN != 0 {
+			b.newest = append(b.newest, place{h.LSN, offset})
 		}
 		offset += h.size()
 	}
@@ -135,23 +135,17 @@ func (b *Book) index() error {
 
 // fileHead is what stands before the name and the imprints of a file.
 type fileHead struct {
-	sum           uint32
-	name, blocks  uint32
-	newest        Page
-	settled, time uint64
+	// Sum is the CRC of what follows.
+	Sum uint32
+	// Name and Blocks are how many bytes and imprints.
+	Name, Blocks uint32
+	// Block and LSN are the newest page.
+	Block         uint32
+	LSN           uint64
+	Settled, Time uint64
 }
 
-func (h fileHead) size() int64 { return fileHeadSize + int64(h.name) + size*int64(h.blocks) }
-
-func (h fileHead) append(b []byte) []byte {
-	for _, word := range []uint32{h.sum, h.name, h.blocks, h.newest.Block} {
-		b = binary.LittleEndian.AppendUint32(b, word)
-	}
-	for _, word := range []uint64{h.newest.LSN, h.settled, h.time} {
-		b = binary.LittleEndian.AppendUint64(b, word)
-	}
-	return b
-}
+func (h fileHead) size() int64 { return fileHeadSize + int64(h.Name) + size*int64(h.Blocks) }
 
 // errNoFile says that a book goes on with bytes that are none of a file.
 var errNoFile = errors.New("no imprints")
@@ -163,13 +157,13 @@ func readHead(r io.ReaderAt, offset int64) (h fileHead, name []byte, err error) 
 	if err != nil && (!errors.Is(err, io.EOF) || n < fileHeadSize) {
 		return h, nil, err
 	}
-	word := func(i int) uint32 { return binary.LittleEndian.Uint32(b[i:]) }
-	long := func(i int) uint64 { return binary.LittleEndian.Uint64(b[i:]) }
-	h = fileHead{sum: word(0), name: word(4), blocks: word(8), newest: Page{word(12), long(16)}, settled: long(24), time: long(32)}
-	if h.name == 0 || h.name > maxName || h.blocks > maxBlocks || n < fileHeadSize+int(h.name) {
+	if _, err := binary.Decode(b[:fileHeadSize], binary.LittleEndian, &h); err != nil {
+		return h, nil, err
+	}
+	if h.Name == 0 || h.Name > maxName || h.Blocks > segmentBlocks || n < fileHeadSize+int(h.Name) {
 		return h, nil, errNoFile
 	}
-	return h, b[fileHeadSize : fileHeadSize+int(h.name)], nil
+	return h, b[fileHeadSize : fileHeadSize+int(h.Name)], nil
 }
 
 // readFile reads a file in a book; errNoFile is one that is damaged.
@@ -182,12 +176,12 @@ func readFile(r io.ReaderAt, offset int64) (*File, error) {
 	if _, err := r.ReadAt(content, offset); err != nil {
 		return nil, err
 	}
-	if crc32.Checksum(content[4:], castagnoli) != h.sum {
+	if crc32.Checksum(content[4:], castagnoli) != h.Sum {
 		return nil, errNoFile
 	}
-	imprints := content[fileHeadSize+h.name:]
+	imprints := content[fileHeadSize+h.Name:]
 	return &File{
-		Name: string(content[fileHeadSize : fileHeadSize+h.name]), Settled: h.settled, Taken: time.Unix(int64(h.time), 0).UTC(), Newest: h.newest, imprints: imprints,
+		Name: string(content[fileHeadSize : fileHeadSize+h.Name]), Settled: h.Settled, Taken: time.Unix(int64(h.Time), 0).UTC(), Newest: Page{h.Block, h.LSN}, imprints: imprints,
 	}, nil
 }
 
@@ -247,22 +241,34 @@ func (b *Book) Begin(resumable, resume bool) error {
 		return fmt.Errorf("keeping imprints of pages: %w", err)
 	}
 	b.keep = resumable
-	if ours, started := b.head(b.next); resume && ours {
-		if started != b.started {
-			if err := b.write(b.newHead(0)); err != nil {
-				return err
-			}
-		}
-		b.end = int64(headSize)
-		for f, _ := readFile(b.next, b.end); f != nil; f, _ = readFile(b.next, b.end) { // up to the first that is not whole
-			b.end += fileHeadSize + int64(len(f.Name)+len(f.imprints))
-		}
-		return nil
+	if resume {
+		err = b.goOn()
+	} else if err = b.next.Truncate(0); err == nil {
+		err = b.write(b.newHead(b.started))
 	}
-	if err := b.next.Truncate(0); err != nil {
+	if err != nil {
+		b.Abandon()
 		return fmt.Errorf("keeping imprints of pages: %w", err)
 	}
-	return b.write(b.newHead(b.started))
+	return nil
+}
+
+// goOn goes on behind what an earlier process has written of the new book.
+func (b *Book) goOn() error {
+	ours, since := b.head(b.next)
+	if !ours {
+		return errors.New("those of the part of the pass that is done are gone")
+	}
+	if since != b.started {
+		if err := b.write(b.newHead(0)); err != nil {
+			return err
+		}
+	}
+	b.end = int64(headSize)
+	for f, _ := readFile(b.next, b.end); f != nil; f, _ = readFile(b.next, b.end) { // up to the first that is not whole
+		b.end += fileHeadSize + int64(len(f.Name)+len(f.imprints))
+	}
+	return nil
 }
 
 // sweep removes what killed processes have left of their passes, and the books of
@@ -282,20 +288,22 @@ func (b *Book) sweep() {
 
 // write writes at the end of the new book.
 func (b *Book) write(content []byte) error {
-	if _, err := b.next.WriteAt(content, b.end); err != nil {
-		return fmt.Errorf("keeping imprints of pages: %w", err)
-	}
+	_, err := b.next.WriteAt(content, b.end)
 	b.end += int64(len(content))
-	return nil
+	return err
 }
 
 // Keep writes the imprints of a file into the new book.
 func (b *Book) Keep(f *File) error {
-	h := fileHead{name: uint32(len(f.Name)), blocks: f.Blocks(), newest: f.Newest, settled: f.Settled, time: uint64(f.Taken.Unix())}
+	h := fileHead{Name: uint32(len(f.Name)), Blocks: f.Blocks(), Block: f.Newest.Block, LSN: f.Newest.LSN, Settled: f.Settled, Time: uint64(f.Taken.Unix())}
 	if b.end+h.size() > maxBytes || len(f.Name) > maxName {
 		return ErrFull
 	}
-	content := append(append(h.append(make([]byte, 0, h.size())), f.Name...), f.imprints...)
+	content, err := binary.Append(make([]byte, 0, h.size()), binary.LittleEndian, h)
+	if err != nil {
+		return err
+	}
+	content = append(append(content, f.Name...), f.imprints...)
 	binary.LittleEndian.PutUint32(content, crc32.Checksum(content[4:], castagnoli))
 	return b.write(content)
 }

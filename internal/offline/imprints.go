@@ -32,7 +32,8 @@ func (r *run) openImprints(directory string) *imprints {
 		files, _ := filepath.Glob(filepath.Join(parent, name)) // the pattern is sound
 		for _, file := range files {
 			info, err := os.Stat(file)
-			if err != nil || !info.ModTime().After(when) {
+			if err != nil || path.Ext(file) != "" || // one that is being written
+				!info.ModTime().After(when) {
 				continue
 			}
 			book, err := imprint.Open(file, r.control.System, time.Time{})

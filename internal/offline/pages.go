@@ -167,8 +167,7 @@ func (r *run) pagesOf(ctx context.Context, directory, name string) ([]suspect, e
 		}
 	}
 	what := &page.Relation{Kind: kind, XIDs: r.transactionsOf(rel)}
-	block := wal.BlockOf(directory + "/" + match[1])
-	block.Fork = map[string]uint8{"": 0, "_fsm": 1, "_vm": 2, "_init": 3}[match[2]]
+	block := wal.BlockOf(directory + "/" + match[1] + match[2])
 	segment, _ := strconv.ParseUint(match[3], 10, 32) // "" is the first
 	var before *imprint.File
 	if match[2] == "" && kind != page.Other {

@@ -17,15 +17,19 @@ type Block struct {
 // The tablespaces pg_default and pg_global (pg_tablespace.dat).
 const defaultTablespace, globalTablespace = 1663, 1664
 
-// BlockOf is the first page of a relation by the path of its first file within the data
-// directory, as pg_relation_filepath gives it.
+// forks are the numbers of forks by what the names of their files end with.
+var forks = map[string]uint8{"": 0, "fsm": 1, "vm": 2, "init": 3}
+
+// BlockOf is the first page of a fork of a relation by the path of its first file within
+// the data directory, as pg_relation_filepath gives it.
 func BlockOf(path string) Block {
 	parts := strings.Split(path, "/")
 	number := func(text string) uint32 {
 		n, _ := strconv.ParseUint(text, 10, 32) // 0 is none
 		return uint32(n)
 	}
-	b := Block{Tablespace: defaultTablespace, Relation: number(parts[len(parts)-1])}
+	relation, fork, _ := strings.Cut(parts[len(parts)-1], "_")
+	b := Block{Tablespace: defaultTablespace, Relation: number(relation), Fork: forks[fork]}
 	switch {
 	case parts[0] == "global":
 		b.Tablespace = globalTablespace

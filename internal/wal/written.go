@@ -106,14 +106,15 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// unlogged is less than any LSN that a record gives a page: pages of GiST indexes that
-// were built by sorting have 1, although the WAL has them.
-const unlogged = 1 << 16
+// Oldest is less than any position that a record gives a page as its LSN: a page below it
+// was written without WAL, or, of a GiST index that was built by sorting, has 1 although
+// the WAL has it.
+const Oldest Position = 1 << 16
 
 // Lost says of a page with an LSN that its last write was lost; "" is not known.
 func Lost(written map[Block]Position, b Block, lsn Position) string {
 	at, known := written[b]
-	if !known || lsn > at || lsn < unlogged {
+	if !known || lsn > at || lsn < Oldest {
 		return ""
 	}
 	return "the page is older than it must be: the WAL changed it at " + at.String() + ", before the last checkpoint, but it was changed last at " + lsn.String() +
