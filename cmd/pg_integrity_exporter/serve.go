@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"syscall"
 	"time"
@@ -29,6 +30,10 @@ import (
 // shutdownTimeout is how long scrapes under way may take when the exporter is
 // told to stop.
 const shutdownTimeout = 5 * time.Second
+
+// profileRate is how many bytes are allocated for each allocation in a profile of
+// memory, when profiles are served: as many as Go's default.
+const profileRate = 512 << 10
 
 // serveFlags are the flags of the command serve.
 type serveFlags struct {
@@ -79,6 +84,9 @@ func (f *serveFlags) watch(ctx context.Context) error {
 	}
 	if slices.ContainsFunc(os.Args, func(argument string) bool { return secret.Mask(argument) != argument }) {
 		f.logger.Warn("the command line has a password, which every user of this machine can read: use a passfile, dsn_file or DATA_SOURCE_PASS_FILE (docs/security.md)")
+	}
+	if f.profiling {
+		runtime.MemProfileRate = profileRate
 	}
 	store, err := f.openStore()
 	if err != nil {

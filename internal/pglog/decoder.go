@@ -5,8 +5,11 @@ import (
 	"slices"
 )
 
-// bufferSize is how much is read at once, and the longest record that is
-// parsed whole; of a longer one only the beginning is.
+// readSize is how much is read at once, unless a record is longer.
+const readSize = 64 << 10
+
+// bufferSize is the longest record that is parsed whole; of a longer one only the
+// beginning is.
 const bufferSize = 1 << 20
 
 // lineSize is the longest line of a container runtime or of syslog that is read
@@ -62,7 +65,7 @@ type mark struct{ inner, outer int64 }
 
 // newDecoder makes a decoder that hands over each message.
 func newDecoder(input Input, handle func(m *Message)) *decoder {
-	d := &decoder{message: handle, lose: func(int64) {}, format: input.Format, buffer: make([]byte, bufferSize)}
+	d := &decoder{message: handle, lose: func(int64) {}, format: input.Format, buffer: make([]byte, readSize)}
 	if d.frame.prefix = input.Prefixes; d.frame.prefix == nil {
 		d.frame.prefix = new(Prefixes)
 	}
@@ -217,7 +220,7 @@ func (d *decoder) release(all bool) {
 func (d *decoder) take(line []byte, outer int64) {
 	// An unwrapped line is not longer than a wrapped one.
 	for len(d.buffer)-d.filled < len(line)+1 {
-		d.shorten()
+		d.makeRoom()
 	}
 	content, failed := d.wrap.unwrap(d.buffer[:d.filled], line)
 	if failed {
@@ -288,7 +291,7 @@ func (d *decoder) consume() int64 {
 	}
 	d.filled = copy(d.buffer, d.buffer[start:d.filled])
 	if d.filled == len(d.buffer) {
-		d.shorten()
+		d.makeRoom()
 	}
 	return advanced
 }
@@ -318,6 +321,15 @@ func (d *decoder) parse(record []byte) {
 			d.failures++
 		}
 	}
+}
+
+// makeRoom makes room in the buffer behind a long record.
+func (d *decoder) makeRoom() {
+	if len(d.buffer) == bufferSize {
+		d.shorten()
+		return
+	}
+	d.buffer = slices.Concat(d.buffer, make([]byte, len(d.buffer)))
 }
 
 // shorten drops what is behind the beginning of an overlong record, except a
