@@ -95,7 +95,7 @@ func runCluster(ctx context.Context, s *session) error {
 		return err
 	}
 	for _, look := range []func(context.Context) error{
-		r.dataDirectory, r.layout, r.startFiles, r.startPlaces, r.alterSystem, r.versions, r.relationMaps, r.status, r.multixacts, r.commitTimes, r.slotFiles, r.twoPhase, r.replicationState, r.history, r.tablespaces, r.walRecords,
+		r.dataDirectory, r.layout, r.startFiles, r.startPlaces, r.alterSystem, r.versions, r.relationMaps, r.status, r.multixacts, r.commitTimes, r.slotFiles, r.twoPhase, r.replicationState, r.summaries, r.history, r.tablespaces, r.walRecords,
 	} {
 		if err := look(ctx); err != nil {
 			if ctx.Err() != nil || s.conn.IsClosed() {

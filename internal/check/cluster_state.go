@@ -177,6 +177,44 @@ func (r *clusterReader) replicationState(ctx context.Context) error {
 	return nil
 }
 
+// summaries looks at the summaries of WAL (17+). Old ones are removed while others are
+// read, and new ones get their name when they are whole.
+func (r *clusterReader) summaries(ctx context.Context) error {
+	if r.conn.Facts.VersionNum < 170000 {
+		return nil
+	}
+	entries, err := datadir.List(ctx, r.files, cluster.SummariesDirectory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !cluster.IsSummary(e.Name) {
+			continue
+		}
+		path := cluster.SummariesDirectory + "/" + e.Name
+		wrong, err := r.wrongState(ctx, path, "a summary of WAL", cluster.SummaryProblem, notNeeded)
+		if err != nil {
+			return err
+		}
+		if wrong != "" {
+			r.found(Finding{
+				Class: ClassRecoverability, Severity: SeverityWarning, Relation: path, Message: wrong,
+				Impact: SummaryImpact, Action: SummaryAction,
+			}, "summary")
+		}
+	}
+	return nil
+}
+
+// What a damaged summary of WAL means, and what to do.
+const (
+	SummaryImpact = "Incremental backups on a backup from before that WAL fail. The data itself is not touched."
+	SummaryAction = "Make a full backup, then move the file away: later incremental backups build on that one. Find out what damaged it: other files may be damaged, too."
+)
+
 // messageOf is the message of an error; "" is none.
 func messageOf(err error) string {
 	if err == nil {

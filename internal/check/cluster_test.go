@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/cluster"
 	"pg_integrity_exporter/internal/pgtest"
 )
 
@@ -80,12 +82,37 @@ func clusterDamages(prepared, snapshot string) []clusterDamage {
 	}
 }
 
+// summaryDamages damage a summary of WAL.
+func summaryDamages(t *testing.T, server *pgtest.Server) []clusterDamage {
+	t.Helper()
+	var file string
+	pgtest.Await(t, "a summary of WAL", time.Minute, func() bool {
+		files, err := filepath.Glob(filepath.Join(server.DataDirectory, cluster.SummariesDirectory, "*.summary"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(files) > 0 {
+			file = cluster.SummariesDirectory + "/" + filepath.Base(files[0])
+		}
+		return file != ""
+	})
+	return []clusterDamage{
+		{"summary", file, func(b []byte) []byte { b[len(b)/2] ^= 1; return b }, "a summary of WAL is damaged: the file " + file + ": its CRC"},
+		{"summary cut", file, func(b []byte) []byte { return b[:20] }, "it has only 20 bytes"},
+		{"summary of another kind", file, func(b []byte) []byte { b[0] ^= 1; return b }, "instead of 652B137B"},
+	}
+}
+
 // TestCluster damages the files of a running server that only the next start
 // would look at, and puts them back.
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	pgtest.EachVersion(t, func(t *testing.T, major int) {
-		server := pgtest.Start(t, pgtest.Version(major), pgtest.Setting("wal_level", "logical"), pgtest.Setting("max_prepared_transactions", "5"), pgtest.Setting("track_commit_timestamp", "on"))
+		options := []pgtest.Option{pgtest.Version(major), pgtest.Setting("wal_level", "logical"), pgtest.Setting("max_prepared_transactions", "5"), pgtest.Setting("track_commit_timestamp", "on")}
+		if major >= 17 {
+			options = append(options, pgtest.Setting("summarize_wal", "on"))
+		}
+		server := pgtest.Start(t, options...)
 		server.MustExec(t, "postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS i")
 		server.MustExec(t, "postgres", "SELECT pg_create_physical_replication_slot('standby', true)")
 		server.MustExec(t, "postgres", "CREATE PUBLICATION books")
@@ -113,7 +140,11 @@ func TestCluster(t *testing.T) {
 		if document := look(); document.ExitCode() != check.ExitClean || len(document.Checks) != 1 || document.Checks[0].Database != "" || document.Checks[0].Objects < 15 {
 			t.Fatalf("healthy: %s", messages(document))
 		}
-		for _, d := range clusterDamages(prepared, "pg_logical/snapshots/"+filepath.Base(snapshots[0])) {
+		damages := clusterDamages(prepared, "pg_logical/snapshots/"+filepath.Base(snapshots[0]))
+		if major >= 17 {
+			damages = append(damages, summaryDamages(t, server)...)
+		}
+		for _, d := range damages {
 			path := filepath.Join(server.DataDirectory, d.file)
 			var whole []byte
 			var err error

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"pg_integrity_exporter/internal/wal"
 )
@@ -15,6 +16,7 @@ const (
 	slotMagic     = 0x1051CA1  // SLOT_MAGIC
 	snapshotMagic = 0x51A1E001 // SNAPBUILD_MAGIC
 	originMagic   = 0x1257DADE // REPLICATION_STATE_MAGIC
+	summaryMagic  = 0x652B137B // BLOCKREFTABLE_MAGIC
 )
 
 // PreparedTransaction is a file of pg_twophase.
@@ -118,6 +120,25 @@ func LogicalSnapshotProblem(b []byte) string {
 	return ""
 }
 
+// SummariesDirectory holds the summaries of WAL, which incremental backups are made
+// of (17+).
+const SummariesDirectory = "pg_wal/summaries"
+
+// IsSummary says whether a file of that directory is a summary.
+func IsSummary(name string) bool {
+	digits, ok := strings.CutSuffix(name, ".summary")
+	return ok && len(digits) == 40 && strings.Trim(digits, "0123456789ABCDEF") == ""
+}
+
+// SummaryProblem says what is wrong with a file of pg_wal/summaries; "" is nothing.
+func SummaryProblem(b []byte) string {
+	const least = 4 + 24 + 4 // of one that names no relation
+	if len(b) < least {
+		return fmt.Sprintf("it has only %d bytes", len(b))
+	}
+	return sealed(b, summaryMagic)
+}
+
 // OriginsProblem says what is wrong with pg_logical/replorigin_checkpoint; ""
 // is nothing.
 func OriginsProblem(b []byte) string {
@@ -125,11 +146,17 @@ func OriginsProblem(b []byte) string {
 	if len(b) < 8 || (len(b)-8)%entry != 0 {
 		return fmt.Sprintf("it has the impossible size of %d bytes", len(b))
 	}
+	return sealed(b, originMagic)
+}
+
+// sealed says what is wrong with what begins with a magic number and ends with the CRC
+// of all before.
+func sealed(b []byte, wanted uint32) string {
 	at := len(b) - 4
 	magic, stored := binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[at:])
 	switch sum := wal.CRC32C(b[:at]); {
-	case magic != originMagic:
-		return fmt.Sprintf("it begins with %08X instead of %08X", magic, uint32(originMagic))
+	case magic != wanted:
+		return fmt.Sprintf("it begins with %08X instead of %08X", magic, wanted)
 	case sum != stored:
 		return fmt.Sprintf("its CRC is %08X, but %08X is stored in it", sum, stored)
 	}

@@ -39,7 +39,7 @@ func (r *run) cluster(ctx context.Context) error {
 		return err
 	}
 	for _, look := range []func(context.Context) error{
-		r.layout, r.relationMaps, r.recoveryFiles, r.histories, r.prepared, r.slots, r.logical, r.transactions, r.multixacts, r.commitTimes,
+		r.layout, r.relationMaps, r.recoveryFiles, r.histories, r.prepared, r.slots, r.logical, r.summaries, r.transactions, r.multixacts, r.commitTimes,
 	} {
 		if err := look(ctx); err != nil {
 			r.problem("", err)

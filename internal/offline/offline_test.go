@@ -247,6 +247,7 @@ func accidents() []accident {
 		{name: "two words", do: appendTo("postgresql.conf", "log_line_prefix = %m [%p]\n"), found: "syntax error", stops: true},
 		{name: "include lost", do: appendTo("postgresql.conf", "include = 'tuning.conf'\n"), found: "tuning.conf", stops: true},
 		{name: "include_if_exists", do: appendTo("postgresql.conf", "include_if_exists = 'tuning.conf'\n")},
+		{name: "summary of WAL garbled", do: edit("pg_wal/summaries/*.summary", flip(9)), found: "a summary of WAL is damaged", since: 17},
 		{name: "wal_level below what slots need", do: appendTo("postgresql.conf", "wal_level = replica\n"), found: "needs wal_level = logical", stops: true},
 		{name: "wal_level minimal", do: appendTo("postgresql.conf", "wal_level = minimal\n"), found: "max_wal_senders is not 0", stops: true},
 		{name: "too few slots", do: appendTo("postgresql.conf", "max_replication_slots = 1\n"), found: "max_replication_slots is 1", stops: true},
@@ -327,7 +328,11 @@ func TestAccidents(t *testing.T) {
 // it with a copy of its data directory.
 func everything(t *testing.T, major int) (server *pgtest.Server, whole string) {
 	t.Helper()
-	server = pgtest.Start(t, pgtest.Version(major), pgtest.Checksums(), pgtest.Setting("wal_level", "logical"), pgtest.Setting("max_prepared_transactions", "5"))
+	options := []pgtest.Option{pgtest.Version(major), pgtest.Checksums(), pgtest.Setting("wal_level", "logical"), pgtest.Setting("max_prepared_transactions", "5")}
+	if major >= 17 {
+		options = append(options, pgtest.Setting("summarize_wal", "on"))
+	}
+	server = pgtest.Start(t, options...)
 	server.MustExec(t, "postgres", "CREATE DATABASE erp")
 	server.MustExec(t, "erp", contents)
 	server.MustExec(t, "erp", "SELECT pg_create_logical_replication_slot('audit', 'pgoutput')")

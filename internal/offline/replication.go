@@ -89,3 +89,30 @@ func (r *run) logical(context.Context) error {
 	}
 	return nil
 }
+
+// summaries looks at the summaries of WAL.
+func (r *run) summaries(context.Context) error {
+	names, err := r.list(cluster.SummariesDirectory)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !cluster.IsSummary(name) {
+			continue
+		}
+		path := cluster.SummariesDirectory + "/" + name
+		content, err := r.readFile(path, 1<<28)
+		if err != nil {
+			r.problem("", err)
+			continue
+		}
+		if problem := cluster.SummaryProblem(content); problem != "" {
+			r.found(never, check.Finding{
+				Class: check.ClassRecoverability, Severity: check.SeverityWarning, Relation: path,
+				Message: fmt.Sprintf("a summary of WAL is damaged: the file %s: %s", path, problem),
+				Impact:  check.SummaryImpact, Action: check.SummaryAction,
+			}, "summary")
+		}
+	}
+	return nil
+}
