@@ -19,7 +19,7 @@ var functionColumns = []struct{ column, holds string }{
 	{"pg_language.lanplcallfoid", "p.prorettype = 2280 AND p.pronargs = 0"},
 	{"pg_language.laninline", "p.pronargs = 1 AND p.proargtypes[0] = 2281"},
 	{"pg_language.lanvalidator", "p.pronargs = 1 AND p.proargtypes[0] = 26"},
-	{"pg_operator.oprcode", "p.pronargs = CASE o.oprkind WHEN 'b' THEN 2 ELSE 1 END AND p.prorettype = o.oprresult AND p.prokind = 'f' AND NOT p.proretset"},
+	{"pg_operator.oprcode", "p.pronargs = CASE o.oprkind WHEN 'b' THEN 2 ELSE 1 END AND p.prorettype = o.oprresult AND p.prokind = 'f' AND NOT (o.oid < 16384 AND p.proretset)"},
 	{"pg_operator.oprrest", "p.prorettype = 701 AND p.pronargs = 4 AND p.proargtypes[0] = 2281"},
 	{"pg_operator.oprjoin", "p.prorettype = 701 AND p.pronargs IN (4, 5) AND p.proargtypes[0] = 2281"},
 	{"pg_proc.prosupport", "p.prorettype = 2281 AND p.pronargs = 1 AND p.proargtypes[0] = 2281"},

@@ -161,7 +161,8 @@ var catalogRules = []catalogRule{
 		`SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid CROSS JOIN unnest(i.indclass::oid[]) k JOIN pg_opclass o ON o.oid = k WHERE o.opcmethod <> c.relam`,
 	}, {
 		"pg_opclass", "the operator class %s is not complete in pg_amop, pg_amproc and pg_operator: indexes that use it give wrong answers or fail",
-		`SELECT format('%I for access method %I', o.opcname, a.amname) FROM pg_opclass o JOIN pg_am a ON a.oid = o.opcmethod WHERE o.oid < 16384 AND NOT amvalidate(o.oid)`,
+		`SELECT format('%I for access method %I', o.opcname, a.amname) FROM pg_opclass o JOIN pg_am a ON a.oid = o.opcmethod WHERE o.oid < 16384 AND NOT amvalidate(o.oid)
+		AND NOT EXISTS (SELECT FROM pg_amop m WHERE m.amopfamily = o.opcfamily AND m.oid >= 16384) AND NOT EXISTS (SELECT FROM pg_amproc m WHERE m.amprocfamily = o.opcfamily AND m.oid >= 16384)`,
 	}, {
 		"pg_proc", "pg_proc contradicts itself about the function %s (numbers of arguments, aggregates)",
 		`SELECT format('%I (OID %s)', p.proname, p.oid) FROM pg_proc p WHERE p.pronargs <> cardinality(p.proargtypes::oid[]) OR p.pronargdefaults > p.pronargs OR p.procost < 0 OR p.prorows < 0
@@ -266,7 +267,7 @@ var catalogRules = []catalogRule{
 		AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 2606 AND d.objid = n.oid AND d.refclassid = 1259 AND d.refobjid = n.conrelid AND d.refobjsubid = k)`,
 	}, {
 		"pg_shdepend", "pg_shdepend does not say who owns %s: the role could be dropped",
-		`SELECT 'the relation ' || c.oid::regclass FROM pg_class c WHERE c.relowner <> 10 AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND NOT EXISTS (SELECT FROM pg_shdepend d
+		`SELECT 'the relation ' || c.oid::regclass FROM pg_class c WHERE c.relowner >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND NOT EXISTS (SELECT FROM pg_shdepend d
 		WHERE (d.classid, d.objid, d.objsubid, d.refclassid, d.refobjid, d.deptype) = (1259, c.oid, 0, 1260, c.relowner, 'o') AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()))`,
 	}, {
 		"pg_description", "pg_description has a comment on something that does not exist: %s",
@@ -372,11 +373,11 @@ var letters = map[string]string{
 
 // lost asks for the objects of a catalogue that others depend on or describe, and
 // that it does not have: every object that is not builtin has dependencies, and
-// nearly every builtin one a description.
+// nearly every builtin one a description. DROP SUBSCRIPTION leaves the description.
 func lost(catalogue string) probe {
 	const sql = `SELECT DISTINCT d.objid::text FROM (SELECT objid FROM pg_catalog.pg_depend WHERE classid = 'pg_catalog.%[1]s'::regclass
 		UNION SELECT refobjid FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.%[1]s'::regclass
-		UNION SELECT objoid FROM pg_catalog.pg_description WHERE classoid = 'pg_catalog.%[1]s'::regclass
+		UNION SELECT objoid FROM pg_catalog.pg_description WHERE classoid = 'pg_catalog.%[1]s'::regclass AND '%[1]s' <> 'pg_subscription'
 		UNION SELECT objid FROM pg_catalog.pg_shdepend WHERE classid = 'pg_catalog.%[1]s'::regclass AND dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) d
 		WHERE NOT EXISTS (SELECT FROM pg_catalog.%[1]s o WHERE o.oid = d.objid) LIMIT 10`
 	return probe{

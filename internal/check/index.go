@@ -89,6 +89,9 @@ type indexColumn struct {
 	AtLeast   string
 	AtMost    string
 	Operators []operator
+	// Geometric says that values may hold NaN, for which a tree of boxes and the operators
+	// themselves have different answers.
+	Geometric bool
 	// Parts says what a GIN index has a key for each of: array (its elements) or
 	// tsvector (its lexemes); "" is something else.
 	Parts string
@@ -131,6 +134,7 @@ const comparedSQL = `SELECT c.oid, n.nspname::text, c.relname::text, am.amname::
 		'AtMost', (SELECT 'OPERATOR(' || quote_ident(bn.nspname) || '.' || b.oprname || ')'
 			FROM pg_amop ba JOIN pg_operator b ON b.oid = ba.amopopr JOIN pg_namespace bn ON bn.oid = b.oprnamespace
 			WHERE am.amname = 'btree' AND ba.amopfamily = oc.opcfamily AND ba.amoplefttype = oc.opcintype AND ba.amoprighttype = oc.opcintype AND ba.amopstrategy = 2),
+		'Geometric', coalesce((SELECT ty.typcategory = 'G' OR ty.typname IN ('cube', 'seg') FROM pg_type ty WHERE ty.oid = oc.opcintype), false),
 		'Parts', CASE WHEN am.amname <> 'gin' THEN '' WHEN oc.opcintype = 'tsvector'::regtype THEN 'tsvector'
 			WHEN oc.opcintype = 'anyarray'::regtype OR EXISTS (SELECT FROM pg_type e WHERE e.typarray = oc.opcintype) THEN 'array' ELSE '' END,
 		'Collation', coalesce((SELECT ' COLLATE ' || quote_ident(cn.nspname) || '.' || quote_ident(co.collname)

@@ -89,17 +89,27 @@ func equal(all []asked) bool {
 	return !slices.ContainsFunc(all, func(a asked) bool { return !a.operator.Equality })
 }
 
-// named gives the values of the columns names: c0, c1, and so on.
-func named(all []asked) (list, names []string, notNull string) {
-	var values []string
+// answerable is a condition of rows that can be asked for: those without NaN.
+func (c indexColumn) answerable() string {
+	if !c.Geometric {
+		return "true"
+	}
+	return "format('%s', " + c.Expression + ") NOT LIKE '%NaN%'"
+}
+
+// named gives the values of the columns names: c0, c1, and so on. Rows without NULL
+// and NaN satisfy the condition.
+func named(all []asked) (list, names []string, whole string) {
+	var values, conditions []string
 	for n, a := range all {
 		name := fmt.Sprintf("c%d", n)
 		list = append(list, a.question()+" AS "+name)
 		names = append(names, name)
 		values = append(values, a.Expression)
+		conditions = append(conditions, a.answerable())
 	}
 	// No index answers this.
-	return list, names, "num_nulls(" + strings.Join(values, ", ") + ") = 0"
+	return list, names, "num_nulls(" + strings.Join(values, ", ") + ") = 0 AND " + strings.Join(conditions, " AND ")
 }
 
 // identity is a number for a row that sums can be made of.
@@ -136,11 +146,11 @@ func keys(i compared) []indexColumn {
 // compareGroups asks the index for each key that the table holds and compares
 // the rows that it gives with those that a sequential scan has for the key.
 func (c *comparison) compareGroups(ctx context.Context, i compared, all []asked) ([]difference, bool, error) {
-	list, names, notNull := named(all)
+	list, names, whole := named(all)
 	question := `SELECT coalesce(sum(rows - least(rows, entries)), 0)::bigint, coalesce(sum(entries - least(rows, entries)), 0)::bigint,
 		coalesce(sum(rows) FILTER (WHERE rows = entries AND seen IS DISTINCT FROM given), 0)::bigint, coalesce(sum(rows), 0)::bigint
 		FROM (SELECT ` + strings.Join(names, ", ") + `, count(*) AS rows, sum(row) AS seen
-			FROM (SELECT ` + strings.Join(list, ", ") + `, ` + identity + ` AS row FROM ONLY ` + i.Table.sql() + i.plainWhere(notNull) + ` OFFSET 0) AS values
+			FROM (SELECT ` + strings.Join(list, ", ") + `, ` + identity + ` AS row FROM ONLY ` + i.Table.sql() + i.plainWhere(whole) + ` OFFSET 0) AS values
 			GROUP BY ` + strings.Join(names, ", ") + `) AS asked,
 		LATERAL (SELECT count(*) AS entries, sum(` + identity + `) AS given FROM ONLY ` + i.Table.sql()
 	var questions []string
@@ -223,8 +233,8 @@ func answers(missing, extra, wrong, asked int64, what string) []difference {
 // range that overlaps nothing, is left out, and so are values that hold nothing an
 // inverted index could store.
 func (c *comparison) findRows(ctx context.Context, i compared, all []asked, sample string, limit int64) ([]difference, bool, error) {
-	list, _, notNull := named(all)
-	filters := []string{notNull}
+	list, _, whole := named(all)
+	filters := []string{whole}
 	for _, a := range all {
 		filters = append(filters, "("+a.value()+" "+a.operator.SQL+" "+a.question()+") IS TRUE")
 		if i.Method == "gin" {
@@ -253,11 +263,16 @@ func (c *comparison) findRows(ctx context.Context, i compared, all []asked, samp
 // have no order, of each range of a BRIN index: a range that its summary does not
 // cover is not searched.
 func (c *comparison) lookUpRanges(ctx context.Context, i compared, all []asked) ([]difference, bool, error) {
-	list, names, notNull := named(all)
+	list, names, whole := named(all)
 	within := fmt.Sprintf("(ctid::text::point)[0]::bigint / %d", i.Range)
 	var filters []string
+	scans := 1
 	for _, a := range all {
 		filters = append(filters, "("+a.value()+" "+a.operator.SQL+" "+a.question()+") IS TRUE")
+		if a.Geometric { // the summary of a range with NaN covers nothing
+			filters = append(filters, within+" <> ALL (ARRAY(SELECT "+within+" FROM ONLY "+i.Table.sql()+i.plainWhere("NOT ("+a.answerable()+")")+"))")
+			scans++
+		}
 	}
 	ordered := equal(all)
 	one := "SELECT DISTINCT ON (range) range, " + strings.Join(names, ", ") + " FROM values"
@@ -271,11 +286,11 @@ func (c *comparison) lookUpRanges(ctx context.Context, i compared, all []asked) 
 		limit = 1 << 30
 	}
 	sql := `WITH values AS MATERIALIZED (SELECT ` + within + ` AS range, ` + strings.Join(list, ", ") + ` FROM ONLY ` + i.Table.sql() +
-		i.plainWhere(append(filters, notNull)...) + `)
+		i.plainWhere(append(filters, whole)...) + `)
 		SELECT count(*), count(*) FILTER (WHERE NOT found) FROM (
 			SELECT coalesce((SELECT true FROM ONLY ` + i.Table.sql() + i.where(append(i.forms(all)[0], within+" = asked.range")...) + ` LIMIT 1), false) AS found
 			FROM (SELECT * FROM (` + asks + `) AS every ORDER BY hashtext((range + ` + strconv.FormatInt(c.seed, 10) + `)::text)` + fmt.Sprintf(" LIMIT %d", limit) + `) AS asked OFFSET 0) AS answer`
-	sql, err := c.choose(ctx, i, 1, sql)
+	sql, err := c.choose(ctx, i, scans, sql)
 	if err != nil || sql == "" {
 		return nil, false, err
 	}
@@ -302,14 +317,14 @@ func (c *comparison) questions(ctx context.Context, i compared) ([]difference, b
 			if o.Equality && len(keys(i)) == 1 {
 				continue // compareGroups has asked that
 			}
-			list, _, notNull := named([]asked{a})
+			list, _, whole := named([]asked{a})
 			condition := a.condition("asked.c0")
 			sql := `SELECT coalesce(sum(rows - least(rows, entries)), 0)::bigint, coalesce(sum(entries - least(rows, entries)), 0)::bigint,
 				count(*) FILTER (WHERE rows = entries AND seen IS DISTINCT FROM given), count(*)
-				FROM (SELECT ` + strings.Join(list, ", ") + ` FROM ONLY ` + i.Table.sql() + i.plainWhere(notNull) +
+				FROM (SELECT ` + strings.Join(list, ", ") + ` FROM ONLY ` + i.Table.sql() + i.plainWhere(whole) +
 				fmt.Sprintf(` ORDER BY hashtext(ctid::text || '%d') LIMIT %d`, c.seed, many) + `) AS asked,
-				LATERAL (SELECT count(*) AS rows, sum(` + identity + `) AS seen FROM ONLY ` + i.Table.sql() + i.plainWhere("("+condition+") IS TRUE") + `) AS table_answer,
-				LATERAL (SELECT count(*) AS entries, sum(` + identity + `) AS given FROM ONLY ` + i.Table.sql() + i.where(condition) + `) AS index_answer`
+				LATERAL (SELECT count(*) AS rows, sum(` + identity + `) AS seen FROM ONLY ` + i.Table.sql() + i.plainWhere("("+condition+") IS TRUE", col.answerable()) + `) AS table_answer,
+				LATERAL (SELECT count(*) AS entries, sum(` + identity + `) AS given FROM ONLY ` + i.Table.sql() + i.where(condition, col.answerable()) + `) AS index_answer`
 			sql, err := c.choose(ctx, i, 2, sql)
 			if err != nil {
 				return nil, false, err

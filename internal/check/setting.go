@@ -108,7 +108,7 @@ func (s *session) foundSetting(d perilous, where, message string) {
 func runSetting(ctx context.Context, s *session) error {
 	// What a role or a database overrides for this session hides what the server
 	// has: reset_val shows that only for sessions, so the files are asked as well.
-	const settingsSQL = `SELECT name, CASE WHEN source IN ('database', 'user', 'database user', 'client') THEN boot_val ELSE setting END,
+	const settingsSQL = `SELECT name, coalesce(CASE WHEN source IN ('database', 'user', 'database user', 'client') THEN boot_val ELSE setting END, ''),
 		coalesce(sourcefile, ''), pending_restart FROM pg_settings`
 	rows, err := s.conn.Query(ctx, settingsSQL)
 	if err != nil {

@@ -254,13 +254,14 @@ func (c valueColumn) read() string {
 // it down does not show; "" is none.
 func (c valueColumn) impossible() string {
 	name := quote(c.Name)
+	written := "nullif(format('%s', " + name + "), '')" // format writes nothing for NULL
 	switch c.Type {
 	case "date":
 		return "isfinite(" + name + ") AND " + name + " NOT BETWEEN '4713-01-01 BC' AND '5874897-12-31'"
 	case "time":
 		return name + " NOT BETWEEN '00:00' AND '24:00'"
 	case "numeric":
-		return "format('%s', " + name + ")::numeric IS DISTINCT FROM " + name + " AND " + name + " IS NOT NULL"
+		return written + "::numeric IS DISTINCT FROM " + name
 	case "text", "varchar", "bytea":
 		// What the pointer to a long value says, and what the value has.
 		empty := "''"
@@ -269,7 +270,7 @@ func (c valueColumn) impossible() string {
 		}
 		return "octet_length(" + name + ") BETWEEN 2000 AND 67108864 AND octet_length(" + name + ") <> octet_length(" + name + " || " + empty + ")"
 	case "json":
-		return "format('%s', " + name + ")::json IS NULL AND " + name + " IS NOT NULL"
+		return written + "::json IS NULL AND " + name + " IS NOT NULL"
 	}
 	return ""
 }

@@ -20,7 +20,9 @@ const (
 
 // ginKey is what a tuple of the tree of keys stands for.
 type ginKey struct {
-	// null says that it stands for rows without a key; those come last.
+	// column is the number of the column whose key it is, in an index on several.
+	column uint16
+	// null says that it stands for rows without a key; those come last of their column.
 	null bool
 	// content is the key as it is stored: what is equal is the same key.
 	content []byte
@@ -37,10 +39,24 @@ func (r *Relation) ginKeyOf(t []byte, flags uint16) ginKey {
 		t = t[:min(max(int(tid.Block&^ginPacked), indexHeader), len(t))]
 	}
 	key := ginKey{null: binary.LittleEndian.Uint16(t[6:])&indexNulls != 0, content: t[indexHeader:]}
-	if !key.null && len(r.Columns) == 1 {
+	switch at := ginColumnAt(key.null); {
+	case r.Keys > 1 && at+2 <= len(t):
+		key.column = binary.LittleEndian.Uint16(t[at:])
+	case r.Keys != 1:
+		key.null = false // of a column that is not known
+	case len(r.Columns) == 1 && !key.null:
 		key = key.ordered(r.Order, r.Columns[0].length)
 	}
 	return key
+}
+
+// ginColumnAt is where an entry of an index on several columns says which one it is of:
+// behind the header, and a bitmap when it has no key.
+func ginColumnAt(null bool) int {
+	if null {
+		return indexHeader + 8
+	}
+	return indexHeader
 }
 
 // ordered is a key with its place among others.
@@ -78,6 +94,8 @@ func (k ginKey) ordered(order Order, length int) ginKey {
 // before says that a key can stand before another one.
 func (k ginKey) before(other ginKey) bool {
 	switch {
+	case k.column != other.column:
+		return k.column < other.column
 	case k.null != other.null:
 		return other.null
 	case k.known && other.known:
@@ -90,6 +108,8 @@ func (k ginKey) before(other ginKey) bool {
 // lower key. 0 is unknown.
 func (k ginKey) rough() uint64 {
 	switch {
+	case k.column > 0:
+		return 0
 	case k.null:
 		return 1<<64 - 1
 	case !k.known:
