@@ -63,6 +63,7 @@ type reader struct {
 	replayed map[wal.Block]bool
 	// imprints are what pages said in earlier passes.
 	imprints *imprints
+	copies   copies
 	// table is the table that was read last, and rows what it has, for its indexes.
 	table *fork
 	rows  rows
@@ -230,6 +231,11 @@ type chunk struct {
 func (r *reader) segment(ctx context.Context, f *fork, segment, first, blocks uint32, reached func(block uint32)) error {
 	name := segmentName(f.Path, segment)
 	var queue []*chunk
+	defer func() {
+		for _, c := range queue {
+			<-c.done
+		}
+	}()
 	free := slices.Clone(r.workers)
 	next := uint32(max(0, int64(first)-int64(segment)*segmentBlocks))
 	for began := time.Now(); (next < blocks || len(queue) > 0) && !r.full(f.Name); began = time.Now() {
@@ -259,17 +265,11 @@ func (r *reader) segment(ctx context.Context, f *fork, segment, first, blocks ui
 			err = ctx.Err()
 		}
 		if err != nil {
-			for _, c := range queue {
-				<-c.done
-			}
 			return err
 		}
 		free = append(free, c.worker)
 		r.throttle(ctx, began, int64(c.n)*page.Size)
 		reached(c.first + uint32(c.n))
-	}
-	for _, c := range queue {
-		<-c.done
 	}
 	return ctx.Err()
 }
@@ -366,6 +366,9 @@ func (r *reader) page(ctx context.Context, f *fork, p []byte, block uint32, seen
 		r.settledTo = max(r.settledTo, block)
 		r.note(f, p, block)
 		r.imprints.see(p, block, seen)
+		if err := r.copied(ctx, f, p, block); err != nil {
+			return err
+		}
 	default:
 		r.unsettled++
 	}
@@ -506,11 +509,14 @@ func (r *reader) report(ctx context.Context, f *fork, block *uint32, seen proble
 	case seen.kind == "changed":
 		impact = "The page is sound, but it is not what was written: values of its rows may be wrong, rows may be missing, old versions may be back. No statement fails, and no checksum tells."
 		action = fmt.Sprintf("Look at the disk's and the kernel's messages, and whether somebody changed, copied or restored the file by itself. Keep a copy of the file, and compare the rows of the page (WHERE ctid >= '(%[1]d,0)' AND ctid < '(%[2]d,0)') with a standby or a restored backup.", *block, *block+1)
+	case seen.kind == "copy":
+		impact = "One of the two pages was written, copied or restored in the place of the other: the rows that belong there are gone, and foreign ones stand in their place. No statement fails, and no checksum tells."
+		action = "Look at the disk's and the kernel's messages, and whether a file was copied or restored by itself. Keep copies of both files, and compare the rows of both pages with a standby or a restored backup: only one of the two is wrong."
 	case f.Index:
 		impact = "Statements that use this index fail, miss rows or give wrong data; the table itself may be intact."
 		action = "Check the index's table for damage first. If it is sane, keep a copy of the index's file and rebuild it with REINDEX INDEX CONCURRENTLY."
 	}
-	if label == "" && !slices.Contains([]string{"fsm", "lost vm", "changed"}, seen.kind) {
+	if label == "" && !slices.Contains([]string{"fsm", "lost vm", "changed", "copy"}, seen.kind) {
 		r.scope.Heaps.note(f.OID, false)
 	}
 	r.found(Finding{

@@ -70,6 +70,8 @@ func treeDamages() []pageDamage {
 		tree("B-tree, split that is known", "btree (s)", "says that none does yet", is(1), func(p []byte) { p[size-4] |= 0x80 }),
 		tree("B-tree, end of splits", "btree (s)", "ends a group of splits", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 2 }, func(p []byte) { p[size-4] |= 32 }),
 		tree("B-tree, flag of a deleted page", "btree (s)", "is deleted, but", is(2), func(p []byte) { p[size-3] |= 1 }),
+		tree("B-tree, emptied", "btree (s)", "no upper bound", is(1), func(p []byte) { put16(p[12:], 24); put16(p[14:], size-16) }),
+		tree("B-tree, emptied above", "btree (s)", "leads to no page", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 2 }, func(p []byte) { put16(p[12:], 24); put16(p[14:], size-16) }),
 		tree("B-tree, padding", "btree ((i::smallint))", "not zero", is(2), func(p []byte) { item(p, 4)[12] = 1 }),
 		tree("B-tree, key above", "btree (s)", "upper bound", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 2 }, func(p []byte) { item(p, 2)[9] ^= 1 }),
 		tree("B-tree, upper bound", "btree (s)", "upper bound", is(2), func(p []byte) { item(p, 1)[9] ^= 1 }),

@@ -284,11 +284,14 @@ type seen struct {
 // look reads pages and looks at each.
 func (w *worker) look(ctx context.Context, f *fork, name string, c *chunk) {
 	defer close(c.done)
-	n, err := w.r.files.ReadAt(ctx, name, c.p, int64(c.first%segmentBlocks)*page.Size)
-	c.n, c.err = n/page.Size, err
-	for i := range c.n {
-		c.seen[i] = w.judge(f, c.p[i*page.Size:(i+1)*page.Size], c.first+uint32(i))
-	}
+	c.err = guarded(func() error {
+		n, err := w.r.files.ReadAt(ctx, name, c.p, int64(c.first%segmentBlocks)*page.Size)
+		c.n = n / page.Size
+		for i := range c.n {
+			c.seen[i] = w.judge(f, c.p[i*page.Size:(i+1)*page.Size], c.first+uint32(i))
+		}
+		return err
+	})
 }
 
 // judge looks at one page: alone, and, of an index, at the rows that it points

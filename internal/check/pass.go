@@ -203,7 +203,7 @@ func (s *session) each(ctx context.Context, n int, look func(i int) error, name 
 			s.problem(name(i), fmt.Errorf("left alone: the server process of the check %s died while it read it", by))
 			continue
 		}
-		err := look(i)
+		err := guarded(func() error { return look(i) })
 		switch {
 		case err == nil, gone(err):
 		case ctx.Err() != nil || s.conn.IsClosed():
@@ -219,7 +219,7 @@ func (s *session) each(ctx context.Context, n int, look func(i int) error, name 
 		s.keep(ctx)
 	}
 	for _, i := range locked {
-		err := look(i)
+		err := guarded(func() error { return look(i) })
 		switch {
 		case err == nil, gone(err):
 		case ctx.Err() != nil || s.conn.IsClosed():

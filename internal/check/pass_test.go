@@ -91,6 +91,23 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// TestMistake holds that a mistake in this program at one relation does not keep a
+// check from the others.
+func TestMistake(t *testing.T) {
+	t.Parallel()
+	p, _ := newPassTest(t)
+	result := p.run(t.Context(), func(_ *session, name string) error {
+		var pages []byte
+		if name == "public.b" {
+			pages[0] = 1
+		}
+		return nil
+	})
+	if len(p.looked) != 4 || result.Outcome != OutcomeFailed || !strings.Contains(result.Reason, "public.b: a mistake in this program") {
+		t.Errorf("looked at %q: %s %s", p.looked, result.Outcome, result.Reason)
+	}
+}
+
 // TestLostSession leaves a relation alone for a day at which the server process
 // of the check died by itself, and no relation when the server was stopped.
 func TestLostSession(t *testing.T) {

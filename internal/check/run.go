@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -87,7 +88,7 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 		target: target, scope: scope, logger: logger, name: c.Name, database: database, home: target.Database(), server: c.Server, result: &result,
 		ofRelation: make(map[RelationName]int), seen: make(map[string]bool),
 	}
-	if err := s.connectAndRun(ctx, c); err != nil {
+	if err := guarded(func() error { return s.connectAndRun(ctx, c) }); err != nil {
 		s.problem("", err)
 		if c.Name == CatalogName && judge(err) == damaged {
 			s.foundUnreadable(ctx, err)
@@ -109,6 +110,27 @@ func Run(ctx context.Context, target *pg.Target, database string, c Check, scope
 	result.Partly = len(s.problems) == 0 && s.skipped == "" && len(s.parts) > 0
 	result.Whole = len(s.problems) == 0 && s.skipped == "" && len(s.parts) == 0 && len(scope.Relations) == 0
 	return result
+}
+
+// guarded makes an error of a mistake in this program: what it cannot deal with must
+// not keep it from looking at the rest.
+func guarded(look func() error) (err error) {
+	defer func() {
+		if mistake := recover(); mistake != nil {
+			err = &mistakeError{mistake, debug.Stack()}
+		}
+	}()
+	return look()
+}
+
+// mistakeError is a mistake in this program.
+type mistakeError struct {
+	cause any
+	stack []byte
+}
+
+func (e *mistakeError) Error() string {
+	return fmt.Sprintf("a mistake in this program, please report it with the log: %v", e.cause)
 }
 
 func (s *session) connectAndRun(ctx context.Context, c Check) error {
@@ -342,6 +364,9 @@ func (s *session) problem(object string, err error) {
 		text = object + ": " + text
 	}
 	s.problems = append(s.problems, hindrance{Text: text, NotAllowed: notAllowed})
+	if mistake, ok := errors.AsType[*mistakeError](err); ok {
+		s.logger.Error("a mistake in this program, please report it", "object", object, "cause", mistake.cause, "stack", string(mistake.stack))
+	}
 	s.logger.Debug("could not be checked", "object", object, "err", err)
 }
 

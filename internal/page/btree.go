@@ -103,6 +103,12 @@ func (r *Relation) btreeProblem(p []byte, h Header, block uint32) string {
 	if problem := cmp.Or(r.link("page to the left", b.Left, 0), r.link("page to the right", b.Right, 0)); problem != "" {
 		return problem
 	}
+	switch entries := int(h.Lower-HeaderSize) / 4; {
+	case b.Right != 0 && entries == 0:
+		return "the page has a page to its right, but no upper bound"
+	case !b.Leaf && b.State != BtreeHalfDead && entries < firstEntry(b):
+		return "the page is no leaf, but leads to no page"
+	}
 	return indexTuples(p, h, indexHeader, func(i, flags int, t []byte) string {
 		if problem := indexTupleProblem(t); problem != "" {
 			return problem
@@ -230,7 +236,7 @@ func BtreePivots(p []byte) bool { return binary.LittleEndian.Uint32(p[HeaderSize
 
 // BtreeHighKey gives a hash of a page's upper bound; 0 is none.
 func BtreeHighKey(p []byte) uint32 {
-	if DecodeBtree(p).Right == 0 {
+	if DecodeBtree(p).Right == 0 || DecodeHeader(p).Lower <= HeaderSize {
 		return 0
 	}
 	return pivotHash(p, 1)
