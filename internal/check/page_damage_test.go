@@ -2,6 +2,7 @@ package check_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -275,6 +276,16 @@ func pageDamages() []pageDamage {
 		})},
 		{name: "free space map, line pointers", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "has line pointers", file: file("_fsm", bytesAt(12, 100))},
 		{name: "free space map, header", vacuum: vacuum, relation: "t", at: -1, found: "t", says: "page 0 of the free space map", file: file("_fsm", bytesAt(10, 0xff))},
+		{name: "unlogged, zeroes", more: "CREATE UNLOGGED TABLE u (i int, a int[]); CREATE INDEX u_a ON u USING gin (a)", relation: "u_a", at: -1, found: "u_a", says: "it is all zeroes", file: file("_init", func(t *testing.T, path string) {
+			if err := errors.Join(os.Truncate(path, page.Size), os.Truncate(path, 2*page.Size)); err != nil {
+				t.Fatal(err)
+			}
+		})},
+		{name: "unlogged, not empty", more: "CREATE UNLOGGED TABLE u (i int)", relation: "u", at: -1, found: "u", says: "from an empty one", file: file("_init", func(t *testing.T, path string) {
+			if err := os.Truncate(path, page.Size); err != nil {
+				t.Fatal(err)
+			}
+		})},
 		{name: "unlogged, no way back", more: "CREATE UNLOGGED TABLE u (i int PRIMARY KEY)", relation: "u_pkey", at: -1, found: "u_pkey", says: "cannot be made anew", file: file("_init", func(t *testing.T, path string) {
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)

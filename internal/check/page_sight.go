@@ -612,7 +612,10 @@ func (r *reader) initFork(ctx context.Context, f *fork) error {
 	init := &fork{OID: f.OID, Name: f.Name, Path: f.Path + "_init", Unlogged: true, Index: f.Index, relation: page.Relation{Kind: f.relation.Kind}}
 	for range 2 {
 		size, err := r.files.Size(ctx, init.Path)
-		if err == nil && (size > 0 || f.relation.Kind == page.Heap) {
+		switch {
+		case err == nil && size > 0 && f.relation.Kind == page.Heap:
+			return r.report(ctx, f, nil, problem{fmt.Sprintf("the file %s has %d bytes: a table is made from an empty one after a crash", init.Path, size), "XX001", "init"})
+		case err == nil && (size > 0 || f.relation.Kind == page.Heap):
 			return r.initPages(ctx, f, init)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -631,12 +634,16 @@ func (r *reader) initPages(ctx context.Context, f, init *fork) error {
 			return err
 		}
 		r.own.prepare(init)
-		if s := r.own.judge(init, p, number); s.problem.text != "" {
+		seen := r.own.judge(init, p, number)
+		if seen.zero && number < firstPages(f.relation.Kind) && r.old(f) {
+			seen.problem.text = "it is all zeroes"
+		}
+		if seen.problem.text != "" {
 			pauseToConfirm(ctx)
 			if again, err := r.read(ctx, init, number); err != nil || !slices.Equal(p, again) {
 				return err
 			}
-			return r.report(ctx, f, nil, problem{fmt.Sprintf("page %d of the file that a crash makes the relation from: %s", number, s.problem.text), "XX001", "init"})
+			return r.report(ctx, f, nil, problem{fmt.Sprintf("page %d of the file that a crash makes the relation from: %s", number, seen.problem.text), "XX001", "init"})
 		}
 	}
 }

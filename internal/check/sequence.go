@@ -88,7 +88,39 @@ func runSequence(ctx context.Context, s *session) error {
 	if err := s.set(ctx, "SET row_security = off; SET statement_timeout = '5min'"); err != nil {
 		return err
 	}
+	if err := s.outOfBounds(ctx, schemas, names); err != nil {
+		if s.conn.IsClosed() {
+			return err
+		}
+		s.problem("pg_sequences", err)
+	}
 	return s.each(ctx, len(list), func(i int) error { return s.sequence(ctx, list[i]) }, func(i int) string { return list[i].Name.String() })
+}
+
+// outOfBoundsSQL lists the sequences whose last number is none of theirs. Reads each
+// sequence; ACCESS SHARE on it.
+const outOfBoundsSQL = `SELECT q.schemaname::text, q.sequencename::text, q.last_value, q.min_value, q.max_value FROM pg_sequences q
+	WHERE q.last_value NOT BETWEEN q.min_value AND q.max_value AND ($1::text[] IS NULL OR EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS wanted(schemaname, relname)
+		WHERE (wanted.schemaname, wanted.relname) = (q.schemaname, q.sequencename)))`
+
+// outOfBounds reports them; the server itself lets no sequence go there.
+func (s *session) outOfBounds(ctx context.Context, schemas, names []string) error {
+	rows, err := s.conn.Query(ctx, outOfBoundsSQL, schemas, names)
+	if err != nil {
+		return err
+	}
+	var name RelationName
+	var last, least, most int64
+	_, err = pgx.ForEachRow(rows, []any{&name.Schema, &name.Name, &last, &least, &most}, func() error {
+		s.found(Finding{
+			Class: ClassDataRule, Severity: SeverityCritical, Schema: name.Schema, Relation: name.Name,
+			Message: fmt.Sprintf("the last number of the sequence is %d, but its numbers are those from %d to %d", last, least, most),
+			Impact:  "nextval() fails, or gives out numbers that it must not give out. The server itself lets no sequence go there: its file or pg_sequence was changed by something else.",
+			Action:  "Look for other damage (check files, page, catalog). Then setval() the sequence behind the largest number that was used.",
+		}, "bounds")
+		return nil
+	})
+	return err
 }
 
 // sequence looks at one sequence. The column is read first: the sequence only

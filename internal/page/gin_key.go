@@ -170,6 +170,9 @@ func ginEndless(i, count int, right uint32, flags uint16) bool {
 func (r *Relation) ginCountsProblem(p []byte) string {
 	u32 := func(at int) uint64 { return uint64(binary.LittleEndian.Uint32(p[HeaderSize+at:])) }
 	pages, keys, rows := u32(24), u32(28), u32(32)
+	if pages+keys+rows == 0 {
+		return "" // an unlogged index that was made anew after a crash
+	}
 	if keys == 0 || keys+rows > pages || r.Blocks != 0 && pages > uint64(r.Blocks) {
 		return fmt.Sprintf("the metapage says that of %d pages %d had keys and %d rows; the index has %d", pages, keys, rows, r.Blocks)
 	}
