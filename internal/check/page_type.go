@@ -10,12 +10,12 @@ import (
 )
 
 // typesSQL tells of some types what their values are made of: the base type of a
-// domain, the elements of an array, the bounds of a range, the labels of an enum.
-// ACCESS SHARE on catalogues only.
+// domain, the elements of an array, the bounds of a range, the ranges of a multirange
+// (from 14 on), the labels of an enum. ACCESS SHARE on catalogues only.
 const typesSQL = `SELECT t.oid, t.typtype::text, t.typlen, t.typalign::text,
-		CASE t.typtype WHEN 'd' THEN t.typbasetype WHEN 'r' THEN coalesce(r.rngsubtype, 0) ELSE coalesce(e.oid, 0) END,
+		CASE t.typtype WHEN 'd' THEN t.typbasetype WHEN 'r' THEN coalesce(r.rngsubtype, 0) WHEN 'm' THEN coalesce(r.rngtypid, 0) ELSE coalesce(e.oid, 0) END,
 		ARRAY(SELECT l.oid FROM pg_enum l WHERE l.enumtypid = t.oid)
-	FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid LEFT JOIN pg_range r ON r.rngtypid = t.oid
+	FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid LEFT JOIN pg_range r ON t.oid IN (r.rngtypid, %s)
 	WHERE t.oid = ANY ($1::oid[])`
 
 // typeDepth is how deep types are followed into each other.
@@ -31,9 +31,14 @@ func (r *reader) types(ctx context.Context, wanted []uint32) (map[uint32]*page.T
 		Of     uint32
 		Labels []uint32
 	}
+	multirange := "0"
+	if r.conn.Facts.VersionNum >= 140000 {
+		multirange = "r.rngmultitypid"
+	}
+	sql := fmt.Sprintf(typesSQL, multirange)
 	known := make(map[uint32]*row)
 	for depth := 0; len(wanted) > 0 && depth < typeDepth; depth++ {
-		rows, err := r.conn.Query(ctx, typesSQL, wanted)
+		rows, err := r.conn.Query(ctx, sql, wanted)
 		if err != nil {
 			return nil, fmt.Errorf("listing types: %w", err)
 		}

@@ -19,8 +19,8 @@ type Type struct {
 	// Length and Align are typlen and typalign.
 	Length int16
 	Align  byte
-	// Element is what an array's elements or a range's bounds are like, and Of the
-	// type that an array says that they have: a domain may be one.
+	// Element is what an array's elements, a range's bounds or a multirange's ranges
+	// are like, and Of the type that an array says that they have: a domain may be one.
 	Element *Type
 	Of      uint32
 	// Labels are the values of an enum (pg_enum.oid).
@@ -95,18 +95,27 @@ func (t *Type) problem(length int16, isUTF8 bool) func(v []byte) string {
 	case t.Kind == 'c':
 		return t.rowProblem
 	case t.Kind == 'm':
-		return t.multirangeProblem
+		bound := t.Element.element(isUTF8)
+		return func(v []byte) string { return t.multirangeProblem(v, &bound) }
 	case t.Kind == 'r':
-		bound := NewColumn(t.Element.length(), t.Element.align(), t.Element, isUTF8)
+		bound := t.element(isUTF8)
 		return func(v []byte) string { return t.rangeProblem(v, &bound) }
 	case t.Of != 0:
-		element := NewColumn(t.Element.length(), t.Element.align(), t.Element, isUTF8)
+		element := t.element(isUTF8)
 		return func(v []byte) string { return t.arrayProblem(v, &element) }
 	}
 	if isUTF8 {
 		return t.plainProblem(utf8Problem)
 	}
 	return t.plainProblem(textProblem)
+}
+
+// element describes what the values of an array or a range are made of.
+func (t *Type) element(isUTF8 bool) Column {
+	if t == nil {
+		return Column{}
+	}
+	return NewColumn(t.Element.length(), t.Element.align(), t.Element, isUTF8)
 }
 
 // plainProblem is problem for a base type that is no array; text says what is
@@ -153,6 +162,8 @@ func (t *Type) plainProblem(text func(v []byte) string) func(v []byte) string {
 		return lineProblem
 	case tsvectorOID:
 		return func(v []byte) string { return tsvectorProblem(v, text) }
+	case tsqueryOID:
+		return func(v []byte) string { return tsqueryProblem(v, text) }
 	}
 	return nil
 }
@@ -165,7 +176,8 @@ const (
 	pathOID, boxOID, polygonOID, lineOID, circleOID     = 602, 603, 604, 628, 718
 	cidrOID, inetOID, bitOID, varbitOID, numericOID     = 650, 869, 1560, 1562, 1700
 	dateOID, timeOID, timestampOID                      = 1082, 1083, 1114
-	timestamptzOID, timetzOID, tsvectorOID              = 1184, 1266, 3614
+	timestamptzOID, timetzOID                           = 1184, 1266
+	tsvectorOID, tsqueryOID                             = 3614, 3615
 	jsonbOID, int4rangeOID, daterangeOID, int8rangeOID  = 3802, 3904, 3912, 3926
 	jsonpathOID                                         = 4072
 )
@@ -236,58 +248,6 @@ func jsonpathProblem(v []byte) string {
 	const lax = 1 << 31
 	if len(v) < 4 || u32(v)&^lax != 1 {
 		return "its jsonpath is of an unknown version"
-	}
-	return ""
-}
-
-// numericProblem looks at a number: no digits of zero at its ends, and none behind
-// the last decimal that it says it has.
-func numericProblem(v []byte) string {
-	if len(v) < 2 || len(v)%2 != 0 {
-		return fmt.Sprintf("its number has %d bytes", len(v))
-	}
-	header, digits := u16(v), v[2:]
-	var weight, scale int
-	var negative bool
-	switch {
-	case header&0xc000 == 0xc000:
-		if len(digits) != 0 || header != 0xc000 && header != 0xd000 && header != 0xf000 {
-			return fmt.Sprintf("its number has an unknown special value (0x%04x)", header)
-		}
-		return ""
-	case header&0x8000 != 0:
-		scale, weight, negative = header>>7&0x3f, header&0x3f, header&0x2000 != 0
-		if header&0x40 != 0 {
-			weight -= 0x40
-		}
-	default:
-		if len(digits) < 2 {
-			return "its number ends within its head"
-		}
-		scale, weight, negative = header&0x3fff, int(int16(u16(digits))), header&0x4000 != 0
-		digits = digits[2:]
-	}
-	if len(digits) == 0 {
-		if weight != 0 || negative {
-			return fmt.Sprintf("its number has no digits, but is not zero (0x%04x)", header)
-		}
-		return ""
-	}
-	for at := 0; at < len(digits); at += 2 {
-		if digit := u16(digits[at:]); digit > 9999 {
-			return fmt.Sprintf("its number has a digit %d of base 10000", digit)
-		}
-	}
-	last := u16(digits[len(digits)-2:])
-	if u16(digits) == 0 || last == 0 {
-		return "its number begins or ends with a digit of zero of base 10000, which no number keeps"
-	}
-	decimals := (len(digits)/2 - 1 - weight) * 4
-	for ; last%10 == 0; last /= 10 {
-		decimals--
-	}
-	if decimals > scale {
-		return fmt.Sprintf("its number has %d decimals, but says that it has %d", decimals, scale)
 	}
 	return ""
 }
@@ -410,39 +370,6 @@ func polygonProblem(v []byte) string {
 	return ""
 }
 
-// tsvectorProblem looks at a list of lexemes: within the value, in order, each once.
-func tsvectorProblem(v []byte, text func([]byte) string) string {
-	if len(v) < 4 || i32(v) < 0 || 4+4*i32(v) > len(v) {
-		return fmt.Sprintf("its tsvector of %d bytes does not fit its number of lexemes", len(v))
-	}
-	count := i32(v)
-	area := v[4+4*count:]
-	var last []byte
-	for i := range count {
-		entry := u32(v[4+4*i:])
-		at, length := int(entry>>12), int(entry>>1&0x7ff)
-		end := at + length
-		if end > len(area) {
-			return fmt.Sprintf("lexeme %d of its tsvector ends at byte %d of %d", i+1, end, len(area))
-		}
-		lexeme := area[at:end]
-		if i > 0 && bytes.Compare(last, lexeme) >= 0 {
-			return fmt.Sprintf("lexeme %d of its tsvector is out of order", i+1)
-		}
-		if problem := text(lexeme); problem != "" {
-			return problem
-		}
-		last = lexeme
-		if entry&1 == 0 {
-			continue
-		}
-		if end += end & 1; end+2 > len(area) || u16(area[end:]) == 0 || end+2+2*u16(area[end:]) > len(area) {
-			return fmt.Sprintf("the positions of lexeme %d of its tsvector end behind it", i+1)
-		}
-	}
-	return ""
-}
-
 // vectorProblem looks at an int2vector or oidvector, an array of one dimension.
 func vectorProblem(v []byte, element uint32, size int) string {
 	const head = 20
@@ -463,6 +390,8 @@ func (t *Type) arrayProblem(v []byte, element *Column) string {
 		return fmt.Sprintf("its array has %d dimensions", dimensions)
 	case of != t.Of:
 		return fmt.Sprintf("its array has elements of the type with OID %d instead of %d", of, t.Of)
+	case dimensions == 0 && len(v) != 12:
+		return fmt.Sprintf("its array has no dimensions, but %d bytes", len(v)+4)
 	case len(v) < 12+8*dimensions:
 		return fmt.Sprintf("its array of %d dimensions has only %d bytes", dimensions, len(v))
 	case data != 0 && (data < 16+8*dimensions || data-4 > len(v)):
@@ -473,6 +402,9 @@ func (t *Type) arrayProblem(v []byte, element *Column) string {
 		size := i32(v[12+4*i:])
 		if count *= size; size < 0 || count > maxElements {
 			return fmt.Sprintf("dimension %d of its array has %d elements", i+1, size)
+		}
+		if lowest := i32(v[12+4*(dimensions+i):]); lowest+size-1 > math.MaxInt32 {
+			return fmt.Sprintf("dimension %d of its array has %d elements from number %d on, more than there are numbers", i+1, size, lowest)
 		}
 	}
 	if element.length == 0 {
@@ -509,98 +441,6 @@ func (t *Type) arrayProblem(v []byte, element *Column) string {
 
 // maxElements is how many elements an array may have (MaxArraySize).
 const maxElements = 0x3fffffff / 8
-
-// Flags of a range.
-const (
-	rangeEmpty, lowerInclusive, upperInclusive, lowerInfinite, upperInfinite = 1, 2, 4, 8, 16
-
-	rangeCoversEmpty = 128
-	rangeFlags       = 31
-)
-
-// rangeProblem looks at a range: its flags, its bounds, and their order where that
-// of the bytes is that of the values.
-func (t *Type) rangeProblem(v []byte, bound *Column) string {
-	if len(v) < 5 || u32(v) != t.OID {
-		return fmt.Sprintf("its range of %d bytes is of another type", len(v))
-	}
-	flags, bounds := v[len(v)-1], v[4:len(v)-1]
-	if t.Covers {
-		flags &^= rangeCoversEmpty
-	}
-	if problem := flagsProblem(flags); problem != "" {
-		return problem
-	}
-	if flags&rangeEmpty != 0 {
-		if flags != rangeEmpty || len(bounds) > 0 {
-			return fmt.Sprintf("its range is empty, but has bounds (0x%02x)", flags)
-		}
-		return ""
-	}
-	if bound.length == 0 {
-		return ""
-	}
-	w := walk{data: bounds, before: 8}
-	var at [2]int
-	for i, infinite := range []byte{lowerInfinite, upperInfinite} {
-		if flags&infinite != 0 {
-			continue
-		}
-		if problem := w.column(bound); problem != "" {
-			return fmt.Sprintf("bound %d of its range: %s", i+1, problem)
-		}
-		at[i] = w.at - bound.length
-	}
-	switch {
-	case w.at != len(bounds):
-		return fmt.Sprintf("the bounds of its range end at byte %d of %d", w.at, len(bounds))
-	case flags&(lowerInfinite|upperInfinite) != 0:
-		return ""
-	}
-	var lower, upper int64
-	switch t.Element.OID {
-	case int4OID, dateOID:
-		lower, upper = int64(i32(bounds[at[0]:])), int64(i32(bounds[at[1]:]))
-	case int8OID, timestampOID, timestamptzOID:
-		lower, upper = i64(bounds[at[0]:]), i64(bounds[at[1]:])
-	default:
-		return ""
-	}
-	const both = lowerInclusive | upperInclusive
-	switch {
-	case lower > upper || lower == upper && flags&both != both:
-		return "the lower bound of its range is behind the upper one"
-	case (t.OID == int4rangeOID || t.OID == int8rangeOID) && flags&both != lowerInclusive:
-		return fmt.Sprintf("its range of whole numbers has the flags 0x%02x, but is kept with its lower bound and without its upper one", flags)
-	}
-	return ""
-}
-
-func flagsProblem(flags byte) string {
-	if flags&^rangeFlags != 0 || flags&lowerInfinite != 0 && flags&lowerInclusive != 0 || flags&upperInfinite != 0 && flags&upperInclusive != 0 {
-		return fmt.Sprintf("its range has impossible flags (0x%02x)", flags)
-	}
-	return ""
-}
-
-func (t *Type) multirangeProblem(v []byte) string {
-	if len(v) < 8 || u32(v) != t.OID {
-		return fmt.Sprintf("its multirange of %d bytes is of another type", len(v))
-	}
-	count := i32(v[4:])
-	if count < 0 || count > len(v) || count > 0 && 8+4*(count-1)+count > len(v) {
-		return fmt.Sprintf("its multirange of %d bytes says that it has %d ranges", len(v), count)
-	}
-	if count == 0 {
-		return ""
-	}
-	for _, flags := range v[8+4*(count-1):][:count] {
-		if problem := flagsProblem(flags); problem != "" || flags&rangeEmpty != 0 {
-			return fmt.Sprintf("its multirange has a range of impossible flags (0x%02x)", flags)
-		}
-	}
-	return ""
-}
 
 // rowProblem looks at a value of a composite type: the head of its tuple.
 func (t *Type) rowProblem(v []byte) string {
