@@ -23,6 +23,9 @@ type Type struct {
 	// are like, and Of the type that an array says that they have: a domain may be one.
 	Element *Type
 	Of      uint32
+	// Extension is the type's name when it is one of an extension of the same name
+	// that is known here: citext, cube, hstore or ltree.
+	Extension string
 	// Labels are the values of an enum (pg_enum.oid).
 	Labels map[uint32]struct{}
 	// Covers says that a value stands for several, as in a GiST index.
@@ -121,6 +124,9 @@ func (t *Type) element(isUTF8 bool) Column {
 // plainProblem is problem for a base type that is no array; text says what is
 // impossible about a text.
 func (t *Type) plainProblem(text func(v []byte) string) func(v []byte) string {
+	if t.Extension != "" {
+		return t.extensionProblem(text)
+	}
 	switch t.OID {
 	case boolOID:
 		return boolProblem
@@ -164,6 +170,8 @@ func (t *Type) plainProblem(text func(v []byte) string) func(v []byte) string {
 		return func(v []byte) string { return tsvectorProblem(v, text) }
 	case tsqueryOID:
 		return func(v []byte) string { return tsqueryProblem(v, text) }
+	case snapshotOID, txidSnapshotOID:
+		return snapshotProblem
 	}
 	return nil
 }
@@ -178,6 +186,7 @@ const (
 	dateOID, timeOID, timestampOID                      = 1082, 1083, 1114
 	timestamptzOID, timetzOID                           = 1184, 1266
 	tsvectorOID, tsqueryOID                             = 3614, 3615
+	txidSnapshotOID, snapshotOID                        = 2970, 5038
 	jsonbOID, int4rangeOID, daterangeOID, int8rangeOID  = 3802, 3904, 3912, 3926
 	jsonpathOID                                         = 4072
 )
@@ -366,6 +375,27 @@ func polygonProblem(v []byte) string {
 	}
 	if f64(v[4:]) != high[0] || f64(v[12:]) != high[1] || f64(v[20:]) != low[0] || f64(v[28:]) != low[1] {
 		return "its polygon does not fit the box around it"
+	}
+	return ""
+}
+
+// snapshotProblem looks at a snapshot: the transactions that were running, in order,
+// each within the snapshot's bounds.
+func snapshotProblem(v []byte) string {
+	const head = 20
+	if len(v) < head || len(v) != head+8*int(u32(v)) {
+		return fmt.Sprintf("its snapshot of %d bytes does not fit its number of transactions", len(v))
+	}
+	last, end := i64(v[4:]), i64(v[12:])
+	if last <= 0 || end < last {
+		return fmt.Sprintf("its snapshot goes from transaction %d to %d", last, end)
+	}
+	for at := head; at < len(v); at += 8 {
+		xid := i64(v[at:])
+		if xid < last || xid >= end {
+			return fmt.Sprintf("transaction %d of its snapshot is out of order", (at-head)/8+1)
+		}
+		last = xid
 	}
 	return ""
 }
