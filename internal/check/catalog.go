@@ -305,27 +305,48 @@ func (r reference) probe() probe {
 	if to == "pg_authid" {
 		to = "pg_roles" // the same oids, for everybody
 	}
+	from := "pg_catalog." + quote(r.From) + " f"
 	var columns, conditions, joins []string
 	for i, name := range r.FromColumns {
-		column := quote(name)
+		column := "f." + quote(name)
 		if r.Array && i == len(r.FromColumns)-1 {
-			columns = append(columns, "unnest("+column+") AS "+column)
-		} else {
-			columns = append(columns, column)
+			from += " CROSS JOIN LATERAL unnest(" + column + ") AS u (one)"
+			column = "u.one"
 		}
+		columns = append(columns, column)
 		if r.Optional {
-			conditions = append(conditions, "f."+column+" <> 0 AND ")
+			conditions = append(conditions, column+" <> 0 AND ")
 		}
-		joins = append(joins, "p."+quote(r.ToColumns[i])+" = f."+column)
+		joins = append(joins, "p."+quote(r.ToColumns[i])+" = "+column)
 	}
+	told := "concat_ws(', ', " + strings.Join(columns, ", ") + ")"
 	return probe{
 		deep: r.Array,
-		sql: "SELECT DISTINCT concat_ws(', ', f." + strings.Join(quoteAll(r.FromColumns), ", f.") + ") FROM (SELECT " +
-			strings.Join(columns, ", ") + " FROM pg_catalog." + quote(r.From) + ") f WHERE " + strings.Join(conditions, "") +
-			"NOT EXISTS (SELECT FROM pg_catalog." + quote(to) + " p WHERE " + strings.Join(joins, " AND ") + ") LIMIT 10",
+		sql: "SELECT " + told + inRows(r.From) + " FROM " + from + " WHERE " + strings.Join(conditions, "") +
+			"NOT EXISTS (SELECT FROM pg_catalog." + quote(to) + " p WHERE " + strings.Join(joins, " AND ") + ") GROUP BY " + told + " LIMIT 10",
 		wrong: fmt.Sprintf("%s (%s) refers to %%s, which %s (%s) does not have",
 			r.From, strings.Join(r.FromColumns, ", "), r.To, strings.Join(r.ToColumns, ", ")),
 	}
+}
+
+// rowNames are what people call the rows f of a catalogue.
+var rowNames = map[string]string{
+	"pg_aggregate": "f.aggfnoid::oid::text", "pg_am": "f.amname", "pg_attrdef": "f.adrelid::regclass", "pg_attribute": "f.attrelid::regclass || '.' || f.attname",
+	"pg_class": "f.oid::regclass", "pg_collation": "f.collname", "pg_constraint": "f.conname", "pg_enum": "f.enumlabel", "pg_foreign_table": "f.ftrelid::regclass",
+	"pg_index": "f.indexrelid::regclass", "pg_inherits": "f.inhrelid::regclass", "pg_namespace": "f.nspname", "pg_opclass": "f.opcname", "pg_operator": "f.oprname",
+	"pg_opfamily": "f.opfname", "pg_partitioned_table": "f.partrelid::regclass", "pg_policy": "f.polname || ' of ' || f.polrelid::regclass", "pg_proc": "f.proname",
+	"pg_publication_rel": "f.prrelid::regclass", "pg_rewrite": "f.rulename || ' of ' || f.ev_class::regclass", "pg_sequence": "f.seqrelid::regclass",
+	"pg_statistic": "f.starelid::regclass", "pg_statistic_ext": "f.stxname", "pg_trigger": "f.tgname || ' of ' || f.tgrelid::regclass", "pg_type": "f.typname",
+}
+
+// inRows is an aggregate that names some of the rows f of a catalogue, behind what is
+// wrong with them.
+func inRows(catalogue string) string {
+	name, ok := rowNames[catalogue]
+	if !ok {
+		return ""
+	}
+	return " || ' (of ' || array_to_string((array_agg(DISTINCT (" + name + ")::text))[1:3], ', ') || CASE WHEN count(DISTINCT (" + name + ")::text) > 3 THEN ' and others)' ELSE ')' END"
 }
 
 // keysSQL lists the columns of the catalogues' unique indexes.

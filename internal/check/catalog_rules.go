@@ -75,7 +75,7 @@ var catalogRules = []catalogRule{
 		WHERE c.relkind IN ('r', 'p', 'm', 't', 'S', 'f') GROUP BY c.oid HAVING count(a.attrelid) <> 6`,
 	}, {
 		"pg_class", "pg_class has impossible numbers for %s, or calls it shared against its tablespace",
-		`SELECT oid::regclass::text FROM pg_class c WHERE coalesce((to_jsonb(c) ->> 'relallfrozen')::int, 0) < 0 OR relpages < -1 OR reltuples < -1 OR relallvisible < 0 OR relnatts < 0 OR relchecks < 0 OR relisshared <> (reltablespace = 1664)`,
+		`SELECT oid::regclass::text FROM pg_class c WHERE coalesce((to_jsonb(c) ->> 'relallfrozen')::int, 0) < 0 OR relpages < -1 OR reltuples < -1 OR reltuples = 'NaN' OR relallvisible < 0 OR relnatts < 0 OR relchecks < 0 OR relisshared <> (reltablespace = 1664)`,
 	}, {
 		"pg_depend", "pg_depend has a dependency on nothing: %s",
 		`SELECT format('of OID %s in the catalogue %s', objid, classid) FROM pg_depend WHERE refobjid = 0 OR refclassid = 0 OR objsubid < 0 OR refobjsubid < 0`,
@@ -237,7 +237,14 @@ var catalogRules = []catalogRule{
 	}, {
 		"pg_class", "pg_class contradicts itself about %s (populated, rewritten, frozen)",
 		`SELECT oid::regclass::text FROM pg_class WHERE NOT relispopulated AND relkind <> 'm' OR relrewrite <> 0 AND relpersistence <> 't'
+		OR relkind IN ('v', 'c', 'f') AND relam <> 0 OR relkind IN ('i', 'I', 'S', 'v', 'c', 'f') AND (reltoastrelid <> 0 OR relfrozenxid <> '0' OR relminmxid <> '0')
+		OR reloftype <> 0 AND EXISTS (SELECT FROM pg_type t WHERE t.oid = reloftype AND t.typtype <> 'c')
 		OR (relkind IN ('r', 'm', 't') AND relam = 2) <> (relfrozenxid <> '0' AND relminmxid <> '0') AND (relam IN (0, 2) OR relkind IN ('i', 'I'))`,
+	}, {
+		"pg_class", "pg_class has an option for %s that no statement can set: a dump of it cannot be restored",
+		`SELECT format('%s (%s)', c.oid::regclass, o) FROM pg_class c CROSS JOIN unnest(c.reloptions) o WHERE o !~ '^[^=]+='
+		OR o ~ '^fillfactor=' AND o !~ '^fillfactor=([1-9][0-9]|100)$' OR o ~ '^(deduplicate_items|fastupdate|autosummarize|autovacuum_enabled|security_barrier)='
+		AND o !~* '=(t|tr|tru|true|f|fa|fal|fals|false|y|ye|yes|n|no|on|of|off|0|1)$'`,
 	}, {
 		"pg_class", "pg_class gives the index or TOAST table %s another owner or schema than its table",
 		`SELECT c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid WHERE (c.relowner, c.relnamespace) <> (t.relowner, t.relnamespace)
@@ -253,8 +260,9 @@ var catalogRules = []catalogRule{
 		UNION ALL SELECT format('%I of %s', k.conname, c.oid::regclass) FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid WHERE k.connamespace <> c.relnamespace`,
 	}, {
 		"pg_constraint", "pg_constraint says that the column %s is NOT NULL, but pg_attribute does not, or the other way round",
-		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384 WHERE a.attnum > 0 AND NOT a.attisdropped
-		AND current_setting('server_version_num')::int >= 180000 AND a.attnotnull <> EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'n' AND k.conrelid = a.attrelid AND a.attnum = ANY (k.conkey))`,
+		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'f') AND c.oid >= 16384
+		LEFT JOIN (SELECT DISTINCT k.conrelid, n FROM pg_constraint k CROSS JOIN unnest(k.conkey) n WHERE k.contype = 'n') k ON k.conrelid = a.attrelid AND k.n = a.attnum
+		WHERE a.attnum > 0 AND NOT a.attisdropped AND current_setting('server_version_num')::int >= 180000 AND a.attnotnull <> (k.n IS NOT NULL)`,
 	}, {
 		"pg_index", "pg_index has an impossible order for a column of the index %s",
 		`SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid CROSS JOIN unnest(i.indoption::int2[]) o WHERE o NOT BETWEEN 0 AND 3 OR o <> 0 AND c.relam IN (405, 783, 2742, 3580, 4000)`,
@@ -422,9 +430,9 @@ func (s *session) rules(ctx context.Context) (map[string][]probe, error) {
 			})
 		case known:
 			probes[catalogue] = append(probes[catalogue], probe{
-				sql: fmt.Sprintf(`SELECT DISTINCT %s::text FROM pg_catalog.%s WHERE %s NOT IN ('', '%s') LIMIT 10`,
-					quote(column), quote(catalogue), quote(column), strings.Join(strings.Split(allowed, ""), "', '")),
-				wrong: name + " has the value %q, which it cannot have",
+				sql: fmt.Sprintf(`SELECT '"' || f.%[1]s::text || '"'%[2]s FROM pg_catalog.%[3]s f WHERE f.%[1]s NOT IN ('', '%[4]s') GROUP BY f.%[1]s LIMIT 10`,
+					quote(column), inRows(catalogue), quote(catalogue), strings.Join(strings.Split(allowed, ""), "', '")),
+				wrong: name + " has the value %s, which it cannot have",
 			})
 		}
 		return nil

@@ -73,6 +73,7 @@ func treeDamages() []pageDamage {
 		tree("B-tree, flag of a deleted page", "btree (s)", "is deleted, but", is(2), func(p []byte) { p[size-3] |= 1 }),
 		tree("B-tree, emptied", "btree (s)", "no upper bound", is(1), func(p []byte) { put16(p[12:], 24); put16(p[14:], size-16) }),
 		tree("B-tree, emptied above", "btree (s)", "leads to no page", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 2 }, func(p []byte) { put16(p[12:], 24); put16(p[14:], size-16) }),
+		tree("GIN, root", "gin (a)", "not the root of the keys", is(1), func(p []byte) { p[size-2] |= 1 }),
 		tree("B-tree, padding", "btree ((i::smallint))", "not zero", is(2), func(p []byte) { item(p, 4)[12] = 1 }),
 		tree("B-tree, key above", "btree (s)", "upper bound", func(p []byte, block uint32) bool { return block > 0 && u16(p[size-4:]) == 2 }, func(p []byte) { item(p, 2)[9] ^= 1 }),
 		tree("B-tree, upper bound", "btree (s)", "upper bound", is(2), func(p []byte) { item(p, 1)[9] ^= 1 }),
@@ -311,6 +312,25 @@ func TestPageDamage(t *testing.T) {
 	})
 }
 
+// summaryPageDamages break the summaries that BRIN indexes have since 14.
+func summaryPageDamages() []pageDamage {
+	is := func(_ []byte, block uint32) bool { return block == 2 }
+	return []pageDamage{
+		tree("BRIN, hash functions of a filter", "brin (i int4_bloom_ops) WITH (pages_per_range = 4)", "0 hash functions", is, func(p []byte) { clear(content(item(p, 2))[2:3]) }),
+		tree("BRIN, size of a filter", "brin (i int4_bloom_ops) WITH (pages_per_range = 4)", "bits, but says", is, func(p []byte) { content(item(p, 2))[5] ^= 1 }),
+		tree("BRIN, bits of a filter", "brin (i int4_bloom_ops) WITH (pages_per_range = 4)", "bits of its filter are set", is, func(p []byte) { content(item(p, 2))[9] ^= 4 }),
+		tree("BRIN, ranges of a summary", "brin (i int4_minmax_multi_ops) WITH (pages_per_range = 4)", "do not have", is, func(p []byte) { content(item(p, 2))[4] ^= 1 }),
+	}
+}
+
+// content is that of the value in a BRIN tuple of one column, behind its length.
+func content(t []byte) []byte {
+	if t[8]&1 == 1 {
+		return t[9:]
+	}
+	return t[12:]
+}
+
 func testPageDamages(t *testing.T, major int, checksums bool) {
 	options := []pgtest.Option{pgtest.Version(major)}
 	if checksums {
@@ -319,6 +339,9 @@ func testPageDamages(t *testing.T, major int, checksums bool) {
 	server := pgtest.Start(t, options...)
 	server.MustExec(t, "postgres", "CREATE DATABASE erp")
 	damages := append(pageDamages(), treeDamages()...)
+	if major >= 14 {
+		damages = append(damages, summaryPageDamages()...)
+	}
 	relations := make([]pgtest.Relation, len(damages))
 	var script strings.Builder
 	for i, d := range damages {

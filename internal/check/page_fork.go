@@ -252,6 +252,7 @@ const (
 	datecmp, timecmp, timestampcmp, timestamptzcmp      = 1092, 1107, 2045, 1314
 	jsonbKeycmp, lexemecmp                              = 3480, 3724
 	minmaxSummary, inclusionSummary                     = 3383, 4105
+	bloomSummary, multiSummary                          = 4591, 4616
 )
 
 // addTo adds the column to those of a relation, unless it is the summary of an
@@ -268,6 +269,10 @@ func (c storedColumn) addTo(relation *page.Relation, t *page.Type, isUTF8 bool) 
 	case c.Support == inclusionSummary: // what covers all values, whether some are not covered, whether some are empty
 		flag := page.NewColumn(1, 'c', page.Bool, isUTF8)
 		column = page.NewSummary(as(t.In(page.Gist)), flag, flag)
+	case c.Support == bloomSummary:
+		column = page.NewBloomSummary()
+	case c.Support == multiSummary:
+		column = page.NewMultiSummary(c.Length)
 	default:
 		return
 	}

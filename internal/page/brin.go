@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 )
 
 // Kinds of pages of a BRIN index.
@@ -110,6 +111,57 @@ func (r *Relation) summaryProblem(t []byte) string {
 	}
 	if (w.at+7)&^7 != len(w.data) || !zero(w.data[w.at:]) {
 		return fmt.Sprintf("the values end at byte %d of %d, or something is behind them", w.at, len(w.data))
+	}
+	return ""
+}
+
+// NewBloomSummary describes what a BRIN index with a bloom operator class keeps of the
+// values of a column in a range (14+).
+func NewBloomSummary() Column {
+	return NewSummary(Column{length: -1, align: 4, value: bloomProblem})
+}
+
+// NewMultiSummary describes what a BRIN index with a minmax-multi operator class keeps
+// of the values of a column in a range (14+): length is that of the values, or less
+// than 0.
+func NewMultiSummary(length int16) Column {
+	return NewSummary(Column{length: -1, align: 4, value: func(v []byte) string { return multiProblem(v, int(length)) }})
+}
+
+// bloomProblem looks at a bloom filter: the number of hash functions, of bits, of those
+// that are set, and the bits. More may be set than it says: where two were joined, old
+// versions did not count again.
+func bloomProblem(v []byte) string {
+	const head = 12
+	if len(v) < head {
+		return fmt.Sprintf("its filter has only %d bytes", len(v))
+	}
+	size, set, is := binary.LittleEndian.Uint32(v[4:]), binary.LittleEndian.Uint32(v[8:]), 0
+	for _, b := range v[head:] {
+		is += bits.OnesCount8(b)
+	}
+	switch {
+	case v[2] == 0 || binary.LittleEndian.Uint16(v) != 0:
+		return fmt.Sprintf("its filter has %d hash functions, and the flags 0x%04x", v[2], binary.LittleEndian.Uint16(v))
+	case uint64(size) != uint64(len(v)-head)*8:
+		return fmt.Sprintf("its filter has %d bits, but says %d", (len(v)-head)*8, size)
+	case int(set) > is:
+		return fmt.Sprintf("%d bits of its filter are set, but it says %d", is, set)
+	}
+	return ""
+}
+
+// multiProblem looks at some ranges and single values: the type of the values, how many
+// ranges, values and how many bounds and values there may be, and these.
+func multiProblem(v []byte, length int) string {
+	const head, most = 16, 1 << 10
+	if len(v) < head {
+		return fmt.Sprintf("its ranges have only %d bytes", len(v))
+	}
+	u32 := func(at int) uint64 { return uint64(binary.LittleEndian.Uint32(v[at:])) }
+	count := 2*u32(4) + u32(8)
+	if u32(0) == 0 || count > u32(12) || u32(12) > most || length > 0 && count*uint64(length) != uint64(len(v)-head) {
+		return fmt.Sprintf("its %d ranges and %d values, of up to %d, do not have %d bytes", u32(4), u32(8), u32(12), len(v)-head)
 	}
 	return ""
 }

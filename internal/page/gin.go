@@ -61,6 +61,8 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 			return problem
 		}
 		return r.link("last page of pending entries", m.Tail, invalidBlock)
+	case block == 1 && flags&(ginDeleted|ginData|ginList) != 0:
+		return fmt.Sprintf("the page is not the root of the keys, which page 1 always is (flags 0x%04x)", flags)
 	case flags&ginDeleted != 0:
 		return ""
 	case flags&ginList != 0 && flags&^(ginList|ginWhole) != 0, flags&ginList == 0 && flags&ginWhole != 0, flags&ginCompressed != 0 && flags&(ginData|ginLeaf) != ginData|ginLeaf:
