@@ -177,7 +177,7 @@ const storageSQL = `SELECT a.attrelid, a.attlen, a.attalign::text,
 		WHERE i.indexrelid = a.attrelid), 0) ELSE a.atttypid END, a.attcollation,
 	CASE WHEN am.amname IN ('gin', 'brin') THEN coalesce((SELECT p.amproc::oid FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[a.attnum - 1]
 		JOIN pg_amproc p ON (p.amprocfamily, p.amproclefttype, p.amprocrighttype, p.amprocnum) = (o.opcfamily, p.amproclefttype, o.opcintype, 1) AND p.amproclefttype = o.opcintype
-		WHERE i.indexrelid = a.attrelid), 0) ELSE 0 END
+		WHERE i.indexrelid = a.attrelid), 0) ELSE 0 END, a.atttypmod
 	FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid LEFT JOIN pg_am am ON am.oid = c.relam
 	WHERE a.attrelid = ANY ($1::oid[]) AND a.attnum > 0 ORDER BY a.attrelid, a.attnum`
 
@@ -244,6 +244,9 @@ type storedColumn struct {
 	Type      uint32
 	Collation uint32
 	Support   uint32
+	// Modifier is atttypmod, -1 is none. That of an index's column may be older than
+	// the table's.
+	Modifier int32
 }
 
 // Support functions of GIN and BRIN (pg_proc.dat); they never change.
@@ -261,6 +264,8 @@ func (c storedColumn) addTo(relation *page.Relation, t *page.Type, isUTF8 bool) 
 	as := func(t *page.Type) page.Column { return page.NewColumn(c.Length, c.Align[0], t, isUTF8) }
 	column := as(t.In(relation.Kind))
 	switch {
+	case relation.Kind == page.Heap:
+		column = as(t.With(c.Modifier))
 	case relation.Kind == page.Gin:
 		relation.Order = c.order(t)
 	case relation.Kind != page.Brin:

@@ -11,13 +11,14 @@ import (
 
 // typesSQL tells of some types what their values are made of: the base type of a
 // domain, the elements of an array, the bounds of a range, the ranges of a multirange
-// (from 14 on), the labels of an enum; and whether a type is the one of the extension
-// of the same name. ACCESS SHARE on catalogues only.
+// (from 14 on), the labels of an enum; whether a type is the one of the extension
+// of the same name; what a domain restricts its base type to. ACCESS SHARE on catalogues only.
 const typesSQL = `SELECT t.oid, t.typtype::text, t.typlen, t.typalign::text,
 		CASE t.typtype WHEN 'd' THEN t.typbasetype WHEN 'r' THEN coalesce(r.rngsubtype, 0) WHEN 'm' THEN coalesce(r.rngtypid, 0) ELSE coalesce(e.oid, 0) END,
 		ARRAY(SELECT l.oid FROM pg_enum l WHERE l.enumtypid = t.oid),
 		CASE WHEN t.typname IN ('citext', 'cube', 'hstore', 'ltree') AND EXISTS (SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid
-			WHERE (d.classid, d.objid, d.refclassid) = ('pg_type'::regclass, t.oid, 'pg_extension'::regclass) AND d.deptype = 'e' AND x.extname = t.typname) THEN t.typname::text ELSE '' END
+			WHERE (d.classid, d.objid, d.refclassid) = ('pg_type'::regclass, t.oid, 'pg_extension'::regclass) AND d.deptype = 'e' AND x.extname = t.typname) THEN t.typname::text ELSE '' END,
+		t.typtypmod
 	FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND e.typarray = t.oid LEFT JOIN pg_range r ON t.oid IN (r.rngtypid, %s)
 	WHERE t.oid = ANY ($1::oid[])`
 
@@ -34,6 +35,7 @@ func (r *reader) types(ctx context.Context, wanted []uint32) (map[uint32]*page.T
 		Of        uint32
 		Labels    []uint32
 		Extension string
+		Modifier  int32
 	}
 	multirange := "0"
 	if r.conn.Facts.VersionNum >= 140000 {
@@ -68,7 +70,7 @@ func (r *reader) types(ctx context.Context, wanted []uint32) (map[uint32]*page.T
 			return nil
 		}
 		if t.Kind == "d" {
-			return resolve(t.Of, depth+1)
+			return resolve(t.Of, depth+1).With(t.Modifier)
 		}
 		result := &page.Type{OID: oid, Kind: t.Kind[0], Length: t.Length, Align: t.Align[0], Extension: t.Extension}
 		if t.Of != 0 {

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 )
@@ -13,8 +14,9 @@ const (
 
 // compressedProblem looks at a value that is compressed within its tuple: it says
 // how long the value is and, from 14 on, by which method. The compressed bytes are
-// walked over without being decompressed: they must give exactly that length.
-func compressedProblem(v []byte) string {
+// walked over without being decompressed: they must give exactly that length. What
+// is copied was there before: a text has bytes of zero only when such are stored.
+func compressedProblem(v []byte, isText bool) string {
 	if len(v) < 9 {
 		return fmt.Sprintf("its compressed value has only %d bytes", len(v))
 	}
@@ -27,49 +29,54 @@ func compressedProblem(v []byte) string {
 	if method == methodLZ4 {
 		name, length = "lz4", lz4Length
 	}
-	if got, ok := length(v[8:], raw); !ok {
+	got, hasZero, ok := length(v[8:], raw)
+	switch {
+	case !ok:
 		return fmt.Sprintf("its compressed value breaks off after %d of %d bytes: it is no %s", got, raw, name)
+	case isText && hasZero:
+		return zeroInText
 	}
 	return ""
 }
 
-// pglzLength is how many bytes a value has that pglz compressed, and whether that
-// is the number that is wanted and nothing is left over.
-func pglzLength(b []byte, want int) (length int, ok bool) {
+// pglzLength is how many bytes a value has that pglz compressed, whether some of them
+// are zero, and whether that is the number that is wanted and nothing is left over.
+func pglzLength(b []byte, want int) (length int, hasZero, ok bool) {
 	for at := 0; at < len(b) && length < want; {
 		control := b[at]
 		at++
 		for bit := 0; bit < 8 && at < len(b) && length < want; bit++ {
 			if control>>bit&1 == 0 {
+				hasZero = hasZero || b[at] == 0
 				at++
 				length++
 				continue
 			}
 			if at+2 > len(b) {
-				return length, false
+				return length, hasZero, false
 			}
 			n, back := int(b[at]&0x0f)+3, int(b[at]&0xf0)<<4|int(b[at+1])
 			if at += 2; n == 18 {
 				if at == len(b) {
-					return length, false
+					return length, hasZero, false
 				}
 				n += int(b[at])
 				at++
 			}
 			if back == 0 || back > length {
-				return length, false
+				return length, hasZero, false
 			}
 			length += n
 		}
 		if length >= want {
-			return length, length == want && at == len(b)
+			return length, hasZero, length == want && at == len(b)
 		}
 	}
-	return length, false
+	return length, hasZero, false
 }
 
 // lz4Length is the same for a block of LZ4.
-func lz4Length(b []byte, want int) (length int, ok bool) {
+func lz4Length(b []byte, want int) (length int, hasZero, ok bool) {
 	at := 0
 	// more adds the bytes that follow when four bits are not enough.
 	more := func(n int) int {
@@ -90,22 +97,23 @@ func lz4Length(b []byte, want int) (length int, ok bool) {
 		at++
 		literals := more(int(token >> 4))
 		if literals < 0 || literals > len(b)-at {
-			return length, false
+			return length, hasZero, false
 		}
+		hasZero = hasZero || bytes.IndexByte(b[at:at+literals], 0) >= 0
 		at += literals
 		if length += literals; at == len(b) {
-			return length, length == want
+			return length, hasZero, length == want
 		}
 		if at+2 > len(b) {
-			return length, false
+			return length, hasZero, false
 		}
 		back := int(binary.LittleEndian.Uint16(b[at:]))
 		at += 2
 		n := more(int(token & 15))
 		if n < 0 || back == 0 || back > length {
-			return length, false
+			return length, hasZero, false
 		}
 		length += n + 4
 	}
-	return length, false
+	return length, hasZero, false
 }

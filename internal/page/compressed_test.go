@@ -39,9 +39,11 @@ func TestCompressed(t *testing.T) {
 		{"lz4 from before its beginning", "breaks off", 20, methodLZ4, "\x1aa\x02\x00\x50aaaaa"},
 		{"lz4 that ends in its literals", "breaks off", 20, methodLZ4, "\x1aa\x01\x00\x50aaa"},
 		{"pglz that calls itself lz4", "breaks off", 20, methodLZ4, pglz},
+		{"pglz with a zero", "bytes of zero", 20, methodPglz, "\x02\x00\x0f\x01\x01"},
+		{"lz4 with a zero", "bytes of zero", 20, methodLZ4, "\x1aa\x01\x00\x50aa\x00aa"},
 		{"unknown method", "method 3", 20, 3, pglz},
 	} {
-		got := compressedProblem(compressed(c.raw, c.method, c.data))
+		got := compressedProblem(compressed(c.raw, c.method, c.data), true)
 		if (got == "") != (c.says == "") || !strings.Contains(got, c.says) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.says)
 		}

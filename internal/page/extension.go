@@ -5,11 +5,9 @@ import (
 	"fmt"
 )
 
-// extensionProblem is plainProblem for a type of an extension.
+// extensionProblem is plainProblem for a type of an extension that is no text.
 func (t *Type) extensionProblem(text func(v []byte) string) func(v []byte) string {
 	switch t.Extension {
-	case "citext":
-		return text
 	case "cube":
 		return cubeProblem
 	case "hstore":

@@ -16,6 +16,8 @@ type Column struct {
 	length int
 	align  int
 	value  func(v []byte) string
+	// isText says that no value has bytes of zero.
+	isText bool
 	// parts are the values of a summary of a BRIN index.
 	parts []Column
 }
@@ -27,7 +29,7 @@ func NewSummary(parts ...Column) Column { return Column{parts: parts} }
 // must be like. Text that is not valid UTF-8 is damage where the database's
 // encoding is UTF8.
 func NewColumn(length int16, align byte, t *Type, isUTF8 bool) Column {
-	c := Column{length: int(length), align: map[byte]int{'c': 1, 's': 2, 'i': 4, 'd': 8}[align], value: t.problem(length, isUTF8)}
+	c := Column{length: int(length), align: map[byte]int{'c': 1, 's': 2, 'i': 4, 'd': 8}[align], value: t.problem(length, isUTF8), isText: t.isText()}
 	if c.align == 0 {
 		c.align = 1
 	}
@@ -218,7 +220,7 @@ func (w *walk) varlena(c *Column) string {
 	}
 	w.at += length
 	if word&3 == 2 {
-		return compressedProblem(v[:length])
+		return compressedProblem(v[:length], c.isText)
 	}
 	if c.value != nil {
 		return c.value(v[4:length])

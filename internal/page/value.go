@@ -28,6 +28,8 @@ type Type struct {
 	Extension string
 	// Labels are the values of an enum (pg_enum.oid).
 	Labels map[uint32]struct{}
+	// modifier is what a column or a domain restricts the type to; nil is nothing.
+	modifier *int32
 	// Covers says that a value stands for several, as in a GiST index.
 	Covers bool
 }
@@ -73,7 +75,7 @@ func (t *Type) Order(collation uint32) Order {
 
 // sizes are the lengths of types that have a fixed one.
 var sizes = map[uint32]int16{
-	boolOID: 1, nameOID: 64, dateOID: 4, timeOID: 8, timetzOID: 12, timestampOID: 8, timestamptzOID: 8, boxOID: 32, circleOID: 24, lineOID: 24,
+	boolOID: 1, nameOID: 64, dateOID: 4, timeOID: 8, timetzOID: 12, intervalOID: 16, timestampOID: 8, timestamptzOID: 8, boxOID: 32, circleOID: 24, lineOID: 24,
 }
 
 // problem is the function that says what is impossible about a value of the type,
@@ -107,10 +109,11 @@ func (t *Type) problem(length int16, isUTF8 bool) func(v []byte) string {
 		element := t.element(isUTF8)
 		return func(v []byte) string { return t.arrayProblem(v, &element) }
 	}
+	text := textProblem
 	if isUTF8 {
-		return t.plainProblem(utf8Problem)
+		text = utf8Problem
 	}
-	return t.plainProblem(textProblem)
+	return t.modified(t.plainProblem(text))
 }
 
 // element describes what the values of an array or a range are made of.
@@ -121,10 +124,28 @@ func (t *Type) element(isUTF8 bool) Column {
 	return NewColumn(t.Element.length(), t.Element.align(), t.Element, isUTF8)
 }
 
+// isText says that the type's values are texts, and nothing else is known of them.
+func (t *Type) isText() bool {
+	switch {
+	case t == nil:
+		return false
+	case t.Extension == "citext":
+		return true
+	}
+	switch t.OID {
+	case textOID, xmlOID, nodeTreeOID, bpcharOID, varcharOID:
+		return true
+	}
+	return false
+}
+
 // plainProblem is problem for a base type that is no array; text says what is
 // impossible about a text.
 func (t *Type) plainProblem(text func(v []byte) string) func(v []byte) string {
-	if t.Extension != "" {
+	switch {
+	case t.isText():
+		return text
+	case t.Extension != "":
 		return t.extensionProblem(text)
 	}
 	switch t.OID {
@@ -136,8 +157,6 @@ func (t *Type) plainProblem(text func(v []byte) string) func(v []byte) string {
 		return func(v []byte) string { return vectorProblem(v, int2OID, 2) }
 	case oidvectorOID:
 		return func(v []byte) string { return vectorProblem(v, oidOID, 4) }
-	case textOID, xmlOID, nodeTreeOID, bpcharOID, varcharOID:
-		return text
 	case jsonOID:
 		return func(v []byte) string { return jsonProblem(v, text) }
 	case jsonbOID:
@@ -184,7 +203,7 @@ const (
 	pathOID, boxOID, polygonOID, lineOID, circleOID     = 602, 603, 604, 628, 718
 	cidrOID, inetOID, bitOID, varbitOID, numericOID     = 650, 869, 1560, 1562, 1700
 	dateOID, timeOID, timestampOID                      = 1082, 1083, 1114
-	timestamptzOID, timetzOID                           = 1184, 1266
+	timestamptzOID, timetzOID, intervalOID              = 1184, 1266, 1186
 	tsvectorOID, tsqueryOID                             = 3614, 3615
 	txidSnapshotOID, snapshotOID                        = 2970, 5038
 	jsonbOID, int4rangeOID, daterangeOID, int8rangeOID  = 3802, 3904, 3912, 3926
@@ -229,9 +248,12 @@ func nameProblem(v []byte, text func([]byte) string) string {
 	return text(name)
 }
 
+// zeroInText is what is said of a text with bytes of zero.
+const zeroInText = "its text has bytes of zero, which no text can have"
+
 func textProblem(v []byte) string {
 	if bytes.IndexByte(v, 0) >= 0 {
-		return "its text has bytes of zero, which no text can have"
+		return zeroInText
 	}
 	return ""
 }
