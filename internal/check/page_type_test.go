@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"pg_integrity_exporter/internal/check"
+	"pg_integrity_exporter/internal/page"
 	"pg_integrity_exporter/internal/pgtest"
 )
 
@@ -331,7 +332,7 @@ func exchange(r pgtest.Relation, from, to string) error {
 	if err != nil {
 		return err
 	}
-	at := bytes.LastIndex(content, before)
+	at := bytes.LastIndex(content[:page.Size], before)
 	if at < 0 {
 		return fmt.Errorf("the bytes %s are not there", from)
 	}

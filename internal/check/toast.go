@@ -262,13 +262,14 @@ func (c valueColumn) impossible() string {
 		return name + " NOT BETWEEN '00:00' AND '24:00'"
 	case "numeric":
 		return written + "::numeric IS DISTINCT FROM " + name
-	case "text", "varchar", "bytea":
-		// What the pointer to a long value says, and what the value has.
-		empty := "''"
+	case "text", "varchar", "bpchar", "bytea":
+		// What the pointer to a long value says, and what the value has. A text that is
+		// written down ends at a byte of zero, which no text can have.
+		has := "format('%s', " + name + ")"
 		if c.Type == "bytea" {
-			empty = "''::bytea"
+			has = name + " || ''::bytea"
 		}
-		return "octet_length(" + name + ") BETWEEN 2000 AND 67108864 AND octet_length(" + name + ") <> octet_length(" + name + " || " + empty + ")"
+		return "octet_length(" + name + ") BETWEEN 2000 AND 67108864 AND octet_length(" + name + ") <> octet_length(" + has + ")"
 	case "json":
 		return written + "::json IS NULL AND " + name + " IS NOT NULL"
 	}
@@ -347,7 +348,7 @@ func (s *session) readRange(ctx context.Context, t valued, sample string, start,
 
 // errImpossible is a value that can be read but is none of its type. It is judged
 // as an error of the server about a value is.
-var errImpossible = &pgconn.PgError{Code: "22000", Message: "the value is outside of the range of its type, or of another length than it says"}
+var errImpossible = &pgconn.PgError{Code: "22000", Message: "the value is outside of the range of its type, or of another length than it says, or a text with bytes of zero"}
 
 // firstBad finds the first page in a range with a value that cannot be read.
 func (s *session) firstBad(ctx context.Context, t valued, start, end uint32) (block uint32, found bool, err error) {

@@ -1,6 +1,9 @@
 package check_test
 
 import (
+	"encoding/hex"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -41,6 +44,45 @@ func TestTOASTIndexInARing(t *testing.T) {
 			if c.Check == "heap" && major >= 14 && !strings.Contains(c.Reason, "public.docs: its values in the TOAST table were not looked at") {
 				t.Errorf("reason %q", c.Reason)
 			}
+		}
+	})
+}
+
+// TestZeroInLongText puts a byte of zero into a text in the TOAST table: whoever
+// reads it gets what is before. Bytes may have such.
+func TestZeroInLongText(t *testing.T) {
+	t.Parallel()
+	pgtest.EachVersion(t, func(t *testing.T, major int) {
+		server := start(t, pgtest.Version(major), pgtest.Checksums())
+		relations := make(map[string]pgtest.Relation)
+		for name, typeName := range map[string]string{"t": "text", "v": "varchar", "c": "char(9000)", "b": "bytea"} {
+			server.MustExec(t, "erp", fmt.Sprintf(`CREATE TABLE %s (id int, v %s) WITH (autovacuum_enabled = off); ALTER TABLE %[1]s ALTER v SET STORAGE EXTERNAL;
+				INSERT INTO %[1]s SELECT g, repeat('abcdefghij' || g, 800)::%[2]s FROM generate_series(1, 5) g`, name, typeName))
+			var toast string
+			if err := server.Query(t.Context(), "erp", fmt.Sprintf("SELECT reltoastrelid::regclass::text FROM pg_class WHERE oid = '%s'::regclass", name), &toast); err != nil {
+				t.Fatal(err)
+			}
+			relations[name] = server.MustRelation(t, "erp", toast)
+		}
+		server.MustExec(t, "erp", "CHECKPOINT")
+		options := check.Options{Checks: named(t, "page", "toast")}
+		if healthy := sweep(t, server, options); len(healthy.Findings) > 0 {
+			t.Errorf("healthy: %+v", healthy.Findings)
+		}
+		server.WhileDown(t, func() error {
+			var errs []error
+			for _, relation := range relations {
+				errs = append(errs, exchange(relation, hex.EncodeToString([]byte("defgh")), hex.EncodeToString([]byte("de\x00gh"))))
+			}
+			return errors.Join(errs...)
+		})
+		var told []string
+		for _, f := range sweep(t, server, options).Findings {
+			told = append(told, f.Check+" "+f.Relation)
+		}
+		slices.Sort(told)
+		if want := []string{"toast c", "toast t", "toast v"}; !slices.Equal(told, want) {
+			t.Errorf("found %q, want %q", told, want)
 		}
 	})
 }

@@ -21,9 +21,7 @@ func numericParts(v []byte) (weight, scale int, negative bool, digits []byte) {
 		}
 		return weight, header & 0x3fff, header&0x4000 != 0, digits
 	}
-	if weight = header & 0x3f; header&0x40 != 0 {
-		weight -= 0x40
-	}
+	weight = int(int8(header<<1) >> 1) // 7 bits with a sign
 	return weight, header >> 7 & 0x3f, header&0x2000 != 0, digits
 }
 
