@@ -122,7 +122,8 @@ var catalogRules = []catalogRule{
 		UNION ALL SELECT 'the view ' || c.oid::regclass FROM pg_class c WHERE c.relkind IN ('v', 'm') AND NOT EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '1')`,
 	}, {
 		"pg_class", "pg_class gives the TOAST table %s to no table, or to several",
-		`SELECT t.oid::regclass::text FROM pg_class t LEFT JOIN pg_class c ON c.reltoastrelid = t.oid WHERE t.relkind = 't' AND t.relpersistence <> 't' GROUP BY t.oid HAVING count(c.oid) <> 1`,
+		`SELECT format('%s (of %s)', t.oid::regclass, substring(t.relname FROM '\d+$')::oid::regclass) FROM pg_class t LEFT JOIN pg_class c ON c.reltoastrelid = t.oid
+		WHERE t.relkind = 't' AND t.relpersistence <> 't' GROUP BY t.oid, t.relname HAVING count(c.oid) <> 1`,
 	}, {
 		"pg_class", "pg_class gives %s another persistence than its table: after a crash one would be emptied without the other",
 		`SELECT c.oid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid WHERE c.relpersistence <> t.relpersistence
@@ -346,6 +347,55 @@ var catalogRules = []catalogRule{
 			WHEN t.tgtype = 9 THEN t.tgfoid = CASE k.confdeltype WHEN 'c' THEN 1646 WHEN 'r' THEN 1648 WHEN 'n' THEN 1650 WHEN 'd' THEN 1652 ELSE 1654 END AND (t.tgrelid, t.tgconstrrelid) = (k.confrelid, k.conrelid)
 			WHEN t.tgtype = 17 THEN t.tgfoid = CASE k.confupdtype WHEN 'c' THEN 1647 WHEN 'r' THEN 1649 WHEN 'n' THEN 1651 WHEN 'd' THEN 1653 ELSE 1655 END AND (t.tgrelid, t.tgconstrrelid) = (k.confrelid, k.conrelid) ELSE false END`,
 	}, {
+		"pg_constraint", "pg_constraint compares the columns of the foreign key %s with an operator that is not the equality of the key that it refers to",
+		`SELECT DISTINCT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k JOIN pg_index i ON i.indexrelid = k.conindid JOIN pg_class x ON x.oid = k.conindid AND x.relam = 403
+		CROSS JOIN generate_series(1, cardinality(k.confkey)) n CROSS JOIN generate_series(0, i.indnkeyatts - 1) p JOIN pg_opclass o ON o.oid = (i.indclass::oid[])[p]
+		LEFT JOIN pg_amop pf ON pf.amopfamily = o.opcfamily AND pf.amopstrategy = 3 AND pf.amopopr = k.conpfeqop[n]
+		LEFT JOIN pg_amop pp ON pp.amopfamily = o.opcfamily AND pp.amopstrategy = 3 AND pp.amopopr = k.conppeqop[n]
+		LEFT JOIN pg_amop ff ON ff.amopfamily = o.opcfamily AND ff.amopstrategy = 3 AND ff.amopopr = k.conffeqop[n]
+		WHERE k.contype = 'f' AND k.confkey[n] = (i.indkey::int2[])[p] AND (pf.oid IS NULL OR pp.oid IS NULL OR ff.oid IS NULL)`,
+	}, {
+		"pg_constraint", "pg_constraint calls the constraint %s neither local nor inherited, or its index has another name",
+		`SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k LEFT JOIN pg_class c ON c.oid = k.conindid
+		WHERE NOT k.conislocal AND k.coninhcount = 0 OR k.contype IN ('p', 'u', 'x') AND c.relname <> k.conname`,
+	}, {
+		"pg_attrdef", "the default of the column %s is of another type, or has columns although the column is not generated",
+		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+		WHERE a.attgenerated = '' AND d.adbin::text LIKE '%{VAR %'
+		OR substring(d.adbin::text FROM '^\{(?:CONST :consttype|FUNCEXPR :funcid \d+ :funcresulttype|OPEXPR :opno \d+ :opfuncid \d+ :opresulttype) (\d+)')::bigint <> a.atttypid::bigint`,
+	}, {
+		"pg_attribute", "pg_attribute and pg_depend do not agree whether the column %s is an identity column",
+		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid AND t.relkind IN ('r', 'p', 'f') AND NOT t.relispartition
+		LEFT JOIN (SELECT d.refobjid, d.refobjsubid FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+			WHERE d.classid = 1259 AND d.refclassid = 1259 AND d.refobjsubid > 0 AND d.deptype = 'i') s ON s.refobjid = a.attrelid AND s.refobjsubid = a.attnum
+		WHERE a.attnum > 0 AND NOT a.attisdropped AND (a.attidentity <> '') <> (s.refobjid IS NOT NULL)`,
+	}, {
+		"pg_attribute", "pg_attribute gives the column %s a modifier or a collation that its type cannot have",
+		`SELECT format('%s.%I', a.attrelid::regclass, a.attname) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'm', 'f') JOIN pg_type t ON t.oid = a.atttypid
+		WHERE a.attnum > 0 AND NOT a.attisdropped AND (a.atttypmod >= 0 AND t.typmodin = 0 AND t.typtype <> 'd' OR a.attcollation <> 0 AND t.typcollation = 0)`,
+	}, {
+		"pg_trigger", "pg_trigger has another number of arguments than it says, or another index than its constraint, for %s",
+		`SELECT format('%I of %s', t.tgname, t.tgrelid::regclass) FROM pg_trigger t LEFT JOIN pg_constraint k ON k.oid = t.tgconstraint
+		WHERE (SELECT count(*) FROM generate_series(0, octet_length(t.tgargs) - 1) i WHERE get_byte(t.tgargs, i) = 0) <> t.tgnargs OR k.contype = 'f' AND t.tgconstrindid <> k.conindid`,
+	}, {
+		"pg_depend", "pg_depend does not say that %s, so that one could be dropped without the other",
+		`SELECT format('the index of the constraint %I of %s belongs to it', k.conname, k.conrelid::regclass) FROM pg_constraint k LEFT JOIN pg_depend d
+			ON d.classid = 1259 AND d.objid = k.conindid AND d.refclassid = 2606 AND d.refobjid = k.oid AND d.deptype = 'i' WHERE k.contype IN ('p', 'u', 'x') AND k.oid >= 16384 AND d.objid IS NULL
+		UNION ALL SELECT format('%s is in the schema %I', c.oid::regclass, n.nspname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_depend d
+			ON d.classid = 1259 AND d.objid = c.oid AND d.objsubid = 0 AND d.refclassid = 2615 AND d.refobjid = n.oid
+			WHERE n.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't' AND d.objid IS NULL
+		UNION ALL SELECT format('the function %I is in the schema %I', p.proname, n.nspname) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace LEFT JOIN pg_depend d
+			ON d.classid = 1255 AND d.objid = p.oid AND d.refclassid = 2615 AND d.refobjid = n.oid WHERE n.oid >= 16384 AND p.oid >= 16384 AND d.objid IS NULL
+			AND n.nspname NOT LIKE 'pg\_temp\_%'
+		UNION ALL SELECT format('the row type of %s belongs to it', c.oid::regclass) FROM pg_class c LEFT JOIN pg_depend d
+			ON d.classid = 1247 AND d.objid = c.reltype AND d.refclassid = 1259 AND d.refobjid = c.oid AND d.deptype = 'i'
+			WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.reltype <> 0 AND d.objid IS NULL`,
+	}, {
+		"pg_proc", "pg_proc has a language, a library, a result or a setting that does not go with the function %s",
+		`SELECT format('%I (OID %s)', p.proname, p.oid) FROM pg_proc p LEFT JOIN (SELECT DISTINCT prosrc FROM pg_proc WHERE oid < 16384 AND prolang = 12) b ON b.prosrc = p.prosrc
+		WHERE (p.prolang = 13) <> (p.probin IS NOT NULL) OR p.prolang = 12 AND p.oid >= 16384 AND b.prosrc IS NULL OR p.prokind = 'p' AND p.prorettype NOT IN (2278, 2249)
+		OR EXISTS (SELECT FROM unnest(p.proconfig) s WHERE s !~ '^[^=]+=')`,
+	}, {
 		"pg_ts_config_map", "pg_ts_config_map has an impossible kind of token, or dictionaries that are not numbered from 1 on, in the configuration %s",
 		`SELECT DISTINCT mapcfg::text FROM pg_ts_config_map GROUP BY mapcfg, maptokentype HAVING maptokentype < 0 OR min(mapseqno) <> 1 OR max(mapseqno) <> count(*)`,
 	},
@@ -362,7 +412,7 @@ var letters = map[string]string{
 	"pg_constraint.contype":          "cfnputx",
 	"pg_constraint.confupdtype":      "arcnd ",
 	"pg_constraint.confdeltype":      "arcnd ",
-	"pg_constraint.confmatchtype":    "fps ",
+	"pg_constraint.confmatchtype":    "fs ",
 	"pg_database.datlocprovider":     "dcib",
 	"pg_default_acl.defaclobjtype":   "rSfTnL",
 	"pg_depend.deptype":              "naiexpPS",
