@@ -389,12 +389,58 @@ var catalogRules = []catalogRule{
 			AND n.nspname NOT LIKE 'pg\_temp\_%'
 		UNION ALL SELECT format('the row type of %s belongs to it', c.oid::regclass) FROM pg_class c LEFT JOIN pg_depend d
 			ON d.classid = 1247 AND d.objid = c.reltype AND d.refclassid = 1259 AND d.refobjid = c.oid AND d.deptype = 'i'
-			WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.reltype <> 0 AND d.objid IS NULL`,
+			WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.reltype <> 0 AND d.objid IS NULL
+		UNION ALL SELECT format('%s is a child of %s', c.oid::regclass, h.inhparent::regclass) FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid AND c.relkind IN ('r', 'p', 'f') LEFT JOIN pg_depend d
+			ON d.classid = 1259 AND d.objid = c.oid AND d.refclassid = 1259 AND d.refobjid = h.inhparent AND d.refobjsubid = 0 WHERE d.objid IS NULL`,
 	}, {
 		"pg_proc", "pg_proc has a language, a library, a result or a setting that does not go with the function %s",
 		`SELECT format('%I (OID %s)', p.proname, p.oid) FROM pg_proc p LEFT JOIN (SELECT DISTINCT prosrc FROM pg_proc WHERE oid < 16384 AND prolang = 12) b ON b.prosrc = p.prosrc
 		WHERE (p.prolang = 13) <> (p.probin IS NOT NULL) OR p.prolang = 12 AND p.oid >= 16384 AND b.prosrc IS NULL OR p.prokind = 'p' AND p.prorettype NOT IN (2278, 2249)
 		OR EXISTS (SELECT FROM unnest(p.proconfig) s WHERE s !~ '^[^=]+=')`,
+	}, {
+		"pg_attribute", "pg_attribute does not have the column %s as its table's parent has it: statements on the parent fail",
+		`SELECT format('%s.%I', h.inhrelid::regclass, p.attname) FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid AND c.relkind IN ('r', 'p', 'f')
+		JOIN pg_attribute p ON p.attrelid = h.inhparent AND p.attnum > 0 AND NOT p.attisdropped LEFT JOIN pg_attribute a ON a.attrelid = h.inhrelid AND a.attname = p.attname AND NOT a.attisdropped
+		WHERE a.attrelid IS NULL OR a.attinhcount = 0 OR (a.atttypid, a.atttypmod, a.attcollation) <> (p.atttypid, p.atttypmod, p.attcollation)`,
+	}, {
+		"pg_class", "pg_class and pg_inherits do not agree whether the index %s belongs to that of a partitioned table",
+		`SELECT c.oid::regclass::text FROM pg_class c LEFT JOIN pg_inherits h ON h.inhrelid = c.oid WHERE c.relkind IN ('i', 'I') AND c.relispartition <> (h.inhrelid IS NOT NULL)`,
+	}, {
+		"pg_class", "pg_class has a bound for the partition %s that is none of its partitioned table's strategy",
+		`SELECT c.oid::regclass::text FROM pg_class c JOIN pg_inherits h ON h.inhrelid = c.oid JOIN pg_partitioned_table p ON p.partrelid = h.inhparent
+		WHERE substring(c.relpartbound::text FROM ':strategy (.)') <> p.partstrat::text`,
+	}, {
+		"pg_partitioned_table", "pg_partitioned_table names another default partition of %s than the one that says that it is it",
+		`SELECT p.partrelid::regclass::text FROM pg_partitioned_table p LEFT JOIN (SELECT h.inhparent, c.oid FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+			WHERE c.relpartbound::text LIKE '%:is_default true%') d ON d.inhparent = p.partrelid WHERE p.partdefid <> coalesce(d.oid, 0)`,
+	}, {
+		"pg_partitioned_table", "pg_partitioned_table has an operator class or a collation for a column in the partition key of %s that its type cannot have",
+		`SELECT DISTINCT p.partrelid::regclass::text FROM pg_partitioned_table p CROSS JOIN generate_series(0, p.partnatts - 1) k JOIN pg_opclass o ON o.oid = (p.partclass::oid[])[k]
+		JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = (p.partattrs::int2[])[k] AND a.attnum > 0 JOIN pg_type t ON t.oid = a.atttypid
+		WHERE t.typcollation = 0 AND (p.partcollation::oid[])[k] <> 0 OR NOT (o.opcintype = a.atttypid OR EXISTS (SELECT FROM pg_type y WHERE y.oid = o.opcintype AND y.typtype = 'p') OR EXISTS (SELECT FROM pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'd')
+			OR EXISTS (SELECT FROM pg_cast y WHERE y.castsource = a.atttypid AND y.casttarget = o.opcintype AND y.castmethod = 'b'))`,
+	}, {
+		"pg_index", "pg_index has an operator class for a column of the index %s that its type cannot have",
+		`SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i CROSS JOIN generate_series(0, i.indnkeyatts - 1) k JOIN pg_opclass o ON o.oid = (i.indclass::oid[])[k]
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = (i.indkey::int2[])[k] AND a.attnum > 0 AND NOT a.attisdropped
+		WHERE i.indexrelid >= 16384 AND NOT (o.opcintype = a.atttypid OR EXISTS (SELECT FROM pg_type y WHERE y.oid = o.opcintype AND y.typtype = 'p') OR EXISTS (SELECT FROM pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'd')
+			OR EXISTS (SELECT FROM pg_cast y WHERE y.castsource = a.atttypid AND y.casttarget = o.opcintype AND y.castmethod = 'b'))`,
+	}, {
+		"pg_range", "pg_range has an operator class or a collation for the range type %s that its subtype cannot have",
+		`SELECT r.rngtypid::regtype::text FROM pg_range r JOIN pg_opclass o ON o.oid = r.rngsubopc JOIN pg_type t ON t.oid = r.rngsubtype
+		WHERE t.typcollation = 0 AND r.rngcollation <> 0 OR NOT (o.opcintype = r.rngsubtype OR EXISTS (SELECT FROM pg_type y WHERE y.oid = o.opcintype AND y.typtype = 'p') OR EXISTS (SELECT FROM pg_type y WHERE y.oid = r.rngsubtype AND y.typtype = 'd')
+			OR EXISTS (SELECT FROM pg_cast y WHERE y.castsource = r.rngsubtype AND y.casttarget = o.opcintype AND y.castmethod = 'b'))`,
+	}, {
+		"pg_enum", "pg_enum has no place for the label %s among the others",
+		`SELECT format('%L of %s', enumlabel, enumtypid::regtype) FROM pg_enum WHERE enumsortorder IN ('NaN', 'Infinity', '-Infinity')`,
+	}, {
+		"pg_type", "pg_type contradicts itself about the type %s (default, subscripts)",
+		`SELECT format('%I (OID %s)', t.typname, t.oid) FROM pg_type t WHERE t.typtype = 'd' AND (t.typdefault IS NULL) <> (t.typdefaultbin IS NULL)
+		OR t.typelem = 0 AND to_jsonb(t) ->> 'typsubscript' LIKE '%array_subscript_handler'`,
+	}, {
+		"pg_constraint", "pg_constraint does not have the constraint %s as a part of that of the partitioned table, to which its index belongs",
+		`SELECT format('%I of %s', k.conname, k.conrelid::regclass) FROM pg_constraint k JOIN pg_inherits h ON h.inhrelid = k.conindid JOIN pg_constraint p ON p.conindid = h.inhparent AND p.contype IN ('p', 'u', 'x')
+		WHERE k.contype IN ('p', 'u', 'x') AND k.conparentid <> p.oid`,
 	}, {
 		"pg_ts_config_map", "pg_ts_config_map has an impossible kind of token, or dictionaries that are not numbered from 1 on, in the configuration %s",
 		`SELECT DISTINCT mapcfg::text FROM pg_ts_config_map GROUP BY mapcfg, maptokentype HAVING maptokentype < 0 OR min(mapseqno) <> 1 OR max(mapseqno) <> count(*)`,
@@ -433,11 +479,12 @@ var letters = map[string]string{
 // that it does not have: every object that is not builtin has dependencies, and
 // nearly every builtin one a description. DROP SUBSCRIPTION leaves the description.
 func lost(catalogue string) probe {
-	const sql = `SELECT DISTINCT d.objid::text FROM (SELECT objid FROM pg_catalog.pg_depend WHERE classid = 'pg_catalog.%[1]s'::regclass
-		UNION SELECT refobjid FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.%[1]s'::regclass
-		UNION SELECT objoid FROM pg_catalog.pg_description WHERE classoid = 'pg_catalog.%[1]s'::regclass AND '%[1]s' <> 'pg_subscription'
-		UNION SELECT objid FROM pg_catalog.pg_shdepend WHERE classid = 'pg_catalog.%[1]s'::regclass AND dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) d
-		WHERE NOT EXISTS (SELECT FROM pg_catalog.%[1]s o WHERE o.oid = d.objid) LIMIT 10`
+	const sql = `SELECT d.objid || coalesce(' (of ' || array_to_string((array_agg(DISTINCT d.relation::regclass::text))[1:3], ', ') || ')', '')
+		FROM (SELECT objid, CASE WHEN refclassid = 1259 THEN refobjid END AS relation FROM pg_catalog.pg_depend WHERE classid = 'pg_catalog.%[1]s'::regclass
+		UNION SELECT refobjid, CASE WHEN classid = 1259 THEN objid END FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.%[1]s'::regclass
+		UNION SELECT objoid, NULL FROM pg_catalog.pg_description WHERE classoid = 'pg_catalog.%[1]s'::regclass AND '%[1]s' <> 'pg_subscription'
+		UNION SELECT objid, NULL FROM pg_catalog.pg_shdepend WHERE classid = 'pg_catalog.%[1]s'::regclass AND dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())) d
+		WHERE NOT EXISTS (SELECT FROM pg_catalog.%[1]s o WHERE o.oid = d.objid) GROUP BY d.objid LIMIT 10`
 	return probe{
 		sql:   fmt.Sprintf(sql, catalogue),
 		wrong: catalogue + " does not have the object with OID %s, which pg_depend, pg_shdepend or pg_description tell of",
