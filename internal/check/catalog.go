@@ -310,12 +310,12 @@ func (r reference) probe() probe {
 	if to == "pg_authid" {
 		to = "pg_roles" // the same oids, for everybody
 	}
-	from := "pg_catalog." + quote(r.From) + " f"
+	from, elements := "pg_catalog."+quote(r.From)+" f", ""
 	var columns, conditions, joins []string
 	for i, name := range r.FromColumns {
 		column := "f." + quote(name)
 		if r.Array && i == len(r.FromColumns)-1 {
-			from += " CROSS JOIN LATERAL unnest(" + column + ") AS u (one)"
+			elements = " CROSS JOIN LATERAL unnest(" + column + ") AS u (one)"
 			column = "u.one"
 		}
 		columns = append(columns, column)
@@ -327,7 +327,7 @@ func (r reference) probe() probe {
 	told := "concat_ws(', ', " + strings.Join(columns, ", ") + ")"
 	return probe{
 		deep: r.Array,
-		sql: "SELECT " + told + inRows(r.From) + " FROM " + from + " WHERE " + strings.Join(conditions, "") +
+		sql: "SELECT " + told + inRows(r.From) + " FROM " + from + elements + " WHERE " + strings.Join(conditions, "") +
 			"NOT EXISTS (SELECT FROM pg_catalog." + quote(to) + " p WHERE " + strings.Join(joins, " AND ") + ") GROUP BY " + told + " LIMIT 10",
 		wrong: fmt.Sprintf("%s (%s) refers to %%s, which %s (%s) does not have",
 			r.From, strings.Join(r.FromColumns, ", "), r.To, strings.Join(r.ToColumns, ", ")),

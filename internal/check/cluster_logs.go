@@ -110,23 +110,11 @@ func (r *clusterReader) multixacts(ctx context.Context) error {
 	if err := r.logFiles(ctx, cluster.MultiOffsets, span); err != nil {
 		return err
 	}
-	var first uint32
-	err := r.logFiles(ctx, cluster.MultiMembers, func() (uint32, uint32, error) {
-		oldest, next, err := span()
-		if err != nil || oldest == next {
-			return 0, 0, err
-		}
-		path, _ := cluster.MultiOffsets.Place(oldest)
-		content, err := r.logFile(ctx, path)
-		var ok bool
-		if first, ok = cluster.OffsetOf(content, oldest); err != nil || !ok || first == 0 {
-			return 0, 0, err
-		}
-		return first, r.control.NextMultiOffset, nil
-	})
+	first, err := r.firstMember(ctx)
 	if err != nil {
 		return err
 	}
+	sane := true
 	oldest, next, err := span()
 	if err != nil {
 		return err
@@ -140,6 +128,7 @@ func (r *clusterReader) multixacts(ctx context.Context) error {
 				return "", err
 			}
 			if wrong := cluster.OffsetsProblem(content, segment, oldest, next, first, r.control.NextMultiOffset); wrong != "" {
+				sane = false
 				return wrong, nil
 			}
 			lost, err := r.lostMembers(ctx, content, segment, oldest, next)
@@ -152,7 +141,32 @@ func (r *clusterReader) multixacts(ctx context.Context) error {
 			r.damagedFile(path, wrong, "Rows that several transactions have locked or updated cannot be read or updated, or seem to be locked by nobody or by the wrong ones; VACUUM fails on them.", "multixacts")
 		}
 	}
-	return nil
+	if !sane {
+		return nil // nobody knows where members begin and end
+	}
+	return r.logFiles(ctx, cluster.MultiMembers, func() (uint32, uint32, error) {
+		first, err := r.firstMember(ctx)
+		if err != nil || first == 0 {
+			return 0, 0, err
+		}
+		return first, r.control.NextMultiOffset, nil
+	})
+}
+
+// firstMember is where the members of the oldest multixact begin; 0 is that there is
+// none, or that it is not known.
+func (r *clusterReader) firstMember(ctx context.Context) (uint32, error) {
+	_, oldest, err := r.oldestXIDs(ctx)
+	if err != nil || oldest == r.control.NextMulti {
+		return 0, err
+	}
+	path, _ := cluster.MultiOffsets.Place(oldest)
+	content, err := r.logFile(ctx, path)
+	if err != nil {
+		return 0, err
+	}
+	first, _ := cluster.OffsetOf(content, oldest)
+	return first, nil
 }
 
 // logFile reads one file of a log; one that is missing, which logFiles tells of, is

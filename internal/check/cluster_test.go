@@ -71,6 +71,7 @@ func clusterDamages(prepared, snapshot string) []clusterDamage {
 		{"offsets", "pg_multixact/offsets/0000", nil, "pg_multixact/offsets/0000 is missing"},
 		{"members", "pg_multixact/members/0000", nil, "pg_multixact/members/0000 is missing"},
 		{"offsets zeroed", "pg_multixact/offsets/0000", func(b []byte) []byte { clear(b); return b }, "where the members of the multixacts 1 to 127 begin was lost"},
+		{"offset of the oldest", "pg_multixact/offsets/0000", func(b []byte) []byte { copy(b[4:], "\xff\xff\xff\x7f"); return b }, "the members of multixact 1 begin at 2147483647, but those of the next at"},
 		{"offsets garbled", "pg_multixact/offsets/0000", func(b []byte) []byte { b[403] = 0x7f; return b }, "the members of multixact 100 begin at"},
 		{"members zeroed", "pg_multixact/members/0000", func(b []byte) []byte { clear(b[:8192]); return b }, "multixacts were lost, of 1 to "},
 		{"member lost", "pg_multixact/members/0000", func(b []byte) []byte { clear(b[44:48]); return b }, "the members of 1 multixacts were lost"},

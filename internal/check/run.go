@@ -356,7 +356,7 @@ func (s *session) problem(object string, err error) {
 		if at, ok := errors.AsType[*placeError](err); ok {
 			text += " " + at.place
 		}
-		if notAllowed = pgError.Code == "42501" && judge(err) != damaged; notAllowed {
+		if notAllowed = pgError.Code == "42501" && judge(err) != damaged && s.conn != nil; notAllowed {
 			text += ": " + s.grant(oneLine(pgError.Message), object)
 		}
 	}

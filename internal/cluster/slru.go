@@ -169,7 +169,7 @@ const (
 // member; firstMember 0 is that the first is not known. "" is nothing wrong. An
 // offset of 0 was never written: a crash leaves it, but not a whole sector of them.
 func OffsetsProblem(b []byte, segment, oldest, next, firstMember, nextMember uint32) string {
-	var previous uint32 // counted from firstMember
+	var previous, before uint32 // counted from firstMember, and of which multixact it is
 	var blank, used uint32
 	for i := 0; i+4 <= len(b); i += 4 {
 		multi := segment*multisOf + uint32(i/4)
@@ -195,8 +195,10 @@ func OffsetsProblem(b []byte, segment, oldest, next, firstMember, nextMember uin
 		case offset == 0, firstMember == 0:
 		case since < previous || since > nextMember-firstMember:
 			return fmt.Sprintf("the members of multixact %d begin at %d, outside of %d to %d", multi, offset, firstMember+previous, nextMember)
+		case before != 0 && multi == before+1 && since-previous > mostMembers:
+			return fmt.Sprintf("the members of multixact %d begin at %d, but those of the next at %d", before, firstMember+previous, offset)
 		default:
-			previous = since
+			previous, before = since, multi
 		}
 	}
 	return ""

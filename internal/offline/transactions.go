@@ -133,9 +133,7 @@ func (r *run) multixacts(context.Context) error {
 		return nil
 	}
 	first, ok := r.multiOffset(r.control.OldestMulti)
-	if ok && first != 0 {
-		r.slru(cluster.MultiMembers, first, r.control.NextMultiOffset, atRecovery, action)
-	}
+	sane := ok && first != 0
 	for _, name := range sortedFiles(cluster.MultiOffsets.Files(r.control.OldestMulti, r.control.NextMulti)) {
 		segment, _ := cluster.SegmentOf(name)
 		path := cluster.MultiOffsets.Directory + "/" + name
@@ -144,12 +142,15 @@ func (r *run) multixacts(context.Context) error {
 			continue // told above
 		}
 		problem := cluster.OffsetsProblem(content, segment, r.control.OldestMulti, r.control.NextMulti, first, r.control.NextMultiOffset)
-		if problem == "" {
+		if sane = sane && problem == ""; problem == "" {
 			problem = cluster.MembersProblem(r.lostMembers(content, segment))
 		}
 		if problem != "" {
 			r.found(never, critical(path, problem, "Rows that several transactions have locked cannot be read or updated, or seem to be locked by the wrong ones.", action), "offsets")
 		}
+	}
+	if sane { // else nobody knows where members begin and end
+		r.slru(cluster.MultiMembers, first, r.control.NextMultiOffset, atRecovery, action)
 	}
 	return nil
 }

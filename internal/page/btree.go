@@ -103,11 +103,8 @@ func (r *Relation) btreeProblem(p []byte, h Header, block uint32) string {
 	if problem := cmp.Or(r.link("page to the left", b.Left, 0), r.link("page to the right", b.Right, 0)); problem != "" {
 		return problem
 	}
-	switch entries := int(h.Lower-HeaderSize) / 4; {
-	case b.Right != 0 && entries == 0:
-		return "the page has a page to its right, but no upper bound"
-	case !b.Leaf && b.State != BtreeHalfDead && entries < firstEntry(b):
-		return "the page is no leaf, but leads to no page"
+	if problem := b.emptyProblem(int(h.Lower-HeaderSize) / 4); problem != "" {
+		return problem
 	}
 	return indexTuples(p, h, indexHeader, func(i, flags int, t []byte) string {
 		if problem := indexTupleProblem(t); problem != "" {
@@ -125,6 +122,17 @@ func (r *Relation) btreeProblem(p []byte, h Header, block uint32) string {
 		}
 		return r.btreeLeafProblem(t)
 	})
+}
+
+// emptyProblem says what a page with a number of entries lacks.
+func (b BtreePage) emptyProblem(entries int) string {
+	switch {
+	case b.Right != 0 && entries == 0:
+		return "the page has a page to its right, but no upper bound"
+	case !b.Leaf && b.State != BtreeHalfDead && entries < firstEntry(b):
+		return "the page is no leaf, but leads to no page"
+	}
+	return ""
 }
 
 // BtreeTrap says why a server process that comes to a page on its way down a tree may

@@ -61,14 +61,11 @@ func (r *Relation) ginProblem(p []byte, h Header, block uint32) string {
 			return problem
 		}
 		return r.link("last page of pending entries", m.Tail, invalidBlock)
-	case block == 1 && flags&(ginDeleted|ginData|ginList) != 0:
-		return fmt.Sprintf("the page is not the root of the keys, which page 1 always is (flags 0x%04x)", flags)
-	case flags&ginDeleted != 0:
+	case flags&ginDeleted != 0 && block != 1:
 		return ""
-	case flags&ginList != 0 && flags&^(ginList|ginWhole) != 0, flags&ginList == 0 && flags&ginWhole != 0, flags&ginCompressed != 0 && flags&(ginData|ginLeaf) != ginData|ginLeaf:
-		return fmt.Sprintf("the page says that it is of several kinds at once (flags 0x%04x)", flags)
-	case count != 0 && flags&ginList == 0 && (flags&ginData == 0 || flags&ginCompressed != 0):
-		return fmt.Sprintf("the page says that it has %d rows, which such a page does not count (flags 0x%04x)", count, flags)
+	}
+	if problem := ginKindProblem(block, count, flags); problem != "" {
+		return problem
 	}
 	if problem := r.link("page to the right", right, invalidBlock); problem != "" {
 		return problem
@@ -135,6 +132,20 @@ func ginLeafProblem(p []byte, h Header, right uint32) string {
 		return disorder
 	case right != invalidBlock && bound.Before(last):
 		return fmt.Sprintf("the rows go up to (%d,%d), although the page has none behind (%d,%d)", last.Block, last.Offset, bound.Block, bound.Offset)
+	}
+	return ""
+}
+
+// ginKindProblem looks at what a page says that it is: its flags, and how many rows it
+// counts.
+func ginKindProblem(block uint32, count int, flags uint16) string {
+	switch {
+	case block == 1 && flags&(ginDeleted|ginData|ginList) != 0:
+		return fmt.Sprintf("the page is not the root of the keys, which page 1 always is (flags 0x%04x)", flags)
+	case flags&ginList != 0 && flags&^(ginList|ginWhole) != 0, flags&ginList == 0 && flags&ginWhole != 0, flags&ginCompressed != 0 && flags&(ginData|ginLeaf) != ginData|ginLeaf:
+		return fmt.Sprintf("the page says that it is of several kinds at once (flags 0x%04x)", flags)
+	case count != 0 && flags&ginList == 0 && (flags&ginData == 0 || flags&ginCompressed != 0):
+		return fmt.Sprintf("the page says that it has %d rows, which such a page does not count (flags 0x%04x)", count, flags)
 	}
 	return ""
 }
