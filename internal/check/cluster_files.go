@@ -40,7 +40,30 @@ func (r *clusterReader) controlFile(ctx context.Context) error {
 			err = errors.New("without a sane control file the other files were not looked at")
 		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return r.controlState(ctx)
+}
+
+// controlState tells of a control file that says that the server was shut down: one that
+// runs has said otherwise since its start.
+func (r *clusterReader) controlState(ctx context.Context) error {
+	wrong, err := twice(ctx, func() (string, error) {
+		if err := r.readControl(ctx); err != nil || !r.control.State.Clean() {
+			return "", err
+		}
+		return fmt.Sprintf("the control file says that the server is %s, but it runs: an older file was put back", r.control.State), nil
+	})
+	if err != nil || wrong == "" {
+		return err
+	}
+	r.found(Finding{
+		Class: ClassCorruption, Severity: SeverityCritical, Relation: cluster.ControlFile, Message: wrong,
+		Impact: "After a crash the next start would not recover: what was committed since that shutdown is lost, and files contradict each other.",
+		Action: "Run CHECKPOINT now: the server writes the file anew from its memory. Then find out who put the old one back, and which other files.",
+	}, "control state")
+	return nil
 }
 
 func (r *clusterReader) readControl(ctx context.Context) error {

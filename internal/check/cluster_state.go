@@ -81,21 +81,27 @@ func (r *clusterReader) slotFiles(ctx context.Context) error {
 // twoPhase looks at the files of prepared transactions. A checkpoint writes those of
 // transactions that were prepared before it began.
 func (r *clusterReader) twoPhase(ctx context.Context) error {
-	const sql = `SELECT transaction::text::bigint, gid FROM pg_prepared_xacts, pg_control_checkpoint() c WHERE prepared < c.checkpoint_time - interval '10 s'`
+	const sql = `SELECT transaction::text::bigint, gid, prepared < c.checkpoint_time - interval '10 s' FROM pg_prepared_xacts, pg_control_checkpoint() c`
 	rows, err := r.conn.Query(ctx, sql)
 	if err != nil {
 		return err
 	}
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
-		XID int64
-		GID string
+		XID     int64
+		GID     string
+		Written bool
 	}])
 	if err != nil {
 		return err
 	}
 	gids := make(map[string]string)
 	for _, p := range list {
-		gids[r.twoPhaseName(uint32(p.XID))] = p.GID
+		if p.Written {
+			gids[r.twoPhaseName(uint32(p.XID))] = p.GID
+		}
+		if err := r.preparedStatus(ctx, uint32(p.XID), p.GID); err != nil {
+			return err
+		}
 	}
 	entries, err := datadir.List(ctx, r.files, "pg_twophase")
 	if err != nil {
@@ -125,6 +131,32 @@ func (r *clusterReader) twoPhase(ctx context.Context) error {
 			r.damagedFile(path, wrong, "The transaction can be neither committed nor rolled back, and the next start fails.", "twophase")
 		}
 	}
+	return nil
+}
+
+// preparedStatus looks what pg_xact says of a prepared transaction: that it is under way,
+// until somebody commits it or rolls it back.
+func (r *clusterReader) preparedStatus(ctx context.Context, xid uint32, gid string) error {
+	path, _ := cluster.Transactions.Place(xid)
+	wrong, err := twice(ctx, func() (string, error) {
+		content, err := r.logFile(ctx, path)
+		if err != nil {
+			return "", err
+		}
+		status := cluster.StatusOf(content, xid)
+		if status == "" {
+			return "", nil
+		}
+		still, err := r.there(ctx, "SELECT FROM pg_prepared_xacts WHERE gid = $1", gid)
+		if err != nil || !still {
+			return "", err
+		}
+		return fmt.Sprintf("%s says that the transaction %d is %s, but it is prepared as %q and neither committed nor rolled back", path, xid, status, gid), nil
+	})
+	if err != nil || wrong == "" {
+		return err
+	}
+	r.damagedFile(path, wrong, "Its rows are seen, or removed, although it has not ended; and COMMIT PREPARED or ROLLBACK PREPARED makes the server panic, or contradicts what was seen. Other transactions of the file may have another status, too.", "prepared status")
 	return nil
 }
 

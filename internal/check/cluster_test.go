@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"pg_integrity_exporter/internal/check"
 	"pg_integrity_exporter/internal/cluster"
 	"pg_integrity_exporter/internal/pgtest"
+	"pg_integrity_exporter/internal/wal"
 )
 
 // messages is what a sweep found, for failures of tests.
@@ -52,6 +54,7 @@ func clusterDamages(prepared, snapshot string) []clusterDamage {
 		{"lock file", "postmaster.pid", nil, "postmaster.pid is missing"}, // the server looks at it after a minute
 		{"control file", "global/pg_control", flip(60), "control file"},
 		{"relation map", "base/1/pg_filenode.map", flip(12), "relation map base/1/pg_filenode.map is damaged"},
+		{"control file of a shutdown", "global/pg_control", shutDown, "but it runs: an older file was put back"},
 		{"control file, behind its contents", "global/pg_control", flip(5000), "bytes behind its contents"},
 		{"relation map with more", "base/1/pg_filenode.map", func(b []byte) []byte { return append(b, 'x') }, "pg_filenode.map is damaged: it has "},
 		{"version", "base/1/PG_VERSION", nil, "base/1/PG_VERSION is missing"},
@@ -81,6 +84,17 @@ func clusterDamages(prepared, snapshot string) []clusterDamage {
 		{"syntax", "postgresql.auto.conf", func(b []byte) []byte { return append(b, "x = = 1\n"...) }, "syntax error"},
 		{"hba", "pg_hba.conf", func(b []byte) []byte { return append(b, "host all all 10.0.0.0/8 scram\n"...) }, "pg_hba.conf line"},
 	}
+}
+
+// shutDown makes the control file say that the server was shut down.
+func shutDown(b []byte) []byte {
+	end := 200 // its contents end where the CRC fits
+	for ; end < 400 && wal.CRC32C(b[:end]) != binary.LittleEndian.Uint32(b[end:]); end += 4 {
+	}
+	binary.LittleEndian.PutUint32(b[16:], uint32(cluster.ShutDown))
+	copy(b[40:48], b[32:40]) // the last checkpoint is one of a shutdown
+	binary.LittleEndian.PutUint32(b[end:], wal.CRC32C(b[:end]))
+	return b
 }
 
 // summaryDamages damage a summary of WAL.
@@ -145,6 +159,11 @@ func TestCluster(t *testing.T) {
 		if major >= 17 {
 			damages = append(damages, summaryDamages(t, server)...)
 		}
+		xid, ok := cluster.TwoPhaseXID(filepath.Base(prepared))
+		if !ok {
+			t.Fatal(prepared)
+		}
+		damages = append(damages, clusterDamage{"prepared, committed", "pg_xact/0000", func(b []byte) []byte { b[xid/4] |= 1 << (xid % 4 * 2); return b }, fmt.Sprintf("the transaction %d is committed, but it is prepared", xid)})
 		for _, d := range damages {
 			path := filepath.Join(server.DataDirectory, d.file)
 			var whole []byte

@@ -269,6 +269,16 @@ func MembersProblem(lost []uint32) string {
 	return fmt.Sprintf("the members of %d multixacts were lost, of %d to %d", len(lost), lost[0], lost[len(lost)-1])
 }
 
+// StatusOf gives the status of a transaction, from the contents of its file of pg_xact;
+// "" is that it is under way, or that the file is too short.
+func StatusOf(b []byte, xid uint32) string {
+	at := xid % (xidsPerPage * slruPages)
+	if int(at/xidsPerByte) >= len(b) {
+		return ""
+	}
+	return []string{"", "committed", "aborted", "sub-committed"}[b[at/xidsPerByte]>>(at%xidsPerByte*2)&3]
+}
+
 // StatusProblems says in words what BlankStatus and GarbledStatus find in the
 // contents of the file of a segment of pg_xact.
 func StatusProblems(b []byte, segment, oldest, finished uint32) []string {
