@@ -43,13 +43,14 @@ const catalogSQL = `SELECT c.oid, n.nspname::text, c.relname::text, greatest(c.r
 // may be damaged.
 const noIndexes = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"
 
-// noLoops makes statements on catalogues hash what they join: the planner thinks that
+// catalogSettings are those of sessions that hold catalogues against each other. They
+// make statements hash what they join: the planner thinks that
 // a rule finds what is wrong soon, and a loop over scans of two catalogues takes hours
 // when nothing is. It hashes a subquery only if it thinks that it fits into work_mem.
-const noLoops = "; SET enable_nestloop = off; SET jit = off; SET work_mem = '64MB'"
+const catalogSettings = noIndexes + "; SET enable_nestloop = off; SET jit = off; SET work_mem = '64MB'"
 
 func runCatalog(ctx context.Context, s *session) error {
-	if _, err := s.conn.PgConn().Exec(ctx, noIndexes+noLoops).ReadAll(); err != nil {
+	if _, err := s.conn.PgConn().Exec(ctx, catalogSettings).ReadAll(); err != nil {
 		return fmt.Errorf("switching index scans off: %w", err)
 	}
 	if len(s.scope.Relations) > 0 {

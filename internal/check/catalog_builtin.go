@@ -120,7 +120,7 @@ func (s *session) builtinsOf(ctx context.Context, database string) (map[string]m
 		return nil, err
 	}
 	defer conn.Close()
-	if _, err := conn.PgConn().Exec(ctx, noIndexes+noLoops).ReadAll(); err != nil {
+	if _, err := conn.PgConn().Exec(ctx, catalogSettings).ReadAll(); err != nil {
 		return nil, err
 	}
 	found := make(map[string]map[string]string)

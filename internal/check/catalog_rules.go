@@ -417,19 +417,16 @@ var catalogRules = []catalogRule{
 		"pg_partitioned_table", "pg_partitioned_table has an operator class or a collation for a column in the partition key of %s that its type cannot have",
 		`SELECT DISTINCT p.partrelid::regclass::text FROM pg_partitioned_table p CROSS JOIN generate_series(0, p.partnatts - 1) k JOIN pg_opclass o ON o.oid = (p.partclass::oid[])[k]
 		JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = (p.partattrs::int2[])[k] AND a.attnum > 0 JOIN pg_type t ON t.oid = a.atttypid
-		WHERE t.typcollation = 0 AND (p.partcollation::oid[])[k] <> 0 OR NOT (o.opcintype = a.atttypid OR EXISTS (SELECT FROM pg_type y WHERE y.oid = o.opcintype AND y.typtype = 'p') OR EXISTS (SELECT FROM pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'd')
-			OR EXISTS (SELECT FROM pg_cast y WHERE y.castsource = a.atttypid AND y.casttarget = o.opcintype AND y.castmethod = 'b'))`,
+		WHERE t.typcollation = 0 AND (p.partcollation::oid[])[k] <> 0 OR NOT ` + takes("a.atttypid"),
 	}, {
 		"pg_index", "pg_index has an operator class for a column of the index %s that its type cannot have",
 		`SELECT DISTINCT i.indexrelid::regclass::text FROM pg_index i CROSS JOIN generate_series(0, i.indnkeyatts - 1) k JOIN pg_opclass o ON o.oid = (i.indclass::oid[])[k]
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = (i.indkey::int2[])[k] AND a.attnum > 0 AND NOT a.attisdropped
-		WHERE i.indexrelid >= 16384 AND NOT (o.opcintype = a.atttypid OR EXISTS (SELECT FROM pg_type y WHERE y.oid = o.opcintype AND y.typtype = 'p') OR EXISTS (SELECT FROM pg_type y WHERE y.oid = a.atttypid AND y.typtype = 'd')
-			OR EXISTS (SELECT FROM pg_cast y WHERE y.castsource = a.atttypid AND y.casttarget = o.opcintype AND y.castmethod = 'b'))`,
+		WHERE i.indexrelid >= 16384 AND NOT ` + takes("a.atttypid"),
 	}, {
 		"pg_range", "pg_range has an operator class or a collation for the range type %s that its subtype cannot have",
 		`SELECT r.rngtypid::regtype::text FROM pg_range r JOIN pg_opclass o ON o.oid = r.rngsubopc JOIN pg_type t ON t.oid = r.rngsubtype
-		WHERE t.typcollation = 0 AND r.rngcollation <> 0 OR NOT (o.opcintype = r.rngsubtype OR EXISTS (SELECT FROM pg_type y WHERE y.oid = o.opcintype AND y.typtype = 'p') OR EXISTS (SELECT FROM pg_type y WHERE y.oid = r.rngsubtype AND y.typtype = 'd')
-			OR EXISTS (SELECT FROM pg_cast y WHERE y.castsource = r.rngsubtype AND y.casttarget = o.opcintype AND y.castmethod = 'b'))`,
+		WHERE t.typcollation = 0 AND r.rngcollation <> 0 OR NOT ` + takes("r.rngsubtype"),
 	}, {
 		"pg_enum", "pg_enum has no place for the label %s among the others",
 		`SELECT format('%L of %s', enumlabel, enumtypid::regtype) FROM pg_enum WHERE enumsortorder IN ('NaN', 'Infinity', '-Infinity')`,
@@ -445,6 +442,13 @@ var catalogRules = []catalogRule{
 		"pg_ts_config_map", "pg_ts_config_map has an impossible kind of token, or dictionaries that are not numbered from 1 on, in the configuration %s",
 		`SELECT DISTINCT mapcfg::text FROM pg_ts_config_map GROUP BY mapcfg, maptokentype HAVING maptokentype < 0 OR min(mapseqno) <> 1 OR max(mapseqno) <> count(*)`,
 	},
+}
+
+// takes is a condition: the operator class o is for a type, or for one that stands for
+// it. Of domains that is not judged.
+func takes(typ string) string {
+	return strings.ReplaceAll(`(o.opcintype = $type OR EXISTS (SELECT FROM pg_type y WHERE y.oid = o.opcintype AND y.typtype = 'p') OR EXISTS (SELECT FROM pg_type y WHERE y.oid = $type AND y.typtype = 'd')
+			OR EXISTS (SELECT FROM pg_cast y WHERE y.castsource = $type AND y.casttarget = o.opcintype AND y.castmethod = 'b'))`, "$type", typ)
 }
 
 // letters are the values that columns of the type "char" can have in any version.

@@ -110,15 +110,15 @@ func (r *clusterReader) multixacts(ctx context.Context) error {
 	if err := r.logFiles(ctx, cluster.MultiOffsets, span); err != nil {
 		return err
 	}
-	first, err := r.firstMember(ctx)
-	if err != nil {
-		return err
-	}
-	sane := true
 	oldest, next, err := span()
 	if err != nil {
 		return err
 	}
+	first, err := r.firstMember(ctx, oldest)
+	if err != nil {
+		return err
+	}
+	sane := true
 	for name := range cluster.MultiOffsets.Files(oldest, next) {
 		segment, _ := cluster.SegmentOf(name)
 		path := cluster.MultiOffsets.Directory + "/" + name
@@ -145,7 +145,11 @@ func (r *clusterReader) multixacts(ctx context.Context) error {
 		return nil // nobody knows where members begin and end
 	}
 	return r.logFiles(ctx, cluster.MultiMembers, func() (uint32, uint32, error) {
-		first, err := r.firstMember(ctx)
+		oldest, _, err := span()
+		if err != nil {
+			return 0, 0, err
+		}
+		first, err := r.firstMember(ctx, oldest)
 		if err != nil || first == 0 {
 			return 0, 0, err
 		}
@@ -155,10 +159,9 @@ func (r *clusterReader) multixacts(ctx context.Context) error {
 
 // firstMember is where the members of the oldest multixact begin; 0 is that there is
 // none, or that it is not known.
-func (r *clusterReader) firstMember(ctx context.Context) (uint32, error) {
-	_, oldest, err := r.oldestXIDs(ctx)
-	if err != nil || oldest == r.control.NextMulti {
-		return 0, err
+func (r *clusterReader) firstMember(ctx context.Context, oldest uint32) (uint32, error) {
+	if oldest == r.control.NextMulti {
+		return 0, nil
 	}
 	path, _ := cluster.MultiOffsets.Place(oldest)
 	content, err := r.logFile(ctx, path)

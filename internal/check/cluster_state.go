@@ -189,21 +189,30 @@ func (r *clusterReader) replicationState(ctx context.Context) error {
 	if wrong != "" {
 		r.damagedFile(origins, wrong, "After a crash the server does not start, or subscriptions apply again what they have applied: rows are doubled or conflict.", "origins")
 	}
-	entries, err := datadir.List(ctx, r.files, "pg_logical/snapshots")
+	isSnapshot := func(name string) bool { return strings.HasSuffix(name, ".snap") }
+	return r.wholeFiles(ctx, "pg_logical/snapshots", isSnapshot, "a snapshot of logical decoding", cluster.LogicalSnapshotProblem, func(path, wrong string) {
+		r.damagedFile(path, wrong, "Logical replication that starts again from there fails.", "logical snapshot")
+	})
+}
+
+// wholeFiles looks at the files of a directory that the server writes as a whole, and
+// removes when it needs them no more.
+func (r *clusterReader) wholeFiles(ctx context.Context, directory string, is func(name string) bool, what string, problem func(content []byte) string, tell func(path, wrong string)) error {
+	entries, err := datadir.List(ctx, r.files, directory)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if !strings.HasSuffix(e.Name, ".snap") {
+		if !is(e.Name) {
 			continue
 		}
-		path := "pg_logical/snapshots/" + e.Name
-		wrong, err := r.wrongState(ctx, path, "a snapshot of logical decoding", cluster.LogicalSnapshotProblem, notNeeded)
+		path := directory + "/" + e.Name
+		wrong, err := r.wrongState(ctx, path, what, problem, notNeeded)
 		if err != nil {
 			return err
 		}
 		if wrong != "" {
-			r.damagedFile(path, wrong, "Logical replication that starts again from there fails.", "logical snapshot")
+			tell(path, wrong)
 		}
 	}
 	return nil
@@ -215,30 +224,16 @@ func (r *clusterReader) summaries(ctx context.Context) error {
 	if r.conn.Facts.VersionNum < 170000 {
 		return nil
 	}
-	entries, err := datadir.List(ctx, r.files, cluster.SummariesDirectory)
+	err := r.wholeFiles(ctx, cluster.SummariesDirectory, cluster.IsSummary, "a summary of WAL", cluster.SummaryProblem, func(path, wrong string) {
+		r.found(Finding{
+			Class: ClassRecoverability, Severity: SeverityWarning, Relation: path, Message: wrong,
+			Impact: SummaryImpact, Action: SummaryAction,
+		}, "summary")
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if !cluster.IsSummary(e.Name) {
-			continue
-		}
-		path := cluster.SummariesDirectory + "/" + e.Name
-		wrong, err := r.wrongState(ctx, path, "a summary of WAL", cluster.SummaryProblem, notNeeded)
-		if err != nil {
-			return err
-		}
-		if wrong != "" {
-			r.found(Finding{
-				Class: ClassRecoverability, Severity: SeverityWarning, Relation: path, Message: wrong,
-				Impact: SummaryImpact, Action: SummaryAction,
-			}, "summary")
-		}
-	}
-	return nil
+	return err
 }
 
 // What a damaged summary of WAL means, and what to do.

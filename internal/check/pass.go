@@ -193,6 +193,7 @@ func (s *session) reached(ctx context.Context, name string, block uint32, found 
 // end. It ends early only when the session is lost. An order that is the same
 // in every run lets a later run go on where this one is stopped.
 func (s *session) each(ctx context.Context, n int, look func(i int) error, name func(i int) string) error {
+	try := func(i int) error { return guarded(func() error { return look(i) }) }
 	locked, first := s.left(n, name)
 	for i := first; i < n; i++ {
 		if when, lost := s.lostAt[name(i)]; lost {
@@ -203,7 +204,7 @@ func (s *session) each(ctx context.Context, n int, look func(i int) error, name 
 			s.problem(name(i), fmt.Errorf("left alone: the server process of the check %s died while it read it", by))
 			continue
 		}
-		err := guarded(func() error { return look(i) })
+		err := try(i)
 		switch {
 		case err == nil, gone(err):
 		case ctx.Err() != nil || s.conn.IsClosed():
@@ -219,7 +220,7 @@ func (s *session) each(ctx context.Context, n int, look func(i int) error, name 
 		s.keep(ctx)
 	}
 	for _, i := range locked {
-		err := guarded(func() error { return look(i) })
+		err := try(i)
 		switch {
 		case err == nil, gone(err):
 		case ctx.Err() != nil || s.conn.IsClosed():

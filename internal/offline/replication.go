@@ -64,54 +64,46 @@ func (r *run) logical(context.Context) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		r.problem("", err)
 	}
-	names, err := r.list("pg_logical/snapshots")
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if !strings.HasSuffix(name, ".snap") {
-			continue
+	return r.wholeFiles("pg_logical/snapshots", func(name string) bool { return strings.HasSuffix(name, ".snap") }, cluster.LogicalSnapshotProblem, "snapshot", func(path, problem string) check.Finding {
+		return check.Finding{
+			Class: check.ClassCorruption, Severity: check.SeverityWarning, Relation: path,
+			Message: fmt.Sprintf("the snapshot %s of logical decoding is damaged: %s", path, problem),
+			Impact:  "A logical slot that starts decoding there fails; the data itself is not touched.",
+			Action:  "Keep a copy. If a subscription fails with this file in its message, move the file away: decoding then builds a snapshot anew, further on.",
 		}
-		path := "pg_logical/snapshots/" + name
-		content, err := r.readFile(path, 1<<28)
-		if err != nil {
-			r.problem("", err)
-			continue
-		}
-		if problem := cluster.LogicalSnapshotProblem(content); problem != "" {
-			r.found(never, check.Finding{
-				Class: check.ClassCorruption, Severity: check.SeverityWarning, Relation: path,
-				Message: fmt.Sprintf("the snapshot %s of logical decoding is damaged: %s", path, problem),
-				Impact:  "A logical slot that starts decoding there fails; the data itself is not touched.",
-				Action:  "Keep a copy. If a subscription fails with this file in its message, move the file away: decoding then builds a snapshot anew, further on.",
-			}, "snapshot")
-		}
-	}
-	return nil
+	})
 }
 
 // summaries looks at the summaries of WAL.
 func (r *run) summaries(context.Context) error {
-	names, err := r.list(cluster.SummariesDirectory)
+	return r.wholeFiles(cluster.SummariesDirectory, cluster.IsSummary, cluster.SummaryProblem, "summary", func(path, problem string) check.Finding {
+		return check.Finding{
+			Class: check.ClassRecoverability, Severity: check.SeverityWarning, Relation: path,
+			Message: fmt.Sprintf("a summary of WAL is damaged: the file %s: %s", path, problem),
+			Impact:  check.SummaryImpact, Action: check.SummaryAction,
+		}
+	})
+}
+
+// wholeFiles looks at the files of a directory that the server writes as a whole and that
+// no start needs.
+func (r *run) wholeFiles(directory string, is func(name string) bool, problem func(content []byte) string, kind string, finding func(path, problem string) check.Finding) error {
+	names, err := r.list(directory)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if !cluster.IsSummary(name) {
+		if !is(name) {
 			continue
 		}
-		path := cluster.SummariesDirectory + "/" + name
+		path := directory + "/" + name
 		content, err := r.readFile(path, 1<<28)
 		if err != nil {
 			r.problem("", err)
 			continue
 		}
-		if problem := cluster.SummaryProblem(content); problem != "" {
-			r.found(never, check.Finding{
-				Class: check.ClassRecoverability, Severity: check.SeverityWarning, Relation: path,
-				Message: fmt.Sprintf("a summary of WAL is damaged: the file %s: %s", path, problem),
-				Impact:  check.SummaryImpact, Action: check.SummaryAction,
-			}, "summary")
+		if text := problem(content); text != "" {
+			r.found(never, finding(path, text), kind)
 		}
 	}
 	return nil

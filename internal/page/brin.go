@@ -136,13 +136,13 @@ func bloomProblem(v []byte) string {
 	if len(v) < head {
 		return fmt.Sprintf("its filter has only %d bytes", len(v))
 	}
-	size, set, is := binary.LittleEndian.Uint32(v[4:]), binary.LittleEndian.Uint32(v[8:]), 0
+	flags, size, set, is := u16(v), u32(v[4:]), u32(v[8:]), 0
 	for _, b := range v[head:] {
 		is += bits.OnesCount8(b)
 	}
 	switch {
-	case v[2] == 0 || binary.LittleEndian.Uint16(v) != 0:
-		return fmt.Sprintf("its filter has %d hash functions, and the flags 0x%04x", v[2], binary.LittleEndian.Uint16(v))
+	case v[2] == 0 || flags != 0:
+		return fmt.Sprintf("its filter has %d hash functions, and the flags 0x%04x", v[2], flags)
 	case uint64(size) != uint64(len(v)-head)*8:
 		return fmt.Sprintf("its filter has %d bits, but says %d", (len(v)-head)*8, size)
 	case int(set) > is:
@@ -158,10 +158,10 @@ func multiProblem(v []byte, length int) string {
 	if len(v) < head {
 		return fmt.Sprintf("its ranges have only %d bytes", len(v))
 	}
-	u32 := func(at int) uint64 { return uint64(binary.LittleEndian.Uint32(v[at:])) }
-	count := 2*u32(4) + u32(8)
-	if u32(0) == 0 || count > u32(12) || u32(12) > most || length > 0 && count*uint64(length) != uint64(len(v)-head) {
-		return fmt.Sprintf("its %d ranges and %d values, of up to %d, do not have %d bytes", u32(4), u32(8), u32(12), len(v)-head)
+	ranges, values, limit := uint64(u32(v[4:])), uint64(u32(v[8:])), uint64(u32(v[12:]))
+	count := 2*ranges + values
+	if u32(v) == 0 || count > limit || limit > most || length > 0 && count*uint64(length) != uint64(len(v)-head) {
+		return fmt.Sprintf("its %d ranges and %d values, of up to %d, do not have %d bytes", ranges, values, limit, len(v)-head)
 	}
 	return ""
 }
